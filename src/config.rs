@@ -1,0 +1,198 @@
+//! What the program may assume about its configuration. A value of these types is valid: what an operator may write, and
+//! everything that can be wrong with it, is in [`file`].
+
+pub mod file;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::policy::Limit;
+use crate::policy::subject::HashKey;
+use crate::sendly::Operation;
+
+/// The whole configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where clients connect.
+    pub listen: SocketAddr,
+    /// Worker threads; at least 1.
+    pub workers: usize,
+    /// The secret for keyed hashes; a random one where the operator gives none.
+    pub hash_key: HashKey,
+    /// Sendly.
+    pub upstream: Upstream,
+    /// TLS to clients, if there is any.
+    pub tls: Option<Tls>,
+    /// The connections that clients make.
+    pub clients: Clients,
+    /// The listener for operators.
+    pub admin: Admin,
+    /// What is kept in memory, and how much of it.
+    pub memory: Memory,
+    /// How an SDK's retry is recognised.
+    pub retries: Retries,
+    /// How refusals look.
+    pub replies: Replies,
+    /// What is logged, and how.
+    pub log: Log,
+    /// How long requests in flight may take to end once the process was told to stop.
+    pub drain_timeout: Duration,
+    /// The limits on codes.
+    pub limits: Vec<Limit>,
+    /// The throttles on request attempts.
+    pub throttles: Vec<Throttle>,
+}
+
+/// Sendly, as the gateway reaches it.
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    /// Its origin: scheme, host and port, no path.
+    pub origin: Origin,
+    /// The certificate authorities to trust, instead of the system's.
+    pub ca_file: Option<PathBuf>,
+    /// For a connection, TLS included.
+    pub connect_timeout: Duration,
+    /// For a whole limited exchange. Well below the SDKs' 30 s, so that the gateway answers before they retry.
+    pub exchange_timeout: Duration,
+    /// For the look-up of an unknown id.
+    pub lookup_timeout: Duration,
+    /// Between two reads of a passed-through answer.
+    pub read_timeout: Duration,
+    /// Between two writes of a passed-through request.
+    pub write_timeout: Duration,
+    /// For an idle pooled connection. Below the upstream's own keep-alive.
+    pub idle_timeout: Duration,
+    /// Idle connections kept at most.
+    pub max_idle: usize,
+}
+
+/// Scheme, host and port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// Whether it speaks TLS.
+    pub tls: bool,
+    /// Its name or address, without brackets.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+}
+
+/// A certificate chain and its key, both PEM.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// The chain, leaf first.
+    pub cert_file: PathBuf,
+    /// The private key.
+    pub key_file: PathBuf,
+}
+
+/// The connections that clients make.
+#[derive(Clone, Debug)]
+pub struct Clients {
+    /// How long an idle connection is kept.
+    pub keep_alive: Duration,
+    /// For the whole body of a limited request.
+    pub body_timeout: Duration,
+    /// Between two writes of an answer.
+    pub write_timeout: Duration,
+    /// Whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNet>,
+}
+
+/// The listener for operators.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    /// Where it listens.
+    pub listen: SocketAddr,
+}
+
+/// What is kept in memory.
+#[derive(Clone, Debug)]
+pub struct Memory {
+    /// Phones, verifications and accounts that are counted at the same time, at most.
+    pub max_keys: usize,
+    /// What happens to a code whose key would be one too many.
+    pub when_full: WhenFull,
+    /// How often entries that no limit needs any more are dropped.
+    pub sweep_every: Duration,
+    /// Verifications whose phone is remembered, at most. The oldest is forgotten first; it can be looked up again.
+    pub max_verifications: usize,
+    /// For how long.
+    pub remember_verifications: Duration,
+}
+
+/// What happens to a code whose key would be one too many. A key that is counted is never forgotten to make room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhenFull {
+    /// It is refused with 503: no code without a count.
+    Refuse,
+    /// It passes without being counted per the key that found no room, and a metric says so.
+    Allow,
+}
+
+/// How an SDK's retry is recognised.
+#[derive(Clone, Copy, Debug)]
+pub struct Retries {
+    /// How long an answer that could not be delivered waits for the retry that will ask for it.
+    pub undelivered: Duration,
+    /// How long an exchange whose outcome nobody knows answers its retries, instead of sending again.
+    pub unknown: Duration,
+    /// How long a final answer is kept under its `Idempotency-Key`.
+    pub idempotency: Duration,
+    /// Answers kept at most, for any of these reasons.
+    pub max_kept: usize,
+}
+
+/// How refusals look.
+#[derive(Clone, Copy, Debug)]
+pub struct Replies {
+    /// Whether they carry `RateLimit` and `RateLimit-Policy`.
+    pub ratelimit_headers: bool,
+}
+
+/// What is logged, and how.
+#[derive(Clone, Debug)]
+pub struct Log {
+    /// A level or a directive of `tracing-subscriber`'s `EnvFilter`.
+    pub filter: String,
+    /// The form of a line.
+    pub format: LogFormat,
+    /// Whether each request gets a line.
+    pub access: bool,
+}
+
+/// The form of a log line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One JSON object per line.
+    Json,
+    /// For people.
+    Text,
+}
+
+/// A smoothed rate on request attempts. It charges no code.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Throttle {
+    /// Names it in metrics, logs and headers.
+    pub name: String,
+    /// Whom it counts for.
+    pub per: ThrottlePer,
+    /// One more attempt is let through each time this has passed.
+    pub every: Duration,
+    /// Attempts that may come at once; at least 1.
+    pub burst: u32,
+    /// Which operations it counts; `None` for any.
+    pub operations: Option<Vec<Operation>>,
+}
+
+/// Whom a throttle counts for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ThrottlePer {
+    /// The API key.
+    Account,
+    /// The client's address; an IPv6 client is its /64.
+    Client,
+}

@@ -1,0 +1,1 @@
+//! What an operator may write, and every mistake in it.

@@ -1,0 +1,10 @@
+//! A reverse proxy in front of the Sendly API that lets no phone get more codes than its limits allow.
+//!
+//! The modules, lowest first; a module may use those above it in this list and never those below (`tests/tidy.rs` holds it):
+#![doc = "`clock`, `phone` · `sendly`, `policy` · `ledger`, `verifications` · `metrics`, `config` · `gateway`, `admin`, `sandbox` · `server` · `cli`."]
+
+pub mod clock;
+pub mod config;
+pub mod phone;
+pub mod policy;
+pub mod sendly;

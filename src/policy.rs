@@ -1,0 +1,237 @@
+//! What is limited, and the decision: a pure function from limits, logs and the time to a verdict.
+
+pub mod subject;
+pub mod window;
+
+use std::time::Duration;
+
+use crate::clock::Moment;
+pub use subject::{Key, Subject};
+use window::Log;
+
+/// What a code is counted as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// The first code of a verification.
+    Send,
+    /// Another code for it.
+    Resend,
+}
+
+/// Whom a limit counts for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Per {
+    /// The phone that a code goes to.
+    Phone,
+    /// The verification, under whichever of its ids.
+    Verification,
+    /// The API key.
+    Account,
+}
+
+impl Per {
+    /// Its name in the config.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Per::Phone => "phone",
+            Per::Verification => "verification",
+            Per::Account => "account",
+        }
+    }
+}
+
+/// Which kinds of code a limit counts; what it does not count it does not judge either.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counts {
+    /// Counts sends.
+    pub send: bool,
+    /// Counts resends.
+    pub resend: bool,
+}
+
+impl Counts {
+    /// Sends and resends.
+    pub const BOTH: Counts = Counts { send: true, resend: true };
+    /// Resends alone.
+    pub const RESENDS: Counts = Counts { send: false, resend: true };
+
+    /// Whether it counts codes of this kind.
+    pub const fn includes(self, kind: Kind) -> bool {
+        match kind {
+            Kind::Send => self.send,
+            Kind::Resend => self.resend,
+        }
+    }
+}
+
+/// What a limit does when it is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// It refuses.
+    Enforce,
+    /// It is judged and counted, and refuses nothing.
+    Shadow,
+}
+
+/// What a refusal says in its body's `error`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefusalCode {
+    /// `rate_limit_exceeded`, Sendly's own: some SDKs wait up to 60 s for it to pass and try again by themselves.
+    RateLimitExceeded,
+    /// `resend_cooldown`: no SDK waits for it.
+    ResendCooldown,
+}
+
+/// At most `max` codes in any `window`, per something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// Names it in headers, metrics and logs: lower-case letters, digits and hyphens.
+    pub name: String,
+    /// Whom it counts for.
+    pub per: Per,
+    /// Codes, from 1.
+    pub max: u32,
+    /// Half-open, `(now - window, now]`.
+    pub window: Duration,
+    /// What it counts.
+    pub counts: Counts,
+    /// Whether it refuses.
+    pub mode: Mode,
+    /// What its refusals say.
+    pub code: RefusalCode,
+}
+
+/// All limits that are in force, in the config's order.
+#[derive(Clone, Debug, Default)]
+pub struct Policy {
+    limits: Vec<Limit>,
+}
+
+/// How many limits a policy may have.
+pub const MAX_LIMITS: usize = 32;
+
+/// A set of a policy's limits, by their places in it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LimitSet(u32);
+
+impl LimitSet {
+    fn insert(&mut self, place: usize) {
+        self.0 |= 1_u32.checked_shl(u32::try_from(place).unwrap_or(u32::MAX)).unwrap_or(0);
+    }
+
+    /// Whether the limit at this place is in it.
+    pub fn contains(self, place: usize) -> bool {
+        u32::try_from(place).is_ok_and(|place| self.0.checked_shr(place).is_some_and(|rest| rest & 1 == 1))
+    }
+
+    /// Whether no limit is in it.
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+}
+
+/// What stands in the way of a code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Obstacle {
+    /// The limit at this place of the policy.
+    Limit(usize),
+    /// Sendly itself refused this phone a moment ago, and said for how long.
+    Hold,
+}
+
+/// A refusal: who speaks, and when to come back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The obstacle that lasts longest.
+    pub by: Obstacle,
+    /// From now, and not zero: at exactly this distance the request would pass.
+    pub retry_after: Duration,
+}
+
+/// The verdict over one request: every limit that it meets was asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Decision {
+    /// The limits that the request met.
+    pub met: LimitSet,
+    /// Those of them that refuse, or would if they were enforced.
+    pub reached: LimitSet,
+    /// The refusal, if an enforced limit was reached or Sendly holds the phone.
+    pub refusal: Option<Refusal>,
+}
+
+impl Policy {
+    /// A policy of these limits. Only the first [`MAX_LIMITS`] are taken; the config refuses more.
+    pub fn new(mut limits: Vec<Limit>) -> Self {
+        limits.truncate(MAX_LIMITS);
+        Self { limits }
+    }
+
+    /// The limits, in the config's order.
+    pub fn limits(&self) -> &[Limit] {
+        &self.limits
+    }
+
+    /// Whether a code of this kind is to be logged per this: whether any limit counts it.
+    pub fn counts(&self, per: Per, kind: Kind) -> bool {
+        self.limits.iter().any(|limit| limit.per == per && limit.counts.includes(kind))
+    }
+
+    /// How much of a log per this has to be kept.
+    pub fn retention(&self, per: Per) -> Retention {
+        self.limits.iter().filter(|limit| limit.per == per).fold(Retention::NOTHING, |kept, limit| Retention {
+            charges: kept.charges.max(limit.max as usize),
+            window: kept.window.max(limit.window),
+        })
+    }
+
+    /// Whether any limit per this refuses.
+    pub fn enforces(&self, per: Per) -> bool {
+        self.limits.iter().any(|limit| limit.per == per && limit.mode == Mode::Enforce)
+    }
+
+    /// Judges a request for one more code of `kind` against `logs`: each log once, with whom it counts for.
+    ///
+    /// Every limit is asked, also after one has refused: the longest wait speaks. Sendly's hold counts only where this
+    /// policy would refuse too, so that a policy of shadows refuses nothing.
+    pub fn judge<'l>(&self, logs: impl IntoIterator<Item = (Per, &'l Log)>, kind: Kind, now: Moment) -> Decision {
+        let mut decision = Decision::default();
+        let mut longest = |refusal: Refusal| {
+            if decision.refusal.is_none_or(|other| other.retry_after < refusal.retry_after) {
+                decision.refusal = Some(refusal);
+            }
+        };
+        let (mut met, mut reached) = (LimitSet::default(), LimitSet::default());
+        for (per, log) in logs {
+            if let Some(retry_after) = log.held(now).filter(|_| self.enforces(per)) {
+                longest(Refusal { by: Obstacle::Hold, retry_after });
+            }
+            for (place, limit) in self.limits.iter().enumerate() {
+                if limit.per != per || !limit.counts.includes(kind) {
+                    continue;
+                }
+                met.insert(place);
+                if let Some(retry_after) = log.full(limit, now) {
+                    reached.insert(place);
+                    if limit.mode == Mode::Enforce {
+                        longest(Refusal { by: Obstacle::Limit(place), retry_after });
+                    }
+                }
+            }
+        }
+        Decision { met, reached, ..decision }
+    }
+}
+
+/// How much of a log any limit can still need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// The newest so many charges.
+    pub charges: usize,
+    /// Nothing older than this.
+    pub window: Duration,
+}
+
+impl Retention {
+    /// Nothing at all: no limit counts here.
+    pub const NOTHING: Retention = Retention { charges: 0, window: Duration::ZERO };
+}

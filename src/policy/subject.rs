@@ -1,0 +1,156 @@
+//! Whom a code counts against: the phone, the verification and the account of one request.
+
+use std::hash::{BuildHasher, RandomState};
+
+use arrayvec::ArrayVec;
+use siphasher::sip128::{Hasher128, SipHasher13};
+
+use super::Per;
+use crate::phone::Phone;
+
+/// A verification, as the keyed hash of one of its ids. 128 bits: no two ids share one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Verification(u128);
+
+/// An account, as the keyed hash of its API key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Account(u128);
+
+/// The secret under which ids and API keys are hashed.
+///
+/// Whoever does not know it can neither build two ids that collide nor find an API key from what the gateway stores or logs.
+#[derive(Clone)]
+pub struct HashKey([u8; 16]);
+
+impl std::fmt::Debug for HashKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("HashKey(…)")
+    }
+}
+
+impl HashKey {
+    /// The key that these bytes spell.
+    pub const fn new(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    /// The key that a passphrase of any length stands for.
+    pub fn from_passphrase(passphrase: &str) -> Self {
+        Self(Self::new([0; 16]).hash(b"hash_key", [passphrase.as_bytes()]).to_le_bytes())
+    }
+
+    /// A key that only this process knows.
+    pub fn random() -> Self {
+        // The standard library seeds each `RandomState` from the operating system.
+        let draw = || RandomState::new().hash_one(0_u8).to_le_bytes();
+        let mut bytes = [0; 16];
+        let (low, high) = bytes.split_at_mut(8);
+        low.copy_from_slice(&draw());
+        high.copy_from_slice(&draw());
+        Self(bytes)
+    }
+
+    /// The keyed hash of some parts, each told apart from its neighbours, in a domain of its own.
+    pub fn hash<'p>(&self, domain: &[u8], parts: impl IntoIterator<Item = &'p [u8]>) -> u128 {
+        use std::hash::Hasher;
+        let mut hasher = SipHasher13::new_with_key(&self.0);
+        let mut part = |bytes: &[u8]| {
+            hasher.write(&u64::try_from(bytes.len()).unwrap_or(u64::MAX).to_le_bytes());
+            hasher.write(bytes);
+        };
+        part(domain);
+        parts.into_iter().for_each(part);
+        hasher.finish128().as_u128()
+    }
+
+    /// The verification that has this id.
+    pub fn verification(&self, id: &str) -> Verification {
+        Verification(self.hash(b"verification", [id.as_bytes()]))
+    }
+
+    /// The account whose requests carry this `Authorization`. Spellings of the same key (letter case of the scheme, spaces)
+    /// are one account.
+    pub fn account(&self, authorization: &[u8]) -> Account {
+        let text = authorization.trim_ascii();
+        let key = match text.iter().position(u8::is_ascii_whitespace) {
+            Some(end) => text.get(end..).unwrap_or_default().trim_ascii(),
+            None => text,
+        };
+        Account(self.hash(b"account", [key]))
+    }
+}
+
+impl Account {
+    /// What a log may show of it.
+    pub fn short(self) -> String {
+        format!("{:012x}", self.0 & 0xffff_ffff_ffff)
+    }
+}
+
+/// One of the things that codes are counted against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Key {
+    /// A phone.
+    Phone(Phone),
+    /// A verification.
+    Verification(Verification),
+    /// An account.
+    Account(Account),
+}
+
+impl Key {
+    /// What limits call it.
+    pub const fn per(self) -> Per {
+        match self {
+            Key::Phone(_) => Per::Phone,
+            Key::Verification(_) => Per::Verification,
+            Key::Account(_) => Per::Account,
+        }
+    }
+}
+
+/// Whom one code counts against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Subject {
+    /// The phone that it goes to; unknown for a resend whose id could not be looked up.
+    pub phone: Option<Phone>,
+    /// The verification that it belongs to; a send has none yet.
+    pub verification: Option<Verification>,
+    /// The account that pays.
+    pub account: Account,
+}
+
+impl Subject {
+    /// How many keys a subject has at most.
+    pub const MAX_KEYS: usize = 3;
+
+    /// Its keys.
+    pub fn keys(&self) -> ArrayVec<Key, { Self::MAX_KEYS }> {
+        let keys =
+            [self.phone.map(Key::Phone), self.verification.map(Key::Verification), Some(Key::Account(self.account))];
+        keys.into_iter().flatten().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spellings_of_one_api_key_are_one_account() {
+        let key = HashKey::random();
+        let account = key.account(b"Bearer sk_test_v1_abc");
+        for spelling in ["bearer sk_test_v1_abc", "Bearer   sk_test_v1_abc ", "BEARER\tsk_test_v1_abc"] {
+            assert_eq!(key.account(spelling.as_bytes()), account, "{spelling:?}");
+        }
+        assert_ne!(key.account(b"Bearer sk_test_v1_abd"), account);
+    }
+
+    #[test]
+    fn parts_and_domains_are_told_apart() {
+        let key = HashKey::new([7; 16]);
+        assert_ne!(key.hash(b"d", [b"ab".as_slice(), b"c"]), key.hash(b"d", [b"a".as_slice(), b"bc"]));
+        assert_ne!(key.hash(b"d", [b"a".as_slice()]), key.hash(b"e", [b"a".as_slice()]));
+        assert_ne!(HashKey::random().hash(b"d", [b"a".as_slice()]), HashKey::random().hash(b"d", [b"a".as_slice()]));
+    }
+}

@@ -1,0 +1,93 @@
+//! The Sendly API as data: its operations and where they stand, the shapes of its bodies, its error codes.
+//!
+//! Source of every fact here: Sendly's public API documentation and the sources of its SDKs (`docs/sendly.md`).
+
+pub mod body;
+pub mod path;
+
+/// Where the API starts, on Sendly's host and on the gateway's.
+pub const API: &str = "/api/v1";
+
+/// What a request to the verify family asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Operation {
+    /// `POST /verify`: a code to a phone, under a new verification.
+    Send,
+    /// `POST /verify/{id}/resend`: another code for a verification.
+    Resend,
+    /// `POST /verify/{id}/check`: is this the code?
+    Check,
+    /// `GET /verify/{id}`.
+    Get,
+    /// `GET /verify`.
+    List,
+    /// The five routes of `/verify/profiles`.
+    Profiles,
+    /// The two routes of `/verify/sessions`.
+    Sessions,
+    /// Anything outside the verify family.
+    Other,
+}
+
+impl Operation {
+    /// Every operation, for whoever needs one of something for each.
+    pub const ALL: [Operation; 8] = [
+        Operation::Send,
+        Operation::Resend,
+        Operation::Check,
+        Operation::Get,
+        Operation::List,
+        Operation::Profiles,
+        Operation::Sessions,
+        Operation::Other,
+    ];
+
+    /// Its name in config, metrics and logs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Operation::Send => "send",
+            Operation::Resend => "resend",
+            Operation::Check => "check",
+            Operation::Get => "get",
+            Operation::List => "list",
+            Operation::Profiles => "profiles",
+            Operation::Sessions => "sessions",
+            Operation::Other => "other",
+        }
+    }
+
+    /// Whether its answer shows an id beside the phone that it belongs to, so that the gateway can learn it.
+    pub const fn shows_phone(self) -> bool {
+        matches!(self, Operation::Send | Operation::Resend | Operation::Check | Operation::Get)
+    }
+}
+
+/// Machine-readable error codes (`error` in a body): Sendly's own, and the gateway's where Sendly has none.
+pub mod code {
+    /// 400: the request cannot be understood.
+    pub const INVALID_REQUEST: &str = "invalid_request";
+    /// 400: `to` is not a phone number in E.164.
+    pub const INVALID_PHONE_FORMAT: &str = "invalid_phone_format";
+    /// 404: no such verification, or no such route.
+    pub const NOT_FOUND: &str = "not_found";
+    /// 429: a window is full. The eight SDKs know it; five of them sleep through a short one and then buy a code.
+    pub const RATE_LIMIT_EXCEEDED: &str = "rate_limit_exceeded";
+    /// 429, the gateway's own: a cooldown is not over. No SDK but Node's retries it.
+    pub const RESEND_COOLDOWN: &str = "resend_cooldown";
+    /// 500: something broke inside.
+    pub const INTERNAL_ERROR: &str = "internal_error";
+    /// 500: Sendly could not hand the code to a carrier. Nothing was sent.
+    pub const DELIVERY_FAILED: &str = "delivery_failed";
+    /// 405, the gateway's own.
+    pub const METHOD_NOT_ALLOWED: &str = "method_not_allowed";
+    /// 408, the gateway's own: the request's body did not arrive in time.
+    pub const REQUEST_TIMEOUT: &str = "request_timeout";
+    /// 413, the gateway's own.
+    pub const PAYLOAD_TOO_LARGE: &str = "payload_too_large";
+    /// 502, the gateway's own: Sendly could not be reached, or broke off.
+    pub const UPSTREAM_UNREACHABLE: &str = "upstream_unreachable";
+    /// 504, the gateway's own: Sendly did not answer in time.
+    pub const UPSTREAM_TIMEOUT: &str = "upstream_timeout";
+    /// 503, the gateway's own: it tracks as many keys as its configuration lets it.
+    pub const AT_CAPACITY: &str = "at_capacity";
+}

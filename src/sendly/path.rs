@@ -1,0 +1,395 @@
+//! Which operation a request asks for, however it spells its path.
+//!
+//! A path is canonicalised (RFC 3986, 6.2.2, and doubled slashes, which three SDKs produce) and then matched against the
+//! routes of the verify family. What matches is forwarded in its canonical spelling. What does not match, but could be read
+//! as the family by a server more lenient than this one, is refused: a request that Sendly may take for a send must never
+//! pass unlimited.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use http::Method;
+
+use super::{API, Operation};
+
+/// How a request's method and path read.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Reading<'a> {
+    /// One of the verify family's routes.
+    Verify(Call<'a>),
+    /// Nothing of the verify family: not ours to change.
+    Other,
+    /// It reads as the verify family, but is none of its routes spelled canonically.
+    NotARoute,
+    /// A route of the verify family that does not know this method; the methods it knows.
+    WrongMethod(&'static str),
+}
+
+/// A request to the verify family.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Call<'a> {
+    /// What it asks for.
+    pub operation: Operation,
+    /// The canonical path.
+    pub path: Cow<'a, str>,
+    id: Range<usize>,
+}
+
+impl Call<'_> {
+    /// The verification's id, as the path spells it; empty where the operation has none.
+    pub fn id(&self) -> &str {
+        self.path.get(self.id.clone()).unwrap_or_default()
+    }
+}
+
+/// Reads a method and a path (without its query).
+pub fn read<'a>(method: &Method, path: &'a str) -> Reading<'a> {
+    if !could_be_verify(path) {
+        return Reading::Other;
+    }
+    let canonical = canonicalise(path);
+    match match_route(method, &canonical) {
+        Match::Route(operation, id) => Reading::Verify(Call { operation, path: canonical, id }),
+        Match::WrongMethod(allowed) => Reading::WrongMethod(allowed),
+        Match::Nothing if reads_as_verify(path) => Reading::NotARoute,
+        Match::Nothing => Reading::Other,
+    }
+}
+
+/// A cheap look that says no only where no reading of the path can be the verify family: the word is not there, and nothing
+/// is there that could be decoded into it.
+fn could_be_verify(path: &str) -> bool {
+    const WORD: &[u8] = b"verify";
+    path.bytes().any(|byte| matches!(byte, b'%' | b'\\') || !byte.is_ascii())
+        || path.as_bytes().windows(WORD.len()).any(|window| window.eq_ignore_ascii_case(WORD))
+}
+
+enum Match {
+    Route(Operation, Range<usize>),
+    WrongMethod(&'static str),
+    Nothing,
+}
+
+fn match_route(method: &Method, path: &str) -> Match {
+    use Operation::{Check, Get, List, Profiles, Resend, Send, Sessions};
+
+    let Some(rest) = path.strip_prefix(API).and_then(|rest| rest.strip_prefix("/verify")) else {
+        return Match::Nothing;
+    };
+    let mut segments = rest.split('/').skip(1);
+    let parts = (segments.next(), segments.next(), segments.next());
+    let methods: &[(&str, Operation)] = match parts {
+        (None, ..) if rest.is_empty() => &[("GET", List), ("POST", Send)],
+        (Some("profiles"), None, _) => &[("GET", Profiles), ("POST", Profiles)],
+        (Some("profiles"), Some(id), None) if is_id(id) => {
+            &[("GET", Profiles), ("PATCH", Profiles), ("PUT", Profiles), ("DELETE", Profiles)]
+        }
+        (Some("sessions"), None, _) => &[("POST", Sessions)],
+        (Some("sessions"), Some("validate"), None) => &[("POST", Sessions)],
+        (Some("profiles" | "sessions"), ..) => return Match::Nothing,
+        (Some(id), None, _) if is_id(id) => &[("GET", Get)],
+        (Some(id), Some("resend"), None) if is_id(id) => &[("POST", Resend)],
+        (Some(id), Some("check"), None) if is_id(id) => &[("POST", Check)],
+        _ => return Match::Nothing,
+    };
+    match methods.iter().find(|(name, _)| *name == method.as_str()) {
+        Some((_, operation @ (Resend | Check | Get))) => {
+            let start = path.len() - rest.len() + 1;
+            Match::Route(*operation, start..start + parts.0.map_or(0, str::len))
+        }
+        Some((_, operation)) => Match::Route(*operation, 0..0),
+        None => Match::WrongMethod(allowed(methods)),
+    }
+}
+
+fn allowed(methods: &[(&str, Operation)]) -> &'static str {
+    match methods {
+        [("GET", _), ("POST", _)] => "GET, POST",
+        [("GET", _)] => "GET",
+        [("POST", _)] => "POST",
+        _ => "GET, PATCH, PUT, DELETE",
+    }
+}
+
+/// Sendly's ids are `ver_` and 32 hex digits; the gateway only cares that one cannot be mistaken for anything else.
+fn is_id(segment: &str) -> bool {
+    (1..=128).contains(&segment.len())
+        && segment.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
+}
+
+/// RFC 3986 6.2.2: percent-encoded unreserved characters are decoded, dot segments resolved; and slashes that stand side by
+/// side become one. Nothing else changes: letter case and a trailing slash are part of the path.
+fn canonicalise(path: &str) -> Cow<'_, str> {
+    let plain = !path.contains(['%']) && !path.contains("//") && !path.contains("/.");
+    if plain {
+        return Cow::Borrowed(path);
+    }
+    let decoded =
+        decode(path.as_bytes(), |byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~'));
+    let decoded = String::from_utf8_lossy(&decoded).into_owned();
+    let mut segments = resolve_dots(decoded.split('/')).join("/");
+    segments.insert(0, '/');
+    if decoded.ends_with('/') && segments.len() > 1 {
+        segments.push('/');
+    }
+    Cow::Owned(segments)
+}
+
+/// Whether some server could take this path for the verify family. It decodes for as long as there is something to decode,
+/// takes `\` for `/`, ignores letter case, path parameters, extensions, control characters and spaces, and looks at the path
+/// both with its dot segments resolved and without.
+fn reads_as_verify(path: &str) -> bool {
+    let mut bytes = path.as_bytes().to_vec();
+    while bytes.contains(&b'%') {
+        let decoded = decode(&bytes, |_| true);
+        if decoded.len() == bytes.len() {
+            break;
+        }
+        bytes = decoded;
+    }
+    let lenient: String = String::from_utf8_lossy(&bytes)
+        .chars()
+        .filter(|c| !c.is_control() && !c.is_whitespace() && *c != char::REPLACEMENT_CHARACTER)
+        .map(|c| if c == '\\' { '/' } else { c.to_ascii_lowercase() })
+        .collect();
+    let segments: Vec<&str> = lenient.split('/').map(bare).collect();
+    let as_written: Vec<&str> =
+        segments.iter().copied().filter(|segment| !matches!(*segment, "" | "." | "..")).collect();
+    is_family(&as_written) || is_family(&resolve_dots(segments.into_iter()))
+}
+
+/// A segment without parameters, extension, query or fragment; dot segments stay what they are.
+fn bare(segment: &str) -> &str {
+    let segment = segment.split([';', '?', '#', '%']).next().unwrap_or_default();
+    match segment {
+        "." | ".." => segment,
+        _ => segment.split('.').next().unwrap_or_default(),
+    }
+}
+
+/// `verify` at the root, under `api`, or under any version of the API: some SDKs have called each of these.
+fn is_family(segments: &[&str]) -> bool {
+    let rest = segments.strip_prefix(&["api"]).unwrap_or(segments);
+    let rest = match rest {
+        [version, rest @ ..] if is_version(version) => rest,
+        _ => rest,
+    };
+    rest.first() == Some(&"verify")
+}
+
+fn is_version(segment: &str) -> bool {
+    segment
+        .strip_prefix('v')
+        .is_some_and(|digits| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+fn resolve_dots<'s>(segments: impl Iterator<Item = &'s str>) -> Vec<&'s str> {
+    let mut resolved = Vec::new();
+    for segment in segments {
+        match segment {
+            "" | "." => {}
+            ".." => {
+                resolved.pop();
+            }
+            _ => resolved.push(segment),
+        }
+    }
+    resolved
+}
+
+/// Decodes each `%xx` whose byte is `wanted`; the rest stays as it is.
+fn decode(path: &[u8], wanted: impl Fn(u8) -> bool) -> Vec<u8> {
+    let mut decoded = Vec::with_capacity(path.len());
+    let mut rest = path;
+    while let Some((&byte, tail)) = rest.split_first() {
+        rest = tail;
+        if let (b'%', Some((digits, after))) = (byte, tail.split_first_chunk::<2>())
+            && let Some(value) = hex(digits)
+            && wanted(value)
+        {
+            decoded.push(value);
+            rest = after;
+        } else {
+            decoded.push(byte);
+        }
+    }
+    decoded
+}
+
+fn hex([high, low]: &[u8; 2]) -> Option<u8> {
+    let digit = |byte: &u8| char::from(*byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    Some(digit(high)? * 16 + digit(low)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const ID: &str = "ver_0123456789abcdef0123456789abcdef";
+
+    fn operation(method: &str, path: &str) -> Result<(Operation, String), String> {
+        match read(&Method::from_bytes(method.as_bytes()).unwrap(), path) {
+            Reading::Verify(call) => Ok((call.operation, call.path.into_owned())),
+            other => Err(format!("{other:?}")),
+        }
+    }
+
+    #[test]
+    fn the_twelve_routes_are_told_apart() {
+        for (method, path, expected) in [
+            ("POST", "/verify", Operation::Send),
+            ("GET", "/verify", Operation::List),
+            ("GET", "/verify/ID", Operation::Get),
+            ("POST", "/verify/ID/resend", Operation::Resend),
+            ("POST", "/verify/ID/check", Operation::Check),
+            ("GET", "/verify/profiles", Operation::Profiles),
+            ("POST", "/verify/profiles", Operation::Profiles),
+            ("GET", "/verify/profiles/ID", Operation::Profiles),
+            ("PATCH", "/verify/profiles/ID", Operation::Profiles),
+            ("DELETE", "/verify/profiles/ID", Operation::Profiles),
+            ("POST", "/verify/sessions", Operation::Sessions),
+            ("POST", "/verify/sessions/validate", Operation::Sessions),
+        ] {
+            let path = format!("/api/v1{}", path.replace("ID", ID));
+            assert_eq!(operation(method, &path), Ok((expected, path.clone())), "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn the_id_is_the_one_in_the_path() {
+        let path = format!("/api/v1//verify/{ID}/resend");
+        let Reading::Verify(call) = read(&Method::POST, &path) else { panic!("not a route") };
+        assert_eq!(call.id(), ID);
+    }
+
+    #[test]
+    fn equivalent_spellings_become_the_canonical_one() {
+        for path in [
+            "/api/v1/verify",
+            "/api/v1//verify",
+            "//api/v1/verify",
+            "/api//v1///verify",
+            "/api/v1/%76erify",
+            "/%61pi/v1/verif%79",
+            "/api/v1/./verify",
+            "/api/v1/x/../verify",
+            "/api/v1/x/%2e%2e/verify",
+            "/api/v1/verify/ver_1/../../verify",
+        ] {
+            assert_eq!(operation("POST", path), Ok((Operation::Send, "/api/v1/verify".to_owned())), "{path}");
+        }
+    }
+
+    #[test]
+    fn whatever_else_reads_as_the_family_is_refused() {
+        for path in [
+            "/api/v1/verify/",
+            "/api/v1/verify;x",
+            "/api/v1/verify;x=1/",
+            "/api/v1/verify%3B",
+            "/api/v1/Verify",
+            "/API/V1/VERIFY",
+            "/api/v1/verify%2F",
+            "/api/v1%2Fverify",
+            "/api/v1/%2576erify",
+            "/api/v1/%252576erify",
+            "/api/v1\\verify",
+            "/api/v1/%5Cverify",
+            "/api/v1/verify%00",
+            "/api/v1/verify%20",
+            "/api/v1/verify%09",
+            "/api/v1/verify%3Fx",
+            "/api/v1/verify%23x",
+            "/api/v1/verify.json",
+            "/api/v1/verify./",
+            "/api/v1/x%2f..%2fverify",
+            "/api/v1/x\\..\\verify",
+            "/verify",
+            "/api/verify",
+            "/api/v2/verify",
+            "/api/v1/verify/ver_1/resend/",
+            "/api/v1/verify/ver_1/RESEND",
+            "/api/v1/verify/ver_1/send",
+            "/api/v1/verify/ver%2F1/resend",
+            "/api/v1/verify/../x",
+            "/api/v1/verify/profiles/a/b",
+            "/api/v1/verify/sessions/ver_1/resend",
+            "/api/v1/verify/profiles/resend/resend",
+        ] {
+            let reading = read(&Method::POST, path);
+            assert!(matches!(reading, Reading::NotARoute), "{path}: {reading:?}");
+        }
+    }
+
+    #[test]
+    fn profiles_and_sessions_are_never_taken_for_verifications() {
+        for path in
+            ["/api/v1/verify/profiles/resend", "/api/v1/verify/sessions/resend", "/api/v1/verify/sessions/check"]
+        {
+            assert!(!matches!(read(&Method::POST, path), Reading::Verify(_)), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_method_that_a_route_does_not_know_is_refused() {
+        for (method, path, allow) in [
+            ("PUT", "/api/v1/verify", "GET, POST"),
+            ("post", "/api/v1/verify", "GET, POST"),
+            ("HEAD", "/api/v1/verify", "GET, POST"),
+            ("GET", "/api/v1/verify/ver_1/resend", "POST"),
+            ("POST", "/api/v1/verify/ver_1", "GET"),
+        ] {
+            let method = Method::from_bytes(method.as_bytes()).unwrap();
+            assert_eq!(read(&method, path), Reading::WrongMethod(allow), "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn other_calls_are_left_alone() {
+        for path in [
+            "/",
+            "*",
+            "",
+            "/api/v1/messages",
+            "/api/v1/messages/batch",
+            "/api/v1/webhooks/wh_1/verify",
+            "/api/v1/verifyx",
+            "/api/v1/verifications",
+            "/api/v1/contacts/a%20b",
+            "/api/v1/conversations/1/messages",
+            "/apiv1/verify",
+        ] {
+            assert_eq!(read(&Method::POST, path), Reading::Other, "{path}");
+        }
+    }
+
+    proptest! {
+        /// However a spelling of the send path is bent, it is judged as a send or refused; it never passes.
+        #[test]
+        fn no_bent_spelling_passes(
+            upper in proptest::collection::vec(any::<bool>(), 14),
+            encode in proptest::collection::vec(0_u8..3, 14),
+            slashes in 1_usize..4,
+            tail in prop_oneof![Just(""), Just("/"), Just(";a=b"), Just("%00"), Just("."), Just("/."), Just("/x/..")],
+        ) {
+            let mut path = String::new();
+            for (index, byte) in "/api/v1/verify".bytes().enumerate() {
+                let byte = if upper[index] { byte.to_ascii_uppercase() } else { byte };
+                match (encode[index], byte) {
+                    (0, _) | (_, b'/') if byte == b'/' && index > 0 => path.push_str(&"/".repeat(slashes)),
+                    (1, byte) if index > 0 => path.push_str(&format!("%{byte:02x}")),
+                    (2, byte) if index > 0 => path.push_str(&format!("%25{byte:02X}")),
+                    (_, byte) => path.push(char::from(byte)),
+                }
+            }
+            path.push_str(tail);
+            prop_assert_ne!(read(&Method::POST, &path), Reading::Other, "{}", path);
+        }
+
+        #[test]
+        fn reading_never_panics(path in "\\PC*") {
+            let _ = read(&Method::POST, &path);
+        }
+    }
+}

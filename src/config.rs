@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::policy::Limit;
 use crate::policy::subject::HashKey;
+use crate::policy::{Limit, WhenFull};
 use crate::sendly::Operation;
 
 /// The whole configuration.
@@ -122,15 +122,6 @@ pub struct Memory {
     pub max_verifications: usize,
     /// For how long.
     pub remember_verifications: Duration,
-}
-
-/// What happens to a code whose key would be one too many. A key that is counted is never forgotten to make room.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WhenFull {
-    /// It is refused with 503: no code without a count.
-    Refuse,
-    /// It passes without being counted per the key that found no room, and a metric says so.
-    Allow,
 }
 
 /// How an SDK's retry is recognised.

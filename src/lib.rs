@@ -5,6 +5,8 @@
 
 pub mod clock;
 pub mod config;
+pub mod ledger;
 pub mod phone;
 pub mod policy;
 pub mod sendly;
+pub mod verifications;

@@ -82,6 +82,15 @@ pub enum RefusalCode {
     ResendCooldown,
 }
 
+/// What happens to a code whose key would be one too many. A key that is counted is never forgotten to make room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhenFull {
+    /// It is refused with 503: no code without a count.
+    Refuse,
+    /// It passes without being counted per the key that found no room, and a metric says so.
+    Allow,
+}
+
 /// At most `max` codes in any `window`, per something.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limit {

@@ -11,7 +11,7 @@ use super::{Counts, Kind, Limit, Retention};
 use crate::clock::Moment;
 
 /// The codes that went to one key, oldest first, and what is still open about it.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Log {
     charges: VecDeque<Charge>,
     /// Charges that may yet be given back.
@@ -92,6 +92,11 @@ impl Log {
     /// Lets nothing through until then; an earlier end changes nothing.
     pub fn hold(&mut self, until: Moment) {
         self.held_until = self.held_until.max(Some(until));
+    }
+
+    /// Whether it says nothing: no charge, and no hold.
+    pub fn is_empty(&self) -> bool {
+        self.charges.is_empty() && self.pending == 0 && self.held_until.is_none()
     }
 
     /// Whether no limit can need it any more.

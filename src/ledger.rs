@@ -1,0 +1,138 @@
+//! Who has had how many codes.
+//!
+//! The one verb that matters is [`Ledger::reserve`]: it judges a code against every limit that it meets and, if none refuses,
+//! charges it to every key at once. What it hands out has to be settled: kept, because an SMS went out or may have, or given
+//! back, because none did. A [`Reservation`] is settled exactly once: settling consumes it, and one that is dropped unsettled
+//! (its task panicked, the process is being torn down) is kept, because a code that nobody can vouch for may be out.
+
+pub mod memory;
+
+use std::fmt;
+
+use arrayvec::ArrayVec;
+
+use crate::clock::Moment;
+use crate::policy::{Decision, Key, Kind, Policy, Subject};
+use memory::Memory;
+
+/// The store behind the verbs.
+#[derive(Clone, Debug)]
+pub enum Ledger {
+    /// In this process' memory.
+    Memory(std::sync::Arc<Memory>),
+}
+
+/// What came of asking for a code.
+#[derive(Debug)]
+pub enum Verdict {
+    /// It may go out, and is charged.
+    Reserved(Reservation),
+    /// A limit refuses. Nothing was charged anywhere.
+    Refused,
+    /// A key of it is new, and there is no room for another. Nothing was charged anywhere.
+    NoRoom,
+}
+
+/// A charge that is to be settled: where, when, and as what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Charge {
+    /// The keys that were charged.
+    pub keys: ArrayVec<Key, { Subject::MAX_KEYS }>,
+    /// The time that they were charged with.
+    pub at: Moment,
+    /// What was counted.
+    pub kind: Kind,
+}
+
+impl Ledger {
+    /// Judges one more code of `kind` for `subject` and, if no enforced limit refuses, charges it: all or nothing, in one step
+    /// that no other request can come between.
+    pub async fn reserve(&self, policy: &Policy, subject: &Subject, kind: Kind, now: Moment) -> (Decision, Verdict) {
+        match self {
+            Ledger::Memory(memory) => {
+                let (decision, verdict) = memory.reserve(policy, subject, kind, now);
+                let verdict = match verdict {
+                    memory::Verdict::Charged(charge) => {
+                        Verdict::Reserved(Reservation { ledger: self.clone(), charge: Some(charge) })
+                    }
+                    memory::Verdict::Refused => Verdict::Refused,
+                    memory::Verdict::NoRoom => Verdict::NoRoom,
+                };
+                (decision, verdict)
+            }
+        }
+    }
+
+    /// Charges a code that went out already to a key that was not known when it was reserved. It is not judged.
+    pub async fn record(&self, policy: &Policy, key: Key, kind: Kind, at: Moment) {
+        match self {
+            Ledger::Memory(memory) => memory.record(policy, key, kind, at),
+        }
+    }
+
+    /// Makes what was charged to `from` count for `into` as well: they turned out to be the same.
+    pub async fn absorb(&self, policy: &Policy, into: Key, from: Key) {
+        match self {
+            Ledger::Memory(memory) => memory.absorb(policy, into, from),
+        }
+    }
+
+    /// Lets nothing through for this key until then: Sendly said so.
+    pub async fn hold(&self, key: Key, until: Moment) {
+        match self {
+            Ledger::Memory(memory) => memory.hold(key, until),
+        }
+    }
+
+    fn settle(&self, charge: &Charge, settlement: Settlement) {
+        match self {
+            Ledger::Memory(memory) => memory.settle(charge, settlement),
+        }
+    }
+}
+
+/// How a charge ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settlement {
+    /// It stays: a code went out, or may have.
+    Keep,
+    /// It never was.
+    GiveBack,
+}
+
+/// A code that may go out, charged and waiting to be settled. See the module's documentation for what dropping one means.
+#[must_use = "a reservation that is dropped is kept"]
+pub struct Reservation {
+    ledger: Ledger,
+    charge: Option<Charge>,
+}
+
+impl Reservation {
+    /// The time that it was charged with.
+    pub fn at(&self) -> Moment {
+        self.charge.as_ref().map_or(Moment::from_micros(0), |charge| charge.at)
+    }
+
+    /// Settles it.
+    pub fn settle(mut self, settlement: Settlement) {
+        self.finish(settlement);
+    }
+
+    fn finish(&mut self, settlement: Settlement) {
+        if let Some(charge) = self.charge.take() {
+            self.ledger.settle(&charge, settlement);
+        }
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.finish(Settlement::Keep);
+    }
+}
+
+impl fmt::Debug for Reservation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reservation").field("charge", &self.charge).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,264 @@
+//! The ledger in memory: sharded maps from key to log.
+//!
+//! A request's keys lie in up to three shards. Their locks are taken together, in the order of the shards, so that no two
+//! requests can wait for each other; they are held for a few hundred nanoseconds and never across an await.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use arrayvec::ArrayVec;
+use hashbrown::HashMap;
+use parking_lot::{Mutex, MutexGuard};
+
+use super::{Charge, Settlement};
+use crate::clock::Moment;
+use crate::policy::window::Log;
+use crate::policy::{Decision, Key, Kind, Policy, Retention, Subject, WhenFull};
+
+/// More shards than any machine has cores: two requests rarely meet in one, and a sweep holds one up only briefly.
+const SHARDS: usize = 256;
+
+type Logs = HashMap<Key, Log, RandomState>;
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct Memory {
+    shards: Box<[Mutex<Logs>]>,
+    hasher: RandomState,
+    tracked: AtomicUsize,
+    /// Charges that found no room and went uncounted per that key.
+    uncounted: AtomicUsize,
+    max_keys: usize,
+    when_full: WhenFull,
+}
+
+/// What came of asking for a code.
+#[derive(Debug)]
+pub enum Verdict {
+    /// It was charged.
+    Charged(Charge),
+    /// A limit refuses.
+    Refused,
+    /// There is no room for a new key.
+    NoRoom,
+}
+
+impl Memory {
+    /// An empty ledger that tracks at most `max_keys` keys.
+    pub fn new(max_keys: usize, when_full: WhenFull) -> Self {
+        let hasher = RandomState::new();
+        let shard = || Mutex::new(Logs::with_hasher(hasher.clone()));
+        Self {
+            shards: std::iter::repeat_with(shard).take(SHARDS).collect(),
+            hasher,
+            tracked: AtomicUsize::new(0),
+            uncounted: AtomicUsize::new(0),
+            max_keys,
+            when_full,
+        }
+    }
+
+    /// Keys that have a log.
+    pub fn tracked(&self) -> usize {
+        self.tracked.load(Ordering::Relaxed)
+    }
+
+    /// How many keys there is room for.
+    pub fn max_keys(&self) -> usize {
+        self.max_keys
+    }
+
+    /// Charges that went uncounted per a key because there was no room for it ([`WhenFull::Allow`]).
+    pub fn uncounted(&self) -> usize {
+        self.uncounted.load(Ordering::Relaxed)
+    }
+
+    /// See [`Ledger::reserve`](super::Ledger::reserve).
+    pub fn reserve(&self, policy: &Policy, subject: &Subject, kind: Kind, now: Moment) -> (Decision, Verdict) {
+        let keys = subject.keys();
+        let mut held = self.lock(&keys);
+        let nothing = Log::default();
+        let logs = || keys.iter().map(|key| (key.per(), held.get(key).unwrap_or(&nothing)));
+
+        let decision = policy.judge(logs(), kind, now);
+        if decision.refusal.is_some() {
+            return (decision, Verdict::Refused);
+        }
+        // One time for all of them, so that settling needs to know only one.
+        let at = logs().fold(now, |at, (_, log)| log.not_before(at));
+
+        let mut counted: ArrayVec<Key, { Subject::MAX_KEYS }> =
+            keys.iter().copied().filter(|key| policy.counts(key.per(), kind)).collect();
+        let new = counted.iter().filter(|key| held.get(key).is_none()).count();
+        if !self.make_room(new) {
+            if self.when_full == WhenFull::Refuse {
+                return (decision, Verdict::NoRoom);
+            }
+            self.uncounted.fetch_add(1, Ordering::Relaxed);
+            counted.retain(|key| held.get(key).is_some());
+        }
+        for key in &counted {
+            held.entry(*key).take(at, kind, policy.retention(key.per()));
+        }
+        (decision, Verdict::Charged(Charge { keys: counted, at, kind }))
+    }
+
+    /// See [`Ledger::record`](super::Ledger::record).
+    pub fn record(&self, policy: &Policy, key: Key, kind: Kind, at: Moment) {
+        if policy.counts(key.per(), kind) {
+            self.with_log(key, |log| log.record(at, kind, policy.retention(key.per())));
+        }
+    }
+
+    /// See [`Ledger::absorb`](super::Ledger::absorb).
+    pub fn absorb(&self, policy: &Policy, into: Key, from: Key) {
+        let mut held = self.lock(&[into, from]);
+        let Some(other) = held.get(&from).cloned() else { return };
+        if held.get(&into).is_none() && !self.make_room(1) {
+            self.uncounted.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        held.entry(into).absorb(&other, policy.retention(into.per()));
+    }
+
+    /// See [`Ledger::hold`](super::Ledger::hold).
+    pub fn hold(&self, key: Key, until: Moment) {
+        self.with_log(key, |log| log.hold(until));
+    }
+
+    /// Settles a charge. To be called once for each.
+    pub fn settle(&self, charge: &Charge, settlement: Settlement) {
+        let mut held = self.lock(&charge.keys);
+        for key in &charge.keys {
+            // A charged key cannot have been swept: its charge was pending.
+            let Some(log) = held.get_mut(key) else { continue };
+            match settlement {
+                Settlement::Keep => log.keep(),
+                Settlement::GiveBack => log.give_back(charge.at, charge.kind),
+            }
+            if log.is_empty() {
+                held.remove(key);
+                self.tracked.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Drops every log that no limit can need any more, one shard at a time, and calls `between` after each shard. Returns how
+    /// many there were.
+    pub fn sweep(&self, policy: &Policy, now: Moment, mut between: impl FnMut()) -> usize {
+        let mut dropped = 0;
+        for shard in &self.shards {
+            dropped += self.sweep_shard(shard, policy, now);
+            between();
+        }
+        dropped
+    }
+
+    /// How many shards [`sweep_one`](Self::sweep_one) knows.
+    pub fn shards(&self) -> usize {
+        self.shards.len()
+    }
+
+    /// Sweeps one shard. Returns how many logs were dropped.
+    pub fn sweep_one(&self, shard: usize, policy: &Policy, now: Moment) -> usize {
+        self.shards.get(shard).map_or(0, |shard| self.sweep_shard(shard, policy, now))
+    }
+
+    fn sweep_shard(&self, shard: &Mutex<Logs>, policy: &Policy, now: Moment) -> usize {
+        use crate::policy::Per;
+        let retention = |per| policy.retention(per);
+        let (phone, verification, account) =
+            (retention(Per::Phone), retention(Per::Verification), retention(Per::Account));
+        let of = |key: &Key| -> Retention {
+            match key.per() {
+                Per::Phone => phone,
+                Per::Verification => verification,
+                Per::Account => account,
+            }
+        };
+        let mut logs = shard.lock();
+        let before = logs.len();
+        logs.retain(|key, log| !log.is_spent(of(key), now));
+        let dropped = before - logs.len();
+        if logs.capacity() > 4 * logs.len().max(16) {
+            logs.shrink_to_fit();
+        }
+        self.tracked.fetch_sub(dropped, Ordering::Relaxed);
+        dropped
+    }
+
+    /// Counts `new` more keys, if there is room for all of them.
+    fn make_room(&self, new: usize) -> bool {
+        let more = |tracked: usize| tracked.checked_add(new).filter(|sum| *sum <= self.max_keys);
+        new == 0 || self.tracked.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+    }
+
+    fn with_log(&self, key: Key, change: impl FnOnce(&mut Log)) {
+        let mut held = self.lock(&[key]);
+        if held.get(&key).is_none() && !self.make_room(1) {
+            self.uncounted.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        change(held.entry(key));
+    }
+
+    fn lock(&self, keys: &[Key]) -> Locked<'_> {
+        let mut shards: ArrayVec<usize, { Subject::MAX_KEYS }> =
+            keys.iter().take(Subject::MAX_KEYS).map(|key| self.shard_of(key)).collect();
+        shards.sort_unstable();
+        let mut guards = ArrayVec::new();
+        for (nth, shard) in shards.iter().enumerate() {
+            let again = nth.checked_sub(1).and_then(|last| shards.get(last)) == Some(shard);
+            if let (false, Some(logs)) = (again, self.shards.get(*shard)) {
+                guards.push((*shard, logs.lock()));
+            }
+        }
+        Locked { memory: self, guards }
+    }
+
+    fn shard_of(&self, key: &Key) -> usize {
+        // The map below uses the lowest and the highest bits of the same hash.
+        (self.hasher.hash_one(key) >> 24) as usize % SHARDS
+    }
+}
+
+/// The logs of a few keys, locked.
+struct Locked<'m> {
+    memory: &'m Memory,
+    guards: ArrayVec<(usize, MutexGuard<'m, Logs>), { Subject::MAX_KEYS }>,
+}
+
+impl Locked<'_> {
+    fn logs(&self, key: &Key) -> Option<&Logs> {
+        let shard = self.memory.shard_of(key);
+        self.guards.iter().find(|(held, _)| *held == shard).map(|(_, logs)| &**logs)
+    }
+
+    fn logs_mut(&mut self, key: &Key) -> Option<&mut Logs> {
+        let shard = self.memory.shard_of(key);
+        self.guards.iter_mut().find(|(held, _)| *held == shard).map(|(_, logs)| &mut **logs)
+    }
+
+    fn get(&self, key: &Key) -> Option<&Log> {
+        self.logs(key)?.get(key)
+    }
+
+    fn get_mut(&mut self, key: &Key) -> Option<&mut Log> {
+        self.logs_mut(key)?.get_mut(key)
+    }
+
+    /// The key's log; a new one, for which room was made, if it has none.
+    fn entry(&mut self, key: Key) -> &mut Log {
+        #[allow(
+            clippy::expect_used,
+            reason = "only keys whose shards were locked are asked for, three lines from the lock"
+        )]
+        self.logs_mut(&key).expect("the key's shard is locked").entry(key).or_default()
+    }
+
+    fn remove(&mut self, key: &Key) {
+        if let Some(logs) = self.logs_mut(key) {
+            logs.remove(key);
+        }
+    }
+}

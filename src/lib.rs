@@ -6,7 +6,9 @@
 pub mod clock;
 pub mod config;
 pub mod ledger;
+pub mod metrics;
 pub mod phone;
 pub mod policy;
 pub mod sendly;
+pub mod throttle;
 pub mod verifications;

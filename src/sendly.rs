@@ -3,6 +3,7 @@
 //! Source of every fact here: Sendly's public API documentation and the sources of its SDKs (`docs/sendly.md`).
 
 pub mod body;
+pub mod client;
 pub mod path;
 
 /// Where the API starts, on Sendly's host and on the gateway's.
@@ -74,6 +75,8 @@ pub mod code {
     pub const RATE_LIMIT_EXCEEDED: &str = "rate_limit_exceeded";
     /// 429, the gateway's own: a cooldown is not over. No SDK but Node's retries it.
     pub const RESEND_COOLDOWN: &str = "resend_cooldown";
+    /// 429, the gateway's own: a window is full, told to an SDK that would sleep through `rate_limit_exceeded` and then send.
+    pub const RATE_LIMIT_WAIT: &str = "rate_limit_wait";
     /// 500: something broke inside.
     pub const INTERNAL_ERROR: &str = "internal_error";
     /// 500: Sendly could not hand the code to a carrier. Nothing was sent.

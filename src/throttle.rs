@@ -1,0 +1,184 @@
+//! Throttles: a smoothed rate on request attempts, by governor.
+//!
+//! A throttle is about load, not about codes: it may let a burst through and it charges nothing. That is what GCRA is for, and
+//! what it cannot do (hold an exact window) the ledger does.
+
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use governor::clock::Clock as _;
+use governor::middleware::NoOpMiddleware;
+use governor::nanos::Nanos;
+use governor::state::keyed::DashMapStateStore;
+use governor::{Quota, RateLimiter};
+
+use crate::clock::Clock;
+use crate::config::{Throttle as Settings, ThrottlePer};
+use crate::policy::subject::Account;
+use crate::sendly::Operation;
+
+/// All throttles that are in force.
+#[derive(Debug)]
+pub struct Throttles {
+    throttles: Vec<Throttle>,
+}
+
+#[derive(Debug)]
+struct Throttle {
+    settings: Settings,
+    limiter: RateLimiter<Who, DashMapStateStore<Who>, Ticker, NoOpMiddleware<Nanos>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Who {
+    Account(Account),
+    Client(IpAddr),
+}
+
+/// A throttle's refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slow<'t> {
+    /// The throttle's name.
+    pub name: &'t str,
+    /// From now.
+    pub retry_after: Duration,
+}
+
+impl Throttles {
+    /// Throttles with these settings.
+    pub fn new(settings: &[Settings], clock: &Clock) -> Self {
+        let throttle = |settings: &Settings| {
+            let burst = NonZeroU32::new(settings.burst).unwrap_or(NonZeroU32::MIN);
+            // A period of zero has no quota; the config refuses it.
+            let quota =
+                Quota::with_period(settings.every).unwrap_or(Quota::per_second(NonZeroU32::MAX)).allow_burst(burst);
+            let limiter = RateLimiter::dashmap_with_clock(quota, Ticker(clock.clone()));
+            Throttle { settings: settings.clone(), limiter }
+        };
+        Self { throttles: settings.iter().map(throttle).collect() }
+    }
+
+    /// Whether there is none, so that nothing has to be found out about a request.
+    pub fn is_empty(&self) -> bool {
+        self.throttles.is_empty()
+    }
+
+    /// Counts an attempt.
+    ///
+    /// # Errors
+    /// The first throttle that refuses. Those before it have counted the attempt: it was one.
+    pub fn check(&self, operation: Operation, account: Account, client: Option<IpAddr>) -> Result<(), Slow<'_>> {
+        for Throttle { settings, limiter } in &self.throttles {
+            if settings.operations.as_ref().is_some_and(|operations| !operations.contains(&operation)) {
+                continue;
+            }
+            let who = match settings.per {
+                ThrottlePer::Account => Who::Account(account),
+                // A client without an address came over a Unix socket; all of those are one.
+                ThrottlePer::Client => Who::Client(client.map_or(IpAddr::from([0; 4]), network)),
+            };
+            if let Err(until) = limiter.check_key(&who) {
+                let retry_after = until.wait_time_from(limiter.clock().now());
+                return Err(Slow { name: &settings.name, retry_after });
+            }
+        }
+        Ok(())
+    }
+
+    /// Drops the keys that are back where a new one would start. Returns how many there were.
+    pub fn sweep(&self) -> usize {
+        let sweep = |throttle: &Throttle| {
+            let before = throttle.limiter.len();
+            throttle.limiter.retain_recent();
+            throttle.limiter.shrink_to_fit();
+            before.saturating_sub(throttle.limiter.len())
+        };
+        self.throttles.iter().map(sweep).sum()
+    }
+}
+
+/// Who a client is: its address, or its /64, since one IPv6 host has as many addresses as it likes (RFC 7707, RFC 6177).
+fn network(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
+            Some(v4) => v4.into(),
+            None => {
+                let [a, b, c, d, ..] = v6.segments();
+                IpAddr::from([a, b, c, d, 0, 0, 0, 0])
+            }
+        },
+    }
+}
+
+/// The gateway's clock in governor's terms.
+#[derive(Clone, Debug)]
+struct Ticker(Clock);
+
+impl governor::clock::Clock for Ticker {
+    type Instant = Nanos;
+
+    fn now(&self) -> Nanos {
+        Nanos::from(self.0.now().as_micros().saturating_mul(1000))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{ManualClock, Moment};
+    use crate::policy::subject::HashKey;
+
+    fn throttles(per: ThrottlePer, burst: u32) -> (Throttles, ManualClock) {
+        let clock = ManualClock::new(Moment::from_micros(1_800_000_000_000_000));
+        let settings = Settings {
+            name: "t".into(),
+            per,
+            every: Duration::from_millis(100),
+            burst,
+            operations: Some(vec![Operation::Check]),
+        };
+        (Throttles::new(&[settings], &clock.clone().into()), clock)
+    }
+
+    #[test]
+    fn a_burst_passes_and_then_the_rate_holds() {
+        let (throttles, clock) = throttles(ThrottlePer::Account, 3);
+        let account = HashKey::random().account(b"Bearer a");
+        let check = || throttles.check(Operation::Check, account, None).map_err(|slow| slow.retry_after);
+        for _ in 0..3 {
+            assert_eq!(check(), Ok(()));
+        }
+        assert_eq!(check(), Err(Duration::from_millis(100)));
+        clock.advance(Duration::from_millis(99));
+        assert_eq!(check(), Err(Duration::from_millis(1)));
+        clock.advance(Duration::from_millis(1));
+        assert_eq!(check(), Ok(()), "refused until exactly its wait was over");
+        assert_eq!(throttles.check(Operation::Send, account, None), Ok(()), "sends are not its business");
+    }
+
+    #[test]
+    fn clients_of_one_ipv6_network_are_one() {
+        let (throttles, _clock) = throttles(ThrottlePer::Client, 1);
+        let account = HashKey::random().account(b"Bearer a");
+        let check = |address: &str| throttles.check(Operation::Check, account, address.parse().ok()).is_ok();
+        assert!(check("2001:db8::1"));
+        assert!(!check("2001:db8::ffff:2"));
+        assert!(check("2001:db8:0:1::1"));
+        assert!(check("192.0.2.1"));
+        assert!(!check("::ffff:192.0.2.1"));
+    }
+
+    #[test]
+    fn idle_keys_are_swept() {
+        let (throttles, clock) = throttles(ThrottlePer::Client, 1);
+        let account = HashKey::random().account(b"Bearer a");
+        for host in 0..100_u8 {
+            assert!(throttles.check(Operation::Check, account, Some(IpAddr::from([192, 0, 2, host]))).is_ok());
+        }
+        assert_eq!(throttles.sweep(), 0);
+        clock.advance(Duration::from_secs(1));
+        assert_eq!(throttles.sweep(), 100);
+    }
+}

@@ -151,7 +151,7 @@ impl Metrics {
                 &["operation", "status"],
             )?,
             request_time,
-            in_flight: gauge("requests_in_flight", "Requests that are being served.")?,
+            in_flight: gauge("in_flight", "Requests and exchanges with Sendly that are under way.")?,
             tracked: gauge("tracked_keys", "Phones, verifications and accounts that have a log.")?,
             capacity: gauge("tracked_keys_max", "How many there is room for.")?,
             uncounted: gauge("uncounted_charges", "Charges that found no room and went uncounted since the start.")?,
@@ -186,16 +186,6 @@ impl Metrics {
             counter.inc();
         }
         self.request_time.observe(took.as_secs_f64());
-    }
-
-    /// A request began (`1`) or ended (`-1`).
-    pub fn in_flight(&self, change: i64) {
-        self.in_flight.add(change);
-    }
-
-    /// Requests that are being served now.
-    pub fn requests_in_flight(&self) -> i64 {
-        self.in_flight.get()
     }
 
     /// A code was judged.
@@ -246,6 +236,7 @@ impl Metrics {
     /// The sizes of what is kept, as they are now.
     pub fn sizes(&self, sizes: Sizes) {
         let set = |gauge: &IntGauge, size: usize| gauge.set(i64::try_from(size).unwrap_or(i64::MAX));
+        set(&self.in_flight, sizes.in_flight);
         set(&self.tracked, sizes.tracked);
         set(&self.capacity, sizes.capacity);
         set(&self.uncounted, sizes.uncounted);
@@ -266,6 +257,8 @@ impl Metrics {
 /// How much is kept.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sizes {
+    /// Requests and exchanges under way.
+    pub in_flight: usize,
     /// Keys with a log.
     pub tracked: usize,
     /// Room for them.

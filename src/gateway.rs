@@ -1,0 +1,354 @@
+//! The proxy: what a request is, and which way it goes.
+//!
+//! Sends and resends are answered by [`otp`] in an exchange of their own. Everything else streams through pingora's proxy path
+//! as it came, except that answers which show a verification's phone are read on their way, so that the phone is known before
+//! the client can use the id.
+
+pub mod exchange;
+mod lookup;
+mod otp;
+mod passing;
+mod peer;
+mod reply;
+pub mod retries;
+mod session;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::proxy::{FailToProxy, ProxyHttp, Session};
+use pingora::upstreams::peer::HttpPeer;
+
+use crate::clock::{Clock, Moment};
+use crate::config::Config;
+use crate::ledger::{Ledger, memory::Memory};
+use crate::metrics::{Metrics, Outcome, Sizes};
+use crate::phone::Phone;
+use crate::policy::Policy;
+use crate::policy::subject::Account;
+use crate::sendly::Operation;
+use crate::sendly::path::{self, Reading};
+use crate::throttle::Throttles;
+use crate::verifications::Verifications;
+use crate::work::{UnderWay, Work};
+use reply::Reply;
+use retries::Retries;
+
+/// One gateway: its policy, what it knows, and its way to Sendly. Shared by all requests.
+#[derive(Debug)]
+pub struct Gateway {
+    config: Config,
+    policy: Policy,
+    clock: Clock,
+    ledger: Ledger,
+    memory: Arc<Memory>,
+    verifications: Verifications,
+    throttles: Throttles,
+    retries: Arc<Retries>,
+    lookups: lookup::Lookups,
+    sendly: exchange::Sendly,
+    peer: peer::Peer,
+    metrics: Metrics,
+    work: Work,
+}
+
+impl Gateway {
+    /// A gateway that has seen nothing yet.
+    ///
+    /// # Errors
+    /// What is wrong with the way to Sendly.
+    pub fn new(config: Config, clock: Clock) -> Result<Arc<Self>, String> {
+        let policy = Policy::new(config.limits.clone());
+        let memory = Arc::new(Memory::new(config.memory.max_keys, config.memory.when_full));
+        Ok(Arc::new(Self {
+            metrics: Metrics::new(&policy).map_err(|error| error.to_string())?,
+            work: Work::default(),
+            ledger: Ledger::Memory(Arc::clone(&memory)),
+            memory,
+            verifications: Verifications::new(config.memory.max_verifications, config.memory.remember_verifications),
+            throttles: Throttles::new(&config.throttles, &clock),
+            retries: Retries::new(config.retries, clock.clone()),
+            lookups: lookup::Lookups::default(),
+            sendly: exchange::Sendly::new(&config.upstream)?,
+            peer: peer::Peer::new(&config.upstream)?,
+            policy,
+            clock,
+            config,
+        }))
+    }
+
+    /// The requests and exchanges that are under way.
+    pub fn work(&self) -> &Work {
+        &self.work
+    }
+
+    /// The metrics as text, sizes brought up to date.
+    pub fn expose(&self) -> Vec<u8> {
+        self.metrics.sizes(Sizes {
+            in_flight: self.work.count(),
+            tracked: self.memory.tracked(),
+            capacity: self.memory.max_keys(),
+            uncounted: self.memory.uncounted(),
+            verifications: self.verifications.len(),
+            kept_answers: self.retries.kept(),
+        });
+        self.metrics.expose()
+    }
+
+    /// Finds Sendly's addresses anew. Returns whether any is known.
+    pub async fn resolve(&self) -> bool {
+        self.peer.resolve().await
+    }
+
+    /// Whether it knows where Sendly is.
+    pub fn is_ready(&self) -> bool {
+        self.peer.is_known()
+    }
+
+    /// Drops whatever nothing can need any more. A shard at a time, and the others get their turn in between.
+    pub async fn sweep(&self) {
+        let mut keys = 0;
+        for shard in 0..self.memory.shards() {
+            keys += self.memory.sweep_one(shard, &self.policy, self.clock.now());
+            tokio::task::yield_now().await;
+        }
+        self.metrics.swept("keys", keys);
+        self.metrics.swept("verifications", self.verifications.sweep(self.clock.now()));
+        self.metrics.swept("answers", self.retries.sweep());
+        self.metrics.swept("throttles", self.throttles.sweep());
+    }
+
+    /// How often to [`sweep`](Self::sweep).
+    pub fn sweep_every(&self) -> Duration {
+        self.config.memory.sweep_every
+    }
+
+    /// Learns whose phone an answer shows. Called before any client can see the answer.
+    fn learn(&self, body: &[u8], now: Moment) {
+        let shown = crate::sendly::body::read_shown(body);
+        if let (Some(id), Some(phone)) = (shown.id, shown.phone) {
+            self.verifications.learn(self.config.hash_key.verification(&id), phone, now);
+        }
+    }
+}
+
+/// What is known of one request, from its header to its log line.
+#[derive(Debug)]
+pub struct Request {
+    began: Moment,
+    operation: Operation,
+    outcome: Outcome,
+    client: Option<IpAddr>,
+    account: Option<Account>,
+    phone: Option<Phone>,
+    /// The limit or throttle that refused.
+    refused_by: Option<String>,
+    /// The canonical path, where it differs from what came.
+    path: Option<String>,
+    capture: Option<passing::Capture>,
+    sent_upstream: Option<Moment>,
+    /// There from the moment that its header was read.
+    under_way: Option<UnderWay>,
+}
+
+/// pingora's view of a gateway.
+#[derive(Debug)]
+pub struct Proxy(pub Arc<Gateway>);
+
+#[async_trait]
+impl ProxyHttp for Proxy {
+    type CTX = Request;
+
+    fn new_ctx(&self) -> Request {
+        Request {
+            began: self.0.clock.now(),
+            operation: Operation::Other,
+            outcome: Outcome::Passed,
+            client: None,
+            account: None,
+            phone: None,
+            refused_by: None,
+            path: None,
+            capture: None,
+            sent_upstream: None,
+            under_way: None,
+        }
+    }
+
+    async fn request_filter(&self, session: &mut Session, request: &mut Request) -> pingora::Result<bool> {
+        let gateway = &self.0;
+        // The context is made before the connection's next request has come.
+        request.began = gateway.clock.now();
+        request.under_way = Some(gateway.work.begin());
+        session::prepare(session, &gateway.config.clients);
+
+        let header = session.req_header();
+        if !header.raw_path().is_ascii() {
+            return early(session, request, Outcome::Rejected, Reply::invalid_request("A URL is ASCII (RFC 3986)."))
+                .await;
+        }
+        let (method, raw) = (header.method.clone(), header.uri.path().to_owned());
+        let reading = path::read(&method, &raw);
+        if let Reading::Verify(call) = &reading {
+            request.operation = call.operation;
+        }
+        request.client = session::client(session, &gateway.config.clients.trusted_proxies);
+
+        if !gateway.throttles.is_empty() {
+            let account = session::account(session, &gateway.config.hash_key);
+            request.account = Some(account);
+            if let Err(slow) = gateway.throttles.check(request.operation, account, request.client) {
+                gateway.metrics.throttled(slow.name);
+                request.refused_by = Some(slow.name.to_owned());
+                let reply = Reply::throttled(&slow, session::user_agent(session));
+                return early(session, request, Outcome::Throttled, reply).await;
+            }
+        }
+        match reading {
+            Reading::Verify(call) => match call.operation {
+                Operation::Send | Operation::Resend => otp::serve(gateway, session, request, &call).await,
+                _ => {
+                    request.path = (call.path != raw).then(|| call.path.into_owned());
+                    session::expect_continue(session).await?;
+                    Ok(false)
+                }
+            },
+            Reading::Other => {
+                session::expect_continue(session).await?;
+                Ok(false)
+            }
+            Reading::NotARoute => early(session, request, Outcome::Rejected, Reply::not_a_route()).await,
+            Reading::WrongMethod(allowed) => {
+                early(session, request, Outcome::Rejected, Reply::wrong_method(allowed)).await
+            }
+        }
+    }
+
+    async fn upstream_peer(&self, _session: &mut Session, _request: &mut Request) -> pingora::Result<Box<HttpPeer>> {
+        self.0.peer.choose()
+    }
+
+    fn fail_to_connect(
+        &self,
+        _session: &mut Session,
+        _peer: &HttpPeer,
+        _request: &mut Request,
+        mut error: Box<pingora::Error>,
+    ) -> Box<pingora::Error> {
+        // Nothing was sent. Another of Sendly's addresses may be better.
+        error.set_retry(self.0.peer.has_another());
+        error
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        _session: &mut Session,
+        upstream: &mut RequestHeader,
+        request: &mut Request,
+    ) -> pingora::Result<()> {
+        request.sent_upstream = Some(self.0.clock.now());
+        passing::request(upstream, self.0.peer.host(), request)
+    }
+
+    async fn upstream_response_filter(
+        &self,
+        _session: &mut Session,
+        upstream: &mut ResponseHeader,
+        request: &mut Request,
+    ) -> pingora::Result<()> {
+        if upstream.status.is_informational() {
+            return Ok(());
+        }
+        if let Some(sent) = request.sent_upstream {
+            self.0.metrics.upstream(request.operation, upstream.status.as_u16(), self.0.clock.now().since(sent));
+        }
+        request.capture = passing::Capture::of(request.operation, upstream);
+        Ok(())
+    }
+
+    fn upstream_response_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        end: bool,
+        request: &mut Request,
+    ) -> pingora::Result<Option<Duration>> {
+        if let Some(whole) = passing::hold_back(&mut request.capture, body, end) {
+            self.0.learn(&whole, self.0.clock.now());
+        }
+        Ok(None)
+    }
+
+    async fn response_trailer_filter(
+        &self,
+        _session: &mut Session,
+        _trailers: &mut http::HeaderMap,
+        request: &mut Request,
+    ) -> pingora::Result<Option<Bytes>> {
+        // Trailers end an HTTP/2 body without an end of its own.
+        let held = request.capture.take().map(passing::Capture::into_body);
+        if let Some(whole) = &held {
+            self.0.learn(whole, self.0.clock.now());
+        }
+        Ok(held)
+    }
+
+    async fn fail_to_proxy(&self, session: &mut Session, error: &pingora::Error, request: &mut Request) -> FailToProxy {
+        request.outcome = Outcome::Failed;
+        let error_code = match passing::failure(error) {
+            // A header has gone out: another answer inside that one would only confuse.
+            Some(reply) if session.response_written().is_none() => {
+                session.set_keepalive(None);
+                match session::write(session, &reply).await {
+                    Ok(()) => reply.status.as_u16(),
+                    Err(_) => 0,
+                }
+            }
+            _ => 0,
+        };
+        FailToProxy { error_code, can_reuse_downstream: false }
+    }
+
+    /// pingora's own log lines name a request by this. Neither paths nor queries belong there: they may hold phones.
+    fn request_summary(&self, _session: &Session, request: &Request) -> String {
+        format!("operation: {}", request.operation.name())
+    }
+
+    async fn logging(&self, session: &mut Session, _error: Option<&pingora::Error>, request: &mut Request) {
+        let gateway = &self.0;
+        if request.under_way.is_none() {
+            return;
+        }
+        let took = gateway.clock.now().since(request.began);
+        gateway.metrics.request(request.operation, request.outcome, took);
+        if !gateway.config.log.access {
+            return;
+        }
+        let status = session.response_written().map_or(0, |header| header.status.as_u16());
+        tracing::info!(
+            target: "access",
+            method = session.req_header().method.as_str(),
+            operation = request.operation.name(),
+            outcome = request.outcome.name(),
+            status,
+            phone = request.phone.map(tracing::field::display),
+            account = request.account.map(|account| tracing::field::display(account.short())),
+            refused_by = request.refused_by.as_deref(),
+            client = request.client.map(tracing::field::display),
+            duration_ms = took.as_secs_f64() * 1e3,
+            bytes = session.body_bytes_sent(),
+        );
+    }
+}
+
+/// Answers before the body was read.
+async fn early(session: &mut Session, request: &mut Request, outcome: Outcome, reply: Reply) -> pingora::Result<bool> {
+    request.outcome = outcome;
+    session::drain(session).await;
+    session::write(session, &reply).await?;
+    Ok(true)
+}

@@ -1,0 +1,118 @@
+//! Asking Sendly for the phone of a verification that the gateway does not know.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use dashmap::DashMap;
+use dashmap::mapref::entry::Entry;
+use http::{HeaderMap, Method, StatusCode, header};
+use tokio::sync::watch;
+
+use super::Gateway;
+use super::exchange::{Answer, Call, Outcome};
+use crate::policy::subject::Verification;
+use crate::sendly::{API, Operation, body};
+use crate::verifications::Known;
+
+/// Look-ups that are under way.
+#[derive(Debug, Default)]
+pub(super) struct Lookups {
+    asking: DashMap<u128, watch::Receiver<Option<Whose>>>,
+}
+
+/// Whose verification it is.
+#[derive(Clone, Debug)]
+pub(super) enum Whose {
+    /// This phone's.
+    Known(Known),
+    /// Nobody's: Sendly does not know it, and this is what it says.
+    Nobody(Answer),
+    /// It could not be found out: the key may not read, or Sendly did not answer.
+    Unknown,
+}
+
+/// The headers that a look-up takes over from the request that needs it: whose key it is made with.
+const ON_BEHALF: [header::HeaderName; 2] =
+    [header::AUTHORIZATION, header::HeaderName::from_static("x-organization-id")];
+
+impl Gateway {
+    /// Whose verification this is: remembered, or looked up once for all who ask at once with the same key. A failure is not
+    /// remembered.
+    pub(super) async fn whose(self: &Arc<Self>, id: &str, headers: &HeaderMap) -> Whose {
+        let verification = self.config.hash_key.verification(id);
+        if let Some(known) = self.verifications.find(verification, self.clock.now()) {
+            return Whose::Known(known);
+        }
+        let value = |name: &header::HeaderName| headers.get(name).map_or(b"".as_slice(), |value| value.as_bytes());
+        let [authorization, organization] = ON_BEHALF.each_ref().map(value);
+        let question = self.config.hash_key.hash(b"lookup", [id.as_bytes(), authorization, organization]);
+        let mut answer = match self.lookups.asking.entry(question) {
+            Entry::Occupied(asking) => asking.get().clone(),
+            Entry::Vacant(vacant) => {
+                let (sender, receiver) = watch::channel(None);
+                vacant.insert(receiver.clone());
+                // In a task of its own: the others wait for it, also if the one who asked first is torn down.
+                let (gateway, call) = (Arc::clone(self), look_up(id, headers));
+                tokio::spawn(async move {
+                    let asking = Asking { gateway: &gateway, question };
+                    let whose = gateway.ask_sendly(verification, call).await;
+                    drop(asking);
+                    sender.send_replace(Some(whose));
+                });
+                receiver
+            }
+        };
+        let whose = answer.wait_for(Option::is_some).await;
+        whose.ok().and_then(|whose| whose.clone()).unwrap_or(Whose::Unknown)
+    }
+
+    async fn ask_sendly(&self, asked: Verification, call: Call) -> Whose {
+        let began = self.clock.now();
+        let outcome = self.sendly.call(call, self.config.upstream.lookup_timeout).await;
+        let now = self.clock.now();
+        if let Outcome::Answered(answer) = &outcome {
+            self.metrics.upstream(Operation::Get, answer.status.as_u16(), now.since(began));
+        }
+        let (whose, result) = match outcome {
+            Outcome::Answered(answer) if answer.status == StatusCode::NOT_FOUND => (Whose::Nobody(answer), "not_found"),
+            Outcome::Answered(answer) if answer.status.is_success() => match body::read_shown(&answer.body) {
+                body::Shown { id: Some(id), phone: Some(phone) } => {
+                    let answered = self.config.hash_key.verification(&id);
+                    let (known, _) = self.verifications.join(asked, answered, phone, now);
+                    (Whose::Known(known), "found")
+                }
+                _ => (Whose::Unknown, "unavailable"),
+            },
+            _ => (Whose::Unknown, "unavailable"),
+        };
+        self.metrics.lookup(result);
+        whose
+    }
+}
+
+/// A look-up under way. It ends even if its task panics: the next one who asks starts anew.
+struct Asking<'g> {
+    gateway: &'g Gateway,
+    question: u128,
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.gateway.lookups.asking.remove(&self.question);
+    }
+}
+
+fn look_up(id: &str, headers: &HeaderMap) -> Call {
+    let mut on_behalf = HeaderMap::new();
+    for name in ON_BEHALF {
+        if let Some(value) = headers.get(&name) {
+            on_behalf.insert(name, value.clone());
+        }
+    }
+    on_behalf.insert(header::ACCEPT, header::HeaderValue::from_static("application/json"));
+    on_behalf.insert(
+        header::USER_AGENT,
+        header::HeaderValue::from_static(concat!("sendly-gateway/", env!("CARGO_PKG_VERSION"))),
+    );
+    Call { method: Method::GET, path: format!("{API}/verify/{id}"), headers: on_behalf, body: Bytes::new() }
+}

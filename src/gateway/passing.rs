@@ -1,0 +1,155 @@
+//! What is done to a request that streams through, and to its answer: as little as can be.
+
+use bytes::{Bytes, BytesMut};
+use http::Uri;
+use http::header::{self, HeaderValue};
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::{Error, ErrorSource, ErrorType};
+
+use super::Request;
+use super::exchange::MISLEADING;
+use super::reply::Reply;
+use crate::sendly::Operation;
+use crate::sendly::body::MAX_ANSWER;
+
+/// Turns the client's request header into the one that Sendly gets.
+pub(super) fn request(upstream: &mut RequestHeader, host: &HeaderValue, request: &Request) -> pingora::Result<()> {
+    let path = request.path.as_deref().unwrap_or_else(|| upstream.uri.path());
+    let absolute = upstream.uri.authority().is_some();
+    if absolute || request.path.is_some() {
+        let target = match upstream.uri.query() {
+            Some(query) => format!("{path}?{query}"),
+            None => path.to_owned(),
+        };
+        let uri = Uri::try_from(target).map_err(|error| Error::because(ErrorType::InvalidHTTPHeader, "path", error))?;
+        upstream.set_uri(uri);
+    }
+    upstream.insert_header(header::HOST, host)?;
+    upstream.remove_header(&header::EXPECT);
+    for name in &MISLEADING {
+        upstream.remove_header(name);
+    }
+    if request.operation.shows_phone() {
+        // The answer is read on its way.
+        upstream.remove_header(&header::ACCEPT_ENCODING);
+    }
+    Ok(())
+}
+
+/// An answer that is read on its way: held back until it is whole, so that what it shows is known before the client sees it.
+#[derive(Debug)]
+pub(super) struct Capture {
+    body: BytesMut,
+    /// Its length, if the header tells.
+    announced: Option<usize>,
+}
+
+impl Capture {
+    /// The capture of this answer, if it may show a verification's phone.
+    pub(super) fn of(operation: Operation, answer: &ResponseHeader) -> Option<Self> {
+        let readable = answer.status.is_success() && operation.shows_phone();
+        let announced = answer.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+        (readable && announced.is_none_or(|length| length <= MAX_ANSWER))
+            .then(|| Self { body: BytesMut::with_capacity(announced.unwrap_or(1024)), announced })
+    }
+
+    /// What was held back.
+    pub(super) fn into_body(self) -> Bytes {
+        self.body.freeze()
+    }
+
+    fn is_whole(&self, end: bool) -> bool {
+        end || self.announced.is_some_and(|length| self.body.len() >= length)
+    }
+}
+
+/// Holds a chunk back until the answer is whole; then lets all of it go, and returns it. An answer that grows too long is let
+/// go unread.
+pub(super) fn hold_back(capture: &mut Option<Capture>, chunk: &mut Option<Bytes>, end: bool) -> Option<Bytes> {
+    let held = capture.as_mut()?;
+    if let Some(bytes) = chunk.take() {
+        held.body.extend_from_slice(&bytes);
+    }
+    let too_long = held.body.len() > MAX_ANSWER;
+    if !too_long && !held.is_whole(end) {
+        return None;
+    }
+    let whole = capture.take()?.into_body();
+    *chunk = Some(whole.clone());
+    (!too_long).then_some(whole)
+}
+
+/// What a client is told of an exchange that failed; nothing, where it is the client that has gone.
+pub(super) fn failure(error: &Error) -> Option<Reply> {
+    use ErrorType::{
+        ConnectTimedout, ConnectionClosed, HTTPStatus, ReadError, ReadTimedout, TLSHandshakeTimedout, WriteError,
+        WriteTimedout,
+    };
+    match (error.esource(), error.etype()) {
+        (ErrorSource::Downstream, WriteError | WriteTimedout | ReadError | ConnectionClosed) => None,
+        (ErrorSource::Downstream, ReadTimedout) => Some(Reply::body_timeout()),
+        (ErrorSource::Downstream, _) => Some(Reply::invalid_request("The request cannot be read.")),
+        (_, HTTPStatus(502)) => Some(Reply::unreachable()),
+        (ErrorSource::Upstream, ReadTimedout | WriteTimedout) => Some(Reply::upstream_timeout()),
+        (ErrorSource::Upstream, ReadError | WriteError | ConnectionClosed) => Some(Reply::broken_off()),
+        (ErrorSource::Upstream, ConnectTimedout | TLSHandshakeTimedout) => Some(Reply::unreachable()),
+        (ErrorSource::Upstream, kind) if format!("{kind:?}").starts_with("Connect") => Some(Reply::unreachable()),
+        (ErrorSource::Upstream, _) => Some(Reply::broken_off()),
+        (ErrorSource::Internal | ErrorSource::Unset, _) => Some(Reply::internal()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(status: u16, length: Option<usize>) -> ResponseHeader {
+        let mut header = ResponseHeader::build(status, None).unwrap();
+        if let Some(length) = length {
+            header.insert_header("content-length", length).unwrap();
+        }
+        header
+    }
+
+    fn chunks(capture: &mut Option<Capture>, chunks: &[(&'static [u8], bool)]) -> (Vec<u8>, Option<Bytes>) {
+        let (mut seen, mut read) = (Vec::new(), None);
+        for (bytes, end) in chunks {
+            let mut chunk = Some(Bytes::from_static(bytes));
+            read = hold_back(capture, &mut chunk, *end).or(read);
+            seen.extend_from_slice(&chunk.unwrap_or_default());
+        }
+        (seen, read)
+    }
+
+    #[test]
+    fn an_answer_is_let_go_when_it_is_whole() {
+        let mut capture = Capture::of(Operation::Get, &answer(200, None));
+        let (seen, read) = chunks(&mut capture, &[(b"ab", false), (b"cd", false)]);
+        assert!(seen.is_empty() && read.is_none(), "the client sees nothing of it yet");
+        let (seen, read) = chunks(&mut capture, &[(b"e", true)]);
+        assert_eq!((seen.as_slice(), read.as_deref()), (b"abcde".as_slice(), Some(b"abcde".as_slice())));
+    }
+
+    #[test]
+    fn an_announced_length_is_enough_to_know_the_end() {
+        let mut capture = Capture::of(Operation::Check, &answer(200, Some(4)));
+        let (seen, read) = chunks(&mut capture, &[(b"ab", false), (b"cd", false)]);
+        assert_eq!((seen.as_slice(), read.as_deref()), (b"abcd".as_slice(), Some(b"abcd".as_slice())));
+    }
+
+    #[test]
+    fn what_is_too_long_to_read_passes_unread() {
+        assert!(Capture::of(Operation::Get, &answer(200, Some(MAX_ANSWER + 1))).is_none());
+        let long: &'static [u8] = Box::leak(vec![b'x'; MAX_ANSWER].into_boxed_slice());
+        let mut capture = Capture::of(Operation::Get, &answer(200, None));
+        let (seen, read) = chunks(&mut capture, &[(long, false), (b"y", false), (b"z", true)]);
+        assert_eq!((seen.len(), read), (MAX_ANSWER + 2, None));
+    }
+
+    #[test]
+    fn only_answers_that_show_a_phone_are_held_back() {
+        assert!(Capture::of(Operation::Get, &answer(404, None)).is_none());
+        assert!(Capture::of(Operation::Other, &answer(200, None)).is_none());
+        assert!(Capture::of(Operation::List, &answer(200, None)).is_none());
+    }
+}

@@ -1,0 +1,91 @@
+//! Where passed-through requests go: Sendly's addresses, resolved in the background, and how a connection to it behaves.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use http::header::HeaderValue;
+use parking_lot::RwLock;
+use pingora::protocols::ALPN;
+use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy, PeerOptions};
+use pingora::{Error, ErrorType};
+
+use super::exchange;
+use crate::config::{Origin, Upstream};
+
+/// See the module's documentation.
+pub(super) struct Peer {
+    origin: Origin,
+    host: HeaderValue,
+    options: PeerOptions,
+    addresses: RwLock<Vec<SocketAddr>>,
+    turn: AtomicUsize,
+}
+
+impl std::fmt::Debug for Peer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Peer").field("origin", &self.origin).finish_non_exhaustive()
+    }
+}
+
+impl Peer {
+    pub(super) fn new(upstream: &Upstream) -> Result<Self, String> {
+        let mut options = PeerOptions::new();
+        options.alpn = ALPN::H1;
+        options.connection_timeout = Some(upstream.connect_timeout);
+        options.total_connection_timeout = Some(upstream.connect_timeout);
+        options.read_timeout = Some(upstream.read_timeout);
+        options.write_timeout = Some(upstream.write_timeout);
+        options.idle_timeout = Some(upstream.idle_timeout);
+        options.http_upstream_request_policy = HttpUpstreamRequestPolicy::deny_upgrades();
+        let host = exchange::authority(&upstream.origin)?;
+        let literal = upstream.origin.host.parse::<IpAddr>().ok();
+        Ok(Self {
+            host: HeaderValue::try_from(host.as_str()).map_err(|error| error.to_string())?,
+            options,
+            addresses: RwLock::new(literal.map(|ip| SocketAddr::new(ip, upstream.origin.port)).into_iter().collect()),
+            turn: AtomicUsize::new(0),
+            origin: upstream.origin.clone(),
+        })
+    }
+
+    /// What Sendly is called in a `Host` header.
+    pub(super) fn host(&self) -> &HeaderValue {
+        &self.host
+    }
+
+    pub(super) fn is_known(&self) -> bool {
+        !self.addresses.read().is_empty()
+    }
+
+    pub(super) fn has_another(&self) -> bool {
+        self.addresses.read().len() > 1
+    }
+
+    /// Looks the addresses up. What was known stays if that fails: an old address is better than none.
+    pub(super) async fn resolve(&self) -> bool {
+        let Origin { host, port, .. } = &self.origin;
+        match tokio::net::lookup_host((host.as_str(), *port)).await {
+            Ok(found) => {
+                let found: Vec<SocketAddr> = found.collect();
+                if !found.is_empty() {
+                    *self.addresses.write() = found;
+                }
+            }
+            Err(error) => tracing::warn!(host, %error, "the upstream's name cannot be resolved"),
+        }
+        self.is_known()
+    }
+
+    /// The next address in turn.
+    pub(super) fn choose(&self) -> pingora::Result<Box<HttpPeer>> {
+        let addresses = self.addresses.read();
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed).checked_rem(addresses.len());
+        let address = turn
+            .and_then(|turn| addresses.get(turn))
+            .ok_or_else(|| Error::explain(ErrorType::HTTPStatus(502), "no address of the upstream is known"))?;
+        // An empty name would switch the verification of certificates off; the config refuses an empty host.
+        let mut peer = HttpPeer::new(*address, self.origin.tls, self.origin.host.clone());
+        peer.options = self.options.clone();
+        Ok(Box::new(peer))
+    }
+}

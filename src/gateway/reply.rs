@@ -1,0 +1,273 @@
+//! The one table from what happened to what the client is told.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use http::{HeaderMap, StatusCode};
+use serde::Serialize;
+
+use crate::policy::{Limit, Obstacle, Policy, Refusal, RefusalCode};
+use crate::sendly::{body, client, code};
+use crate::throttle::Slow;
+
+/// A whole answer to a client.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its headers, without `Content-Length`.
+    pub headers: HeaderMap,
+    /// Its body.
+    pub body: Bytes,
+}
+
+/// Sendly's error shape. No top-level `code`: two SDKs would take it for `error`.
+#[derive(Serialize)]
+struct Body<'a> {
+    error: &'a str,
+    message: &'a str,
+    #[serde(rename = "retryAfter", skip_serializing_if = "Option::is_none")]
+    retry_after: Option<u64>,
+}
+
+impl Reply {
+    /// An error in Sendly's shape.
+    pub fn error(status: StatusCode, error: &str, message: &str) -> Self {
+        Self::build(status, &Body { error, message, retry_after: None })
+    }
+
+    fn build(status: StatusCode, body: &Body<'_>) -> Self {
+        let mut headers = HeaderMap::with_capacity(6);
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Some(seconds) = body.retry_after {
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        // A struct of strings and a number always serialises.
+        Self { status, headers, body: serde_json::to_vec(body).unwrap_or_default().into() }
+    }
+
+    /// A refusal: who speaks, and when to come back.
+    pub fn refused(policy: &Policy, refusal: &Refusal, user_agent: &str, ratelimit_headers: bool) -> Self {
+        let limit = match refusal.by {
+            Obstacle::Limit(place) => policy.limits().get(place),
+            Obstacle::Hold => None,
+        };
+        let (wanted, message) = match limit {
+            Some(limit) => (wanted_code(limit.code), sentence(limit)),
+            None => (code::RATE_LIMIT_EXCEEDED, "Sendly's own limit for this phone number is reached.".to_owned()),
+        };
+        let error = client::refusal_code(wanted, user_agent, refusal.retry_after);
+        let mut reply = Self::too_many(error, &message, refusal.retry_after);
+        if let Some(limit) = limit.filter(|_| ratelimit_headers) {
+            reply.add_ratelimit(&limit.name, limit.max, limit.window, refusal.retry_after);
+        }
+        reply
+    }
+
+    /// A throttle's refusal.
+    pub fn throttled(slow: &Slow<'_>, user_agent: &str) -> Self {
+        let error = client::refusal_code(code::RATE_LIMIT_EXCEEDED, user_agent, slow.retry_after);
+        Self::too_many(error, &format!("Too many requests (throttle {}).", slow.name), slow.retry_after)
+    }
+
+    fn too_many(error: &str, message: &str, wait: Duration) -> Self {
+        let retry_after = Some(whole_seconds(wait));
+        Self::build(StatusCode::TOO_MANY_REQUESTS, &Body { error, message, retry_after })
+    }
+
+    /// `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers-11).
+    fn add_ratelimit(&mut self, name: &str, quota: u32, window: Duration, reset: Duration) {
+        const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+        const LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+        let policy = format!("\"{name}\";q={quota};w={}", whole_seconds(window));
+        let limit = format!("\"{name}\";r=0;t={}", whole_seconds(reset));
+        for (header, value) in [(POLICY, policy), (LIMIT, limit)] {
+            // A limit's name is lower-case letters, digits and hyphens.
+            if let Ok(value) = HeaderValue::try_from(value) {
+                self.headers.insert(header, value);
+            }
+        }
+    }
+
+    /// A key of the code is new, and there is no room for another.
+    pub fn no_room() -> Self {
+        let message = "The gateway tracks as many phone numbers as it is configured for. Nothing was sent.";
+        let retry_after = Some(whole_seconds(Duration::from_secs(10)));
+        Self::build(StatusCode::SERVICE_UNAVAILABLE, &Body { error: code::AT_CAPACITY, message, retry_after })
+    }
+
+    /// A path that reads as the verify family and is none of its routes.
+    pub fn not_a_route() -> Self {
+        let message = "No such route. Verifications stand under /api/v1/verify, spelled exactly so.";
+        Self::error(StatusCode::NOT_FOUND, code::NOT_FOUND, message)
+    }
+
+    /// A method that the route does not know.
+    pub fn wrong_method(allowed: &'static str) -> Self {
+        let mut reply = Self::error(
+            StatusCode::METHOD_NOT_ALLOWED,
+            code::METHOD_NOT_ALLOWED,
+            &format!("This route answers to {allowed}."),
+        );
+        reply.headers.insert(ALLOW, HeaderValue::from_static(allowed));
+        reply
+    }
+
+    /// A request that cannot be judged as it stands.
+    pub fn invalid_request(message: &str) -> Self {
+        Self::error(StatusCode::BAD_REQUEST, code::INVALID_REQUEST, message)
+    }
+
+    /// A send whose body does not name one phone.
+    pub fn unclear(unclear: body::Unclear) -> Self {
+        use body::Unclear::{DuplicateKey, NoPhone, NotAnObject, NotE164};
+        match unclear {
+            NotAnObject => Self::invalid_request("The body must be one JSON object in UTF-8."),
+            DuplicateKey => Self::invalid_request("No key may stand in the body twice, in whatever letter case."),
+            NoPhone => Self::invalid_request("to is required: a phone number in E.164 format, as a string."),
+            NotE164 => Self::error(
+                StatusCode::BAD_REQUEST,
+                code::INVALID_PHONE_FORMAT,
+                "to must be a phone number in E.164 format, such as +15551234567.",
+            ),
+        }
+    }
+
+    /// The body did not arrive in time.
+    pub fn body_timeout() -> Self {
+        let message = "The request's body did not arrive in time.";
+        Self::error(StatusCode::REQUEST_TIMEOUT, code::REQUEST_TIMEOUT, message)
+    }
+
+    /// The body is more than the gateway judges.
+    pub fn body_too_large() -> Self {
+        let message = "The body of a send or resend may have 64 KiB.";
+        Self::error(StatusCode::PAYLOAD_TOO_LARGE, code::PAYLOAD_TOO_LARGE, message)
+    }
+
+    /// Sendly could not be reached: nothing was sent.
+    pub fn unreachable() -> Self {
+        let message = "Sendly could not be reached. Nothing was sent.";
+        Self::error(StatusCode::BAD_GATEWAY, code::UPSTREAM_UNREACHABLE, message)
+    }
+
+    /// Sendly broke off before it had answered in full.
+    pub fn broken_off() -> Self {
+        let message = "Sendly broke off before it had answered. The request may have been carried out.";
+        Self::error(StatusCode::BAD_GATEWAY, code::UPSTREAM_UNREACHABLE, message)
+    }
+
+    /// Sendly did not answer in time.
+    pub fn upstream_timeout() -> Self {
+        let message = "Sendly did not answer in time. The request may have been carried out.";
+        Self::error(StatusCode::GATEWAY_TIMEOUT, code::UPSTREAM_TIMEOUT, message)
+    }
+
+    /// Something broke in the gateway.
+    pub fn internal() -> Self {
+        Self::error(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            code::INTERNAL_ERROR,
+            "The gateway failed to serve this request.",
+        )
+    }
+}
+
+fn wanted_code(code: RefusalCode) -> &'static str {
+    match code {
+        RefusalCode::RateLimitExceeded => code::RATE_LIMIT_EXCEEDED,
+        RefusalCode::ResendCooldown => code::RESEND_COOLDOWN,
+    }
+}
+
+/// For people; in the words of Sendly's own refusal.
+fn sentence(limit: &Limit) -> String {
+    let window = humantime::format_duration(limit.window);
+    let codes = if limit.max == 1 { "code" } else { "codes" };
+    format!(
+        "Too many codes per {} (limit {}). At most {} {codes} in {window}.",
+        limit.per.name(),
+        limit.name,
+        limit.max
+    )
+}
+
+/// Rounded up, so that whoever waits this long is let through; and at least 1, since SDKs take 0 for 60.
+fn whole_seconds(span: Duration) -> u64 {
+    (span.as_secs() + u64::from(span.subsec_nanos() > 0)).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::{Counts, Mode, Per};
+
+    fn policy() -> Policy {
+        let limit = |name: &str, per, max, seconds, code| Limit {
+            name: name.into(),
+            per,
+            max,
+            window: Duration::from_secs(seconds),
+            counts: Counts::BOTH,
+            mode: Mode::Enforce,
+            code,
+        };
+        Policy::new(vec![
+            limit("phone-10m", Per::Phone, 5, 600, RefusalCode::RateLimitExceeded),
+            limit("resend-cooldown", Per::Verification, 1, 60, RefusalCode::ResendCooldown),
+        ])
+    }
+
+    #[test]
+    fn a_refusal_speaks_sendly() {
+        let refusal = Refusal { by: Obstacle::Limit(0), retry_after: Duration::from_millis(411_001) };
+        let reply = Reply::refused(&policy(), &refusal, "curl", true);
+        assert_eq!(reply.status, 429);
+        assert_eq!(
+            std::str::from_utf8(&reply.body).unwrap(),
+            r#"{"error":"rate_limit_exceeded","message":"Too many codes per phone (limit phone-10m). At most 5 codes in 10m.","retryAfter":412}"#
+        );
+        for (name, value) in [
+            ("content-type", "application/json"),
+            ("cache-control", "no-store"),
+            ("retry-after", "412"),
+            ("ratelimit-policy", "\"phone-10m\";q=5;w=600"),
+            ("ratelimit", "\"phone-10m\";r=0;t=412"),
+        ] {
+            assert_eq!(reply.headers.get(name).unwrap(), value, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_wait_is_never_told_as_zero() {
+        let refusal = Refusal { by: Obstacle::Limit(1), retry_after: Duration::from_micros(1) };
+        let reply = Reply::refused(&policy(), &refusal, "sendly-rs/7.0.0", false);
+        assert_eq!(reply.headers.get("retry-after").unwrap(), "1");
+        assert!(reply.headers.get("ratelimit").is_none(), "the fields can be switched off");
+        assert!(reply.body.starts_with(br#"{"error":"resend_cooldown""#));
+    }
+
+    #[test]
+    fn every_error_is_json_with_error_and_message_and_no_code() {
+        use body::Unclear::{DuplicateKey, NoPhone, NotAnObject, NotE164};
+        let unclear = [DuplicateKey, NoPhone, NotAnObject, NotE164].map(Reply::unclear);
+        let others = [
+            Reply::not_a_route(),
+            Reply::wrong_method("POST"),
+            Reply::body_timeout(),
+            Reply::body_too_large(),
+            Reply::unreachable(),
+            Reply::broken_off(),
+            Reply::upstream_timeout(),
+            Reply::internal(),
+            Reply::no_room(),
+        ];
+        for reply in unclear.iter().chain(&others) {
+            let body: serde_json::Value = serde_json::from_slice(&reply.body).unwrap();
+            assert!(body["error"].is_string() && body["message"].is_string() && body.get("code").is_none(), "{body}");
+            assert_eq!(reply.headers.get("content-type").unwrap(), "application/json");
+        }
+    }
+}

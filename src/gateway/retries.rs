@@ -1,0 +1,425 @@
+//! One click buys one SMS: which request is a new one, and which is an SDK's retry of an exchange that the gateway knows.
+//!
+//! Requests are the same if their API key, organisation, path, body and `Idempotency-Key` are. A request is a retry, and gets
+//! the answer of the exchange that it repeats, if that exchange
+//! - carries an `Idempotency-Key` and is in flight, or had a final answer a while ago; or
+//! - has lost its client: it timed out or its connection broke, so that the answer could not be delivered; or
+//! - ended with nobody knowing whether Sendly sent a code.
+//!
+//! Otherwise it is a new click, however alike: two live requests are two. What the gateway itself refuses is never kept.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use dashmap::DashMap;
+use dashmap::mapref::entry::Entry;
+use tokio::sync::watch;
+
+use super::reply::Reply;
+use crate::clock::{Clock, Moment};
+use crate::config::Retries as Settings;
+
+/// What makes two requests the same: a keyed hash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Fingerprint {
+    /// Of API key, organisation, path, body and `Idempotency-Key`.
+    pub hash: u128,
+    /// Whether there was an `Idempotency-Key`.
+    pub keyed: bool,
+}
+
+/// How an exchange ended, as far as a retry is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// With an answer that would be the same again (2xx, 3xx, 4xx but 429).
+    Final,
+    /// With an answer that may be another next time (5xx, Sendly's 429).
+    Passing,
+    /// With nobody knowing whether Sendly carried it out.
+    Unknown,
+    /// Without anything having been sent: refused, or Sendly not reached. A retry is to be judged anew.
+    Nothing,
+}
+
+/// An exchange that is over.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    /// What its clients are told.
+    pub reply: Reply,
+    /// How it ended.
+    pub ending: Ending,
+}
+
+impl Ended {
+    /// The end of an exchange whose task died.
+    fn nobody_knows_how() -> Self {
+        Self { reply: Reply::internal(), ending: Ending::Unknown }
+    }
+}
+
+/// The exchanges that a retry may repeat.
+#[derive(Debug)]
+pub struct Retries {
+    exchanges: DashMap<u128, Vec<Exchange>>,
+    kept: AtomicUsize,
+    serial: AtomicU64,
+    settings: Settings,
+    clock: Clock,
+}
+
+#[derive(Debug)]
+struct Exchange {
+    serial: u64,
+    keyed: bool,
+    /// Clients that wait for it or are being answered.
+    clients: usize,
+    delivered: bool,
+    over: Option<(Ending, Moment)>,
+    ended: watch::Receiver<Option<Arc<Ended>>>,
+}
+
+impl Exchange {
+    /// Whether it is over and no client waits for it: only retries can want it.
+    fn is_kept(&self) -> bool {
+        self.over.is_some() && self.clients == 0
+    }
+}
+
+/// A request's place in [`Retries`].
+#[derive(Debug)]
+pub enum Place {
+    /// It is a new click: whoever asks has to carry it out.
+    New(Ticket, Publisher),
+    /// It is a retry: its answer is there or on the way.
+    Retry(Ticket),
+}
+
+impl Retries {
+    /// None yet.
+    pub fn new(settings: Settings, clock: Clock) -> Arc<Self> {
+        Arc::new(Self {
+            exchanges: DashMap::new(),
+            kept: AtomicUsize::new(0),
+            serial: AtomicU64::new(0),
+            settings,
+            clock,
+        })
+    }
+
+    /// Finds the exchange that a request repeats, or makes a new one.
+    pub fn place(self: &Arc<Self>, fingerprint: Fingerprint) -> Place {
+        let now = self.clock.now();
+        let mut exchanges = self.exchanges.entry(fingerprint.hash).or_default();
+        let repeats = exchanges.iter_mut().find(|exchange| self.is_open_to_retries(exchange, now));
+        if let Some(exchange) = repeats {
+            if exchange.is_kept() {
+                self.kept.fetch_sub(1, Ordering::Relaxed);
+            }
+            exchange.clients += 1;
+            let (serial, ended) = (exchange.serial, exchange.ended.clone());
+            return Place::Retry(self.ticket(fingerprint.hash, serial, ended));
+        }
+        let serial = self.serial.fetch_add(1, Ordering::Relaxed);
+        let (sender, ended) = watch::channel(None);
+        exchanges.push(Exchange {
+            serial,
+            keyed: fingerprint.keyed,
+            clients: 1,
+            delivered: false,
+            over: None,
+            ended: ended.clone(),
+        });
+        let publisher = Publisher { retries: Arc::clone(self), hash: fingerprint.hash, serial, sender: Some(sender) };
+        Place::New(self.ticket(fingerprint.hash, serial, ended), publisher)
+    }
+
+    /// Answers that are kept for a retry.
+    pub fn kept(&self) -> usize {
+        self.kept.load(Ordering::Relaxed)
+    }
+
+    /// Drops the answers that have been kept long enough. Returns how many there were.
+    pub fn sweep(&self) -> usize {
+        let now = self.clock.now();
+        let mut dropped = 0;
+        self.exchanges.retain(|_, exchanges| {
+            let before = exchanges.len();
+            exchanges
+                .retain(|exchange| exchange.clients > 0 || self.kept_until(exchange).is_none_or(|until| until > now));
+            dropped += before - exchanges.len();
+            !exchanges.is_empty()
+        });
+        self.kept.fetch_sub(dropped, Ordering::Relaxed);
+        dropped
+    }
+
+    fn ticket(self: &Arc<Self>, hash: u128, serial: u64, ended: watch::Receiver<Option<Arc<Ended>>>) -> Ticket {
+        Ticket { retries: Arc::clone(self), hash, serial, ended, delivered: false, given_up: false }
+    }
+
+    fn is_open_to_retries(&self, exchange: &Exchange, now: Moment) -> bool {
+        let unclaimed = exchange.keyed || exchange.clients == 0;
+        unclaimed && self.kept_until(exchange).is_none_or(|until| until > now)
+    }
+
+    /// Until when an exchange that has ended answers its retries; `None` while it is in flight.
+    fn kept_until(&self, exchange: &Exchange) -> Option<Moment> {
+        let (ending, at) = exchange.over?;
+        let Settings { undelivered, unknown, idempotency, .. } = self.settings;
+        let waits_for_its_client = if exchange.delivered { Duration::ZERO } else { undelivered };
+        let span = match ending {
+            Ending::Nothing => Duration::ZERO,
+            Ending::Passing => waits_for_its_client,
+            Ending::Final if exchange.keyed => idempotency.max(waits_for_its_client),
+            Ending::Final => waits_for_its_client,
+            Ending::Unknown => unknown.max(waits_for_its_client),
+        };
+        Some(at + span)
+    }
+
+    /// Changes an exchange, and drops it if nobody waits for it and no retry may repeat it.
+    fn change(&self, hash: u128, serial: u64, change: impl FnOnce(&mut Exchange)) {
+        let now = self.clock.now();
+        let Entry::Occupied(mut entry) = self.exchanges.entry(hash) else { return };
+        let Some(place) = entry.get().iter().position(|exchange| exchange.serial == serial) else { return };
+        let Some(exchange) = entry.get_mut().get_mut(place) else { return };
+        change(exchange);
+        if exchange.is_kept() {
+            let worth_keeping = self.kept_until(exchange).is_some_and(|until| until > now);
+            if worth_keeping && self.kept() < self.settings.max_kept {
+                self.kept.fetch_add(1, Ordering::Relaxed);
+            } else {
+                entry.get_mut().swap_remove(place);
+                if entry.get().is_empty() {
+                    entry.remove();
+                }
+            }
+        }
+    }
+}
+
+/// A client's claim to an exchange's answer. Dropping it without [`Ticket::delivered`] means that the client has gone.
+#[derive(Debug)]
+pub struct Ticket {
+    retries: Arc<Retries>,
+    hash: u128,
+    serial: u64,
+    ended: watch::Receiver<Option<Arc<Ended>>>,
+    delivered: bool,
+    given_up: bool,
+}
+
+impl Ticket {
+    /// Waits for the answer. Cancel-safe.
+    pub async fn ended(&mut self) -> Arc<Ended> {
+        let ended = self.ended.wait_for(Option::is_some).await;
+        // The publisher publishes even when it is dropped: there is always something to say.
+        ended.ok().and_then(|ended| ended.clone()).unwrap_or_else(|| Arc::new(Ended::nobody_knows_how()))
+    }
+
+    /// The client has its answer. After [`Ticket::give_up`] that cannot be known, and this changes nothing.
+    pub fn delivered(mut self) {
+        self.delivered = true;
+    }
+
+    /// The client has gone, as far as can be seen: from now on a retry may take its place. The answer can still be waited for.
+    pub fn give_up(&mut self) {
+        if std::mem::replace(&mut self.given_up, true) {
+            return;
+        }
+        self.retries.change(self.hash, self.serial, |exchange| {
+            exchange.clients = exchange.clients.saturating_sub(1);
+            exchange.delivered |= self.delivered;
+        });
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.give_up();
+    }
+}
+
+/// The duty to end an exchange. One that is dropped (its task panicked) ends it with nobody knowing how.
+#[derive(Debug)]
+pub struct Publisher {
+    retries: Arc<Retries>,
+    hash: u128,
+    serial: u64,
+    sender: Option<watch::Sender<Option<Arc<Ended>>>>,
+}
+
+impl Publisher {
+    /// Ends the exchange and tells its answer to all who wait for it.
+    pub fn publish(mut self, reply: Reply, ending: Ending) {
+        self.finish(Ended { reply, ending });
+    }
+
+    fn finish(&mut self, ended: Ended) {
+        let Some(sender) = self.sender.take() else { return };
+        let now = self.retries.clock.now();
+        // First the answer, then the end: an exchange that has ended always has one.
+        let ending = ended.ending;
+        sender.send_replace(Some(Arc::new(ended)));
+        self.retries.change(self.hash, self.serial, |exchange| exchange.over = Some((ending, now)));
+    }
+}
+
+impl Drop for Publisher {
+    fn drop(&mut self) {
+        self.finish(Ended::nobody_knows_how());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::ManualClock;
+    use http::StatusCode;
+
+    const KEYED: Fingerprint = Fingerprint { hash: 1, keyed: true };
+    const PLAIN: Fingerprint = Fingerprint { hash: 2, keyed: false };
+
+    fn retries() -> (Arc<Retries>, ManualClock) {
+        let seconds = Duration::from_secs;
+        let settings =
+            Settings { undelivered: seconds(60), unknown: seconds(15), idempotency: seconds(600), max_kept: 100 };
+        let clock = ManualClock::new(Moment::from_micros(1_800_000_000_000_000));
+        (Retries::new(settings, clock.clone().into()), clock)
+    }
+
+    fn new(place: Place) -> (Ticket, Publisher) {
+        match place {
+            Place::New(ticket, publisher) => (ticket, publisher),
+            Place::Retry(_) => panic!("taken for a retry"),
+        }
+    }
+
+    fn retry(place: Place) -> Ticket {
+        match place {
+            Place::Retry(ticket) => ticket,
+            Place::New(..) => panic!("taken for a new click"),
+        }
+    }
+
+    fn is_new(place: &Place) -> bool {
+        matches!(place, Place::New(..))
+    }
+
+    fn reply(text: &str) -> Reply {
+        Reply::error(StatusCode::CREATED, text, "")
+    }
+
+    async fn text(ticket: &mut Ticket) -> String {
+        String::from_utf8(ticket.ended().await.reply.body.to_vec()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_request_with_the_idempotency_key_of_one_in_flight_joins_it() {
+        let (retries, clock) = retries();
+        let (mut first, publisher) = new(retries.place(KEYED));
+        let mut second = retry(retries.place(KEYED));
+        publisher.publish(reply("one"), Ending::Final);
+        assert!(text(&mut first).await.contains("one") && text(&mut second).await.contains("one"));
+        first.delivered();
+        second.delivered();
+        clock.advance(Duration::from_secs(599));
+        assert!(text(&mut retry(retries.place(KEYED))).await.contains("one"), "a final answer is kept under its key");
+        clock.advance(Duration::from_secs(1));
+        assert!(is_new(&retries.place(KEYED)));
+    }
+
+    #[tokio::test]
+    async fn two_live_requests_are_two() {
+        let (retries, _clock) = retries();
+        let (_first, _publisher) = new(retries.place(PLAIN));
+        assert!(is_new(&retries.place(PLAIN)));
+    }
+
+    #[tokio::test]
+    async fn a_request_like_one_whose_client_has_gone_adopts_its_exchange_in_flight() {
+        let (retries, _clock) = retries();
+        let (first, publisher) = new(retries.place(PLAIN));
+        drop(first);
+        let mut second = retry(retries.place(PLAIN));
+        assert!(is_new(&retries.place(PLAIN)), "it has a client again");
+        publisher.publish(reply("one"), Ending::Final);
+        assert!(text(&mut second).await.contains("one"));
+        second.delivered();
+        assert!(is_new(&retries.place(PLAIN)), "delivered: the next one is a new click");
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_could_not_be_delivered_waits_a_minute() {
+        let (retries, clock) = retries();
+        for ending in [Ending::Final, Ending::Passing, Ending::Unknown] {
+            let (first, publisher) = new(retries.place(PLAIN));
+            publisher.publish(reply("one"), ending);
+            drop(first);
+            clock.advance(Duration::from_secs(59));
+            drop(retry(retries.place(PLAIN)));
+            assert_eq!(retries.kept(), 1, "the retry's client went too");
+            clock.advance(Duration::from_secs(1));
+            assert!(is_new(&retries.place(PLAIN)), "{ending:?}");
+            retries.sweep();
+            assert_eq!(retries.kept(), 0);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_nobody_knows_is_not_sent_again_by_a_retry() {
+        let (retries, clock) = retries();
+        let (first, publisher) = new(retries.place(PLAIN));
+        publisher.publish(reply("unknown"), Ending::Unknown);
+        first.delivered();
+        for _ in 0..3 {
+            clock.advance(Duration::from_secs(4));
+            let mut again = retry(retries.place(PLAIN));
+            assert!(text(&mut again).await.contains("unknown"));
+            again.delivered();
+        }
+        clock.advance(Duration::from_secs(3));
+        assert!(is_new(&retries.place(PLAIN)));
+    }
+
+    #[tokio::test]
+    async fn refusals_and_passing_failures_are_never_kept_under_a_key() {
+        let (retries, _clock) = retries();
+        for ending in [Ending::Nothing, Ending::Passing] {
+            let (first, publisher) = new(retries.place(KEYED));
+            publisher.publish(reply("no"), ending);
+            first.delivered();
+            assert!(is_new(&retries.place(KEYED)), "{ending:?}");
+            assert_eq!(retries.kept(), 0);
+        }
+        let (first, publisher) = new(retries.place(KEYED));
+        publisher.publish(reply("no"), Ending::Nothing);
+        drop(first);
+        assert!(is_new(&retries.place(KEYED)), "also not where the client has gone");
+    }
+
+    #[tokio::test]
+    async fn an_exchange_whose_task_dies_ends_unknown() {
+        let (retries, _clock) = retries();
+        let (mut first, publisher) = new(retries.place(PLAIN));
+        drop(publisher);
+        assert!(text(&mut first).await.contains("internal_error"));
+        first.delivered();
+        let _unknown = retry(retries.place(PLAIN));
+    }
+
+    #[tokio::test]
+    async fn no_more_answers_are_kept_than_there_is_room_for() {
+        let (retries, clock) = retries();
+        for hash in 0..200 {
+            let (first, publisher) = new(retries.place(Fingerprint { hash, keyed: true }));
+            publisher.publish(reply("one"), Ending::Final);
+            first.delivered();
+        }
+        assert_eq!(retries.kept(), 100);
+        clock.advance(Duration::from_secs(600));
+        assert_eq!(retries.sweep(), 100);
+        assert_eq!((retries.kept(), retries.exchanges.len()), (0, 0));
+    }
+}

@@ -1,0 +1,180 @@
+//! The wiring: from a configuration and its sockets to a gateway that serves.
+//!
+//! pingora's services run on the caller's runtime. Its own `Server` is left out: it sleeps out a fixed grace period when it is
+//! told to stop, and panics inside a task where a socket cannot be bound.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::IntoRawFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use pingora::listeners::tls::TlsSettings;
+use pingora::listeners::{L4BufferSettings, ListenerConfig};
+use pingora::proxy::http_proxy_service;
+use pingora::server::Fds;
+use pingora::server::configuration::ServerConf;
+use pingora::services::Service as _;
+use pingora::services::listening::Service;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::admin::{Admin, Draining};
+use crate::clock::Clock;
+use crate::config::{Config, Tls};
+use crate::gateway::{Gateway, Proxy};
+
+/// How often the upstream's addresses are looked up; while none is known, much more often.
+const RESOLVE_EVERY: Duration = Duration::from_secs(30);
+const RESOLVE_AGAIN: Duration = Duration::from_secs(1);
+
+/// Read and write buffers of a connection, in bytes each. pingora's 64 KiB would be most of what an idle connection costs.
+const BUFFER: usize = 4096;
+
+/// Bound sockets, not served yet.
+#[derive(Debug)]
+pub struct Sockets {
+    proxy: TcpListener,
+    admin: TcpListener,
+}
+
+impl Sockets {
+    /// Binds both listeners of a configuration.
+    ///
+    /// # Errors
+    /// The address that cannot be bound, and why.
+    pub fn bind(config: &Config) -> Result<Self, String> {
+        let bind = |address: SocketAddr| TcpListener::bind(address).map_err(|error| format!("{address}: {error}"));
+        Ok(Self { proxy: bind(config.listen)?, admin: bind(config.admin.listen)? })
+    }
+}
+
+/// A gateway that serves. Dropping it stops it at once.
+#[derive(Debug)]
+pub struct Running {
+    /// Where clients connect.
+    pub address: SocketAddr,
+    /// Where operators connect.
+    pub admin_address: SocketAddr,
+    gateway: Arc<Gateway>,
+    draining: Draining,
+    stop: watch::Sender<bool>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+/// Starts a gateway on the current runtime.
+///
+/// # Errors
+/// What is wrong with a certificate, a socket or the way to the upstream.
+pub async fn start(config: Config, sockets: Sockets, clock: Clock) -> Result<Running, String> {
+    let (address, admin_address) = (local(&sockets.proxy)?, local(&sockets.admin)?);
+    let tls = config.tls.as_ref().map(tls_settings).transpose()?;
+    let conf = Arc::new(ServerConf {
+        threads: config.workers,
+        upstream_keepalive_pool_size: config.upstream.max_idle,
+        ca_file: config.upstream.ca_file.as_ref().map(|file| file.display().to_string()),
+        // Of connecting, not of sending.
+        max_retries: 2,
+        ..ServerConf::default()
+    });
+    let gateway = Gateway::new(config, clock)?;
+    let draining = Draining::default();
+    let (stop, stopping) = watch::channel(false);
+
+    let mut proxy = http_proxy_service(&conf, Proxy(Arc::clone(&gateway)));
+    let mut fds = Fds::new();
+    let mut listener = ListenerConfig::tcp(hand_over(&mut fds, sockets.proxy)?);
+    if let Some(tls) = tls {
+        listener = listener.tls(tls);
+    }
+    proxy.add_listener(listener.l4_buffer(L4BufferSettings::new(BUFFER, BUFFER)));
+    let mut admin = Service::new("admin".to_owned(), Admin::new(Arc::clone(&gateway), draining.clone()));
+    admin.add_listener(ListenerConfig::tcp(hand_over(&mut fds, sockets.admin)?));
+
+    gateway.resolve().await;
+    let fds = Arc::new(Mutex::new(fds));
+    let (proxy_fds, proxy_stopping) = (Arc::clone(&fds), stopping.clone());
+    let tasks = vec![
+        tokio::spawn(async move { proxy.start_service(Some(proxy_fds), proxy_stopping, 1).await }),
+        tokio::spawn(async move { admin.start_service(Some(fds), stopping, 1).await }),
+        tokio::spawn(sweep(Arc::clone(&gateway))),
+        tokio::spawn(resolve(Arc::clone(&gateway))),
+    ];
+    Ok(Running { address, admin_address, gateway, draining, stop, tasks })
+}
+
+impl Running {
+    /// The gateway itself.
+    pub fn gateway(&self) -> &Arc<Gateway> {
+        &self.gateway
+    }
+
+    /// Takes no more connections, and waits until nothing is in flight any more, but no longer than `patience`. Returns how
+    /// many requests and exchanges were still in flight then.
+    pub async fn drain(self, patience: Duration) -> usize {
+        self.draining.begin();
+        self.stop.send_replace(true);
+        let work = self.gateway.work();
+        match tokio::time::timeout(patience, work.none_left()).await {
+            Ok(()) => 0,
+            Err(_) => work.count(),
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop.send_replace(true);
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+async fn sweep(gateway: Arc<Gateway>) {
+    let mut turns = tokio::time::interval(gateway.sweep_every());
+    turns.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        turns.tick().await;
+        gateway.sweep().await;
+    }
+}
+
+async fn resolve(gateway: Arc<Gateway>) {
+    loop {
+        tokio::time::sleep(if gateway.is_ready() { RESOLVE_EVERY } else { RESOLVE_AGAIN }).await;
+        gateway.resolve().await;
+    }
+}
+
+fn local(listener: &TcpListener) -> Result<SocketAddr, String> {
+    listener.local_addr().map_err(|error| error.to_string())
+}
+
+/// Gives a bound socket to pingora, under the name by which its listener asks for it.
+fn hand_over(fds: &mut Fds, listener: TcpListener) -> Result<String, String> {
+    let name = local(&listener)?.to_string();
+    let non_blocking: io::Result<()> = listener.set_nonblocking(true);
+    non_blocking.map_err(|error| error.to_string())?;
+    fds.add(name.clone(), listener.into_raw_fd());
+    Ok(name)
+}
+
+/// TLS to clients: HTTP/2 and HTTP/1.1. Certificate and key are read and held against each other here: pingora would do it
+/// inside its service, and panic.
+fn tls_settings(tls: &Tls) -> Result<TlsSettings, String> {
+    let in_file = |file: &Path, error: &dyn std::fmt::Display| format!("{}: {error}", file.display());
+    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(&tls.cert_file)
+        .and_then(Iterator::collect)
+        .map_err(|error| in_file(&tls.cert_file, &error))?;
+    let key = PrivateKeyDer::from_pem_file(&tls.key_file).map_err(|error| in_file(&tls.key_file, &error))?;
+    let certified = CertifiedKey::from_der(chain, key, &rustls::crypto::ring::default_provider())
+        .map_err(|error| in_file(&tls.cert_file, &error))?;
+    let mut settings = TlsSettings::intermediate("", "").map_err(|error| error.to_string())?;
+    settings.set_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
+    settings.enable_h2();
+    Ok(settings)
+}

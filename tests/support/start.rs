@@ -1,0 +1,91 @@
+//! A gateway in this process, on ports that the system chooses, with a clock that the test moves.
+
+use std::time::Duration;
+
+use sendly_gateway::clock::{Clock, ManualClock, Moment};
+use sendly_gateway::config::Config;
+use sendly_gateway::server::{self, Running, Sockets};
+
+use crate::client::{Answer, Wire};
+use crate::upstream::Upstream;
+
+/// Somewhere in 2026; a test that cares moves it.
+const START: Moment = Moment::from_micros(1_795_424_400_000_000);
+
+/// A gateway before a scripted upstream.
+pub(crate) struct Gateway {
+    pub(crate) running: Running,
+    pub(crate) upstream: Upstream,
+    pub(crate) clock: ManualClock,
+}
+
+/// A gateway with the default configuration.
+pub(crate) async fn gateway() -> Gateway {
+    gateway_with("").await
+}
+
+/// A gateway with the default configuration, but for this TOML. Where it listens and whom it asks is up to the test suite.
+pub(crate) async fn gateway_with(config: &str) -> Gateway {
+    let upstream = Upstream::start().await;
+    let clock = ManualClock::new(START);
+    let running = serve(config, &upstream.url(), clock.clone().into()).await;
+    Gateway { running, upstream, clock }
+}
+
+pub(crate) async fn serve(config: &str, upstream: &str, clock: Clock) -> Running {
+    let given = [("LISTEN", "127.0.0.1:0"), ("ADMIN_LISTEN", "127.0.0.1:0"), ("UPSTREAM_URL", upstream), ("WORKERS", "2")];
+    let environment = given.map(|(key, value)| (format!("SENDLY_GATEWAY_{key}"), value.to_owned()));
+    let config = Config::parse(config, "test", environment.into_iter()).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+    let sockets = Sockets::bind(&config).unwrap();
+    server::start(config, sockets, clock).await.unwrap()
+}
+
+impl Gateway {
+    pub(crate) async fn connect(&self) -> Wire {
+        Wire::connect(self.running.address).await
+    }
+
+    /// One request on a connection of its own, and its answer.
+    pub(crate) async fn ask(&self, method: &str, target: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+        let mut wire = self.connect().await;
+        wire.request(method, target, headers, body.as_bytes()).await;
+        wire.answer().await.expect("the connection ends without an answer")
+    }
+
+    pub(crate) async fn send(&self, phone: &str) -> Answer {
+        self.ask("POST", "/api/v1/verify", &[], &send_body(phone)).await
+    }
+
+    pub(crate) async fn resend(&self, id: &str) -> Answer {
+        self.ask("POST", &format!("/api/v1/verify/{id}/resend"), &[], "").await
+    }
+
+    /// Sends a code that has to pass, and returns its id.
+    pub(crate) async fn send_ok(&self, phone: &str) -> String {
+        let answer = self.send(phone).await;
+        assert_eq!(answer.status, 201, "{answer:?}");
+        answer.json()["id"].as_str().unwrap().to_owned()
+    }
+
+    pub(crate) fn wait(&self, span: Duration) {
+        self.clock.advance(span);
+    }
+
+    /// What `/metrics` says.
+    pub(crate) async fn metrics(&self) -> String {
+        let mut wire = Wire::connect(self.running.admin_address).await;
+        wire.request("GET", "/metrics", &[], b"").await;
+        String::from_utf8(wire.answer().await.unwrap().body).unwrap()
+    }
+
+    /// The value of one series.
+    pub(crate) async fn metric(&self, series: &str) -> u64 {
+        let text = self.metrics().await;
+        let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("{series} is not in\n{text}")).parse().unwrap()
+    }
+}
+
+pub(crate) fn send_body(phone: &str) -> String {
+    format!("{{\"to\":\"{phone}\"}}")
+}

@@ -7,4 +7,5 @@ pub mod clock;
 pub mod config;
 pub mod phone;
 pub mod policy;
+pub mod sandbox;
 pub mod sendly;

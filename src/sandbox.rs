@@ -14,7 +14,7 @@
 //! | 0004 | as usual, but `delivery_status` is `failed`: a resend is legal at once | yes |
 //! | 0005 | 500 `internal_error`, though the code went out | yes |
 //! | 0006 | none: the connection is closed after the code went out | yes |
-//! | 0007 | late: when a test releases it | yes |
+//! | 0007 | after [`HELD_FOR`], or when a test [releases](Sandbox::release) it | yes |
 //! | 0008 | 429 `rate_limit_exceeded`, as at Sendly's own limit | no |
 //! | anything else | as usual; the code arrives at once | yes |
 //!
@@ -32,6 +32,7 @@ mod profiles;
 mod replays;
 mod reply;
 mod route;
+mod serve;
 mod state;
 mod verification;
 
@@ -40,7 +41,7 @@ use std::fmt;
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response};
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::clock::Moment;
 use crate::phone::Phone;
@@ -48,8 +49,9 @@ use crate::policy::subject::HashKey;
 use caller::Caller;
 use limits::Quota;
 use replays::Slot;
-use reply::{Refusal, Reply};
+use reply::{Leaves, Refusal, Reply};
 use route::Route;
+pub use serve::{HELD_FOR, serve};
 use state::State;
 
 /// What may be chosen about a sandbox.
@@ -77,6 +79,7 @@ pub struct Sandbox {
     secret: HashKey,
     state: Mutex<State>,
     sent: watch::Sender<u64>,
+    releases: Semaphore,
 }
 
 impl fmt::Debug for Sandbox {
@@ -110,10 +113,11 @@ impl Sandbox {
             state: Mutex::new(State::new(options, secret.clone())),
             secret,
             sent: watch::Sender::new(0),
+            releases: Semaphore::new(0),
         }
     }
 
-    /// Answers a request at once. What only a socket can do, hold an answer back or close instead, is not done here.
+    /// Answers a request at once. What only a socket can do, hold an answer back or close instead, is left to [`serve`].
     pub fn answer<B: AsRef<[u8]>>(&self, request: &Request<B>, now: Moment) -> Response<Bytes> {
         let begun = self.begin(request, now);
         self.complete(begun, now)
@@ -132,6 +136,11 @@ impl Sandbox {
     /// Follows [`sent_total`](Self::sent_total): lets a test await that a code went out whose answer does not come.
     pub fn watch_sent(&self) -> watch::Receiver<u64> {
         self.sent.subscribe()
+    }
+
+    /// Lets so many held answers go: those that wait already, or the next ones.
+    pub fn release(&self, answers: usize) {
+        self.releases.add_permits(answers.min(Semaphore::MAX_PERMITS - self.releases.available_permits()));
     }
 
     /// Does what a request asks for.

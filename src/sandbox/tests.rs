@@ -3,6 +3,7 @@
 mod answers;
 mod idempotency;
 mod phones;
+mod socket;
 mod verifications;
 
 use std::time::Duration;

@@ -11,6 +11,7 @@ pub mod ledger;
 pub mod metrics;
 pub mod phone;
 pub mod policy;
+pub mod sandbox;
 pub mod sendly;
 pub mod server;
 pub mod telemetry;

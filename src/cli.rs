@@ -164,7 +164,8 @@ fn run_sandbox(listen: SocketAddr, limits: bool) -> Result<(), Failure> {
     let log = Log { filter: "info".to_owned(), format: LogFormat::Text, access: true };
     telemetry::start(&log, clock.clone()).map_err(Failure::unavailable)?;
     runtime(1)?.block_on(async {
-        let listener = TcpListener::bind(listen).await.map_err(|error| Failure::unavailable(format!("{listen}: {error}")))?;
+        let listener =
+            TcpListener::bind(listen).await.map_err(|error| Failure::unavailable(format!("{listen}: {error}")))?;
         let sandbox = Arc::new(Sandbox::new(sandbox::Options { limits, ..sandbox::Options::default() }));
         let mut signals = Signals::new()?;
         tracing::info!(address = %listener.local_addr().map_err(Failure::unavailable)?, limits, "sandbox Sendly");

@@ -4,6 +4,7 @@
 #![doc = "`clock`, `phone` · `sendly`, `policy` · `ledger`, `verifications` · `metrics`, `config` · `gateway`, `admin`, `sandbox` · `server` · `cli`."]
 
 pub mod admin;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod gateway;

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-// A tenth of a request's CPU, and most of what the system's allocator keeps of an idle connection.
+// It saves a few per cent of a request's CPU beside the system's, and a fifth of its user-space instructions.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

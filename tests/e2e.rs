@@ -1,6 +1,12 @@
 //! The promises, end to end: real sockets, a gateway in this process, an upstream that is scripted, a clock that stands still
 //! until it is moved.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test says what is wrong by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test says what is wrong by panicking"
+)]
 #![allow(dead_code, reason = "the support modules serve several suites")]
 
 #[path = "support/client.rs"]

@@ -86,7 +86,8 @@ impl Wire {
         if headers.get("transfer-encoding").is_some_and(|value| value == "chunked") {
             loop {
                 let line_end = self.until(b"\r\n").await?;
-                let size = usize::from_str_radix(std::str::from_utf8(&self.read[..line_end - 2]).unwrap().trim(), 16).unwrap();
+                let size =
+                    usize::from_str_radix(std::str::from_utf8(&self.read[..line_end - 2]).unwrap().trim(), 16).unwrap();
                 self.read.drain(..line_end);
                 while self.read.len() < size + 2 {
                     if !self.more().await {
@@ -112,8 +113,9 @@ impl Wire {
 
     /// Whether the other side has closed, with nothing left to read.
     pub(crate) async fn is_closed(&mut self) -> bool {
+        let nothing_left = self.read.is_empty();
         let read = tokio::time::timeout(Duration::from_secs(10), self.more());
-        self.read.is_empty() && !read.await.expect("the connection stays open")
+        nothing_left && !read.await.expect("the connection stays open")
     }
 
     fn take_head(&mut self) -> Option<(StatusCode, HeaderMap, usize)> {

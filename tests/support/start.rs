@@ -33,7 +33,8 @@ pub(crate) async fn gateway_with(config: &str) -> Gateway {
 }
 
 pub(crate) async fn serve(config: &str, upstream: &str, clock: Clock) -> Running {
-    let given = [("LISTEN", "127.0.0.1:0"), ("ADMIN_LISTEN", "127.0.0.1:0"), ("UPSTREAM_URL", upstream), ("WORKERS", "2")];
+    let given =
+        [("LISTEN", "127.0.0.1:0"), ("ADMIN_LISTEN", "127.0.0.1:0"), ("UPSTREAM_URL", upstream), ("WORKERS", "2")];
     let environment = given.map(|(key, value)| (format!("SENDLY_GATEWAY_{key}"), value.to_owned()));
     let config = Config::parse(config, "test", environment.into_iter()).unwrap_or_else(|mistakes| panic!("{mistakes}"));
     let sockets = Sockets::bind(&config).unwrap();

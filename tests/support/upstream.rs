@@ -3,17 +3,20 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full};
 use hyper::body::{Frame, Incoming};
+use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use hyper_util::server::conn::auto::Builder;
+use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore, watch};
@@ -119,7 +122,8 @@ impl Upstream {
             ids: AtomicU64::new(1),
         });
         let weak = Arc::downgrade(&state);
-        *state.script.lock() = Arc::new(move |seen| weak.upgrade().map_or(Act::BreakOff, |state| state.like_sendly(seen)));
+        *state.script.lock() =
+            Arc::new(move |seen| weak.upgrade().map_or(Act::BreakOff, |state| state.like_sendly(seen)));
         let serving = Arc::clone(&state);
         let task = tokio::spawn(async move {
             loop {
@@ -129,7 +133,7 @@ impl Upstream {
                 tokio::spawn(async move {
                     let service = service_fn(|request| state.serve(request));
                     // An error is what a scripted break looks like from here.
-                    let _ = Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
+                    let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
                 });
             }
         });
@@ -252,15 +256,28 @@ impl State {
                 Ok(response)
             }
             Act::BreakOff => Err(broken()),
-            Act::CutBody(status) => {
-                let first = Ok(Frame::data(Bytes::from_static(b"{\"id\":\"ver_")));
-                let frames = futures_lite_iter([first, Err(broken())]);
-                Ok(answer(status, StreamBody::new(frames).boxed()))
-            }
+            Act::CutBody(status) => Ok(answer(status, Cut { begun: false }.boxed())),
             Act::Hang => {
                 self.never.notified().await;
                 Err(broken())
             }
         }
+    }
+}
+
+/// A body that breaks off after its first bytes.
+struct Cut {
+    begun: bool,
+}
+
+impl hyper::body::Body for Cut {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
+        Poll::Ready(Some(match std::mem::replace(&mut self.begun, true) {
+            false => Ok(Frame::data(Bytes::from_static(b"{\"id\":\"ver_"))),
+            true => Err(std::io::Error::other("scripted")),
+        }))
     }
 }

@@ -1,7 +1,13 @@
 //! A reverse proxy in front of the Sendly API that lets no phone get more codes than its limits allow.
 //!
-//! The modules, lowest first; a module may use those above it in this list and never those below (`tests/tidy.rs` holds it):
-#![doc = "`clock`, `phone` · `sendly`, `policy` · `ledger`, `verifications` · `metrics`, `config` · `gateway`, `admin`, `sandbox` · `server` · `cli`."]
+//! The modules, lowest first; each may use those above it in this list that `tests/tidy.rs` says, and none below:
+//!
+//! - `clock`: the only place that reads the time. `phone`: a number in E.164. `work`: what is under way.
+//! - `sendly`: the API as data. `policy`: the limits, the exact log, the decision.
+//! - `ledger`: who has had how many codes. `verifications`: whose an id is.
+//! - `config`: what an operator may write. `metrics`: what is counted. `throttle`: smoothed rates on attempts.
+//! - `gateway`: the proxy. `admin`: the operators' listener. `sandbox`: a Sendly for development.
+//! - `telemetry`: log lines. `server`: the wiring. `cli`: the command line.
 
 pub mod admin;
 pub mod cli;

@@ -1,0 +1,210 @@
+//! The house rules, held by reading the sources: which module may use which, who owns which outside crate, and what has no
+//! place here at all.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says what is wrong by panicking")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The modules, lowest first, and what each may use. A module that is not here may not be.
+const ARROWS: &[(&str, &[&str])] = &[
+    ("clock", &[]),
+    ("phone", &[]),
+    ("work", &[]),
+    ("sendly", &["phone"]),
+    ("policy", &["clock", "phone"]),
+    ("ledger", &["clock", "policy"]),
+    ("verifications", &["clock", "phone", "policy"]),
+    ("config", &["policy", "sendly"]),
+    ("metrics", &["policy", "sendly"]),
+    ("throttle", &["clock", "config", "policy", "sendly"]),
+    (
+        "gateway",
+        &["clock", "config", "ledger", "metrics", "phone", "policy", "sendly", "throttle", "verifications", "work"],
+    ),
+    ("admin", &["gateway"]),
+    ("sandbox", &["clock", "phone", "policy", "sendly"]),
+    ("telemetry", &["clock", "config"]),
+    ("server", &["admin", "clock", "config", "gateway"]),
+    ("cli", &["clock", "config", "sandbox", "server", "telemetry"]),
+];
+
+/// Who may name an outside crate. A crate that is not here may be named nowhere.
+const OWNERS: &[(&str, &[&str])] = &[
+    ("arrayvec", &["policy", "ledger"]),
+    ("async_trait", &["gateway", "admin"]),
+    ("bytes", &["gateway", "sandbox"]),
+    ("clap", &["cli"]),
+    ("dashmap", &["gateway"]),
+    ("governor", &["throttle"]),
+    ("hashbrown", &["ledger", "verifications"]),
+    ("http", &["sendly", "gateway", "admin", "sandbox", "config"]),
+    ("http_body_util", &["gateway/exchange", "sandbox"]),
+    ("humantime", &["clock", "config", "gateway/reply"]),
+    ("hyper", &["gateway/exchange", "sandbox"]),
+    ("hyper_rustls", &["gateway/exchange"]),
+    ("hyper_util", &["gateway/exchange", "sandbox"]),
+    ("ipnet", &["config", "gateway/session"]),
+    ("mimalloc", &["main"]),
+    ("parking_lot", &["ledger", "verifications", "gateway", "sandbox", "server"]),
+    ("pingora", &["gateway", "admin", "server"]),
+    ("prometheus", &["metrics"]),
+    ("rustls", &["gateway/exchange", "server"]),
+    ("rustls_native_certs", &["gateway/exchange"]),
+    ("rustls_pki_types", &["gateway/exchange", "server"]),
+    ("sendly_gateway", &["main"]),
+    ("serde", &["sendly", "gateway/reply", "config", "sandbox"]),
+    ("serde_json", &["sendly", "gateway/reply", "sandbox"]),
+    ("siphasher", &["policy"]),
+    ("tokio", &["cli", "gateway", "sandbox", "server", "work"]),
+    ("toml", &["config"]),
+    ("tower_service", &["gateway/exchange"]),
+    ("tracing", &["cli", "gateway", "metrics", "sandbox"]),
+    ("tracing_subscriber", &["telemetry", "config"]),
+];
+
+struct Source {
+    path: PathBuf,
+    /// Its path below `src`, without the extension: `gateway/reply`.
+    place: String,
+    /// Its code: without comments and without its test module.
+    code: String,
+}
+
+impl Source {
+    fn module(&self) -> &str {
+        self.place.split('/').next().unwrap()
+    }
+}
+
+fn files(below: &Path, into: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(below).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { files(&path, into) } else { into.push(path) }
+    }
+}
+
+fn sources() -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut paths = Vec::new();
+    files(&root, &mut paths);
+    let sources: Vec<Source> = paths
+        .into_iter()
+        .filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
+        .map(|path| {
+            let text = fs::read_to_string(&path).unwrap();
+            let code = text.split("\n#[cfg(test)]\nmod tests {").next().unwrap();
+            let code = code.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
+            let place = path.strip_prefix(&root).unwrap().with_extension("").to_str().unwrap().to_owned();
+            Source { path, place, code }
+        })
+        .filter(|source| !source.place.contains("/tests"))
+        .collect();
+    assert!(sources.len() > 20, "the sources are not where this test looks");
+    sources
+}
+
+/// The words that stand before `::`, and not after another `::`; and those that a `use` takes in whole.
+fn named(code: &str) -> BTreeSet<&str> {
+    let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let mut names = BTreeSet::new();
+    for (place, _) in code.match_indices("::") {
+        let before = &code[..place];
+        let name = &before[before.rfind(|c| !word(c)).map_or(0, |end| end + 1)..];
+        if !before[..before.len() - name.len()].ends_with("::") {
+            names.insert(name);
+        }
+    }
+    names
+}
+
+/// The modules of this crate that the code names.
+fn used_modules(code: &str) -> BTreeSet<&str> {
+    let mut used = BTreeSet::new();
+    for (place, mark) in code.match_indices("crate::") {
+        let rest = &code[place + mark.len()..];
+        used.insert(rest.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).next().unwrap());
+    }
+    used
+}
+
+#[test]
+fn modules_use_only_what_lies_below_them() {
+    let mut arrows = 0;
+    for source in sources().iter().filter(|source| !matches!(source.place.as_str(), "main" | "lib")) {
+        let (_, allowed) = ARROWS
+            .iter()
+            .find(|(module, _)| *module == source.module())
+            .unwrap_or_else(|| panic!("{} is no module of the house: give it a place in ARROWS", source.module()));
+        for used in used_modules(&source.code) {
+            arrows += 1;
+            let own = used == source.module();
+            assert!(own || allowed.contains(&used), "{} may not use {used}", source.path.display());
+        }
+    }
+    assert!(arrows > 50, "this test sees no arrows");
+}
+
+#[test]
+fn no_arrow_points_upward() {
+    for (place, (module, uses)) in ARROWS.iter().enumerate() {
+        for used in *uses {
+            let lower = ARROWS.iter().position(|(other, _)| other == used).expect("a module of the house");
+            assert!(lower < place, "{module} stands below {used}");
+        }
+    }
+}
+
+#[test]
+fn every_outside_crate_has_its_owners() {
+    let manifest = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml")).unwrap();
+    let dependencies = manifest.split("\n[dependencies]\n").nth(1).unwrap().split("\n[").next().unwrap();
+    let crates: Vec<String> = dependencies
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| Some(line.split_once(" = ")?.0.replace('-', "_")))
+        .collect();
+    assert!(crates.len() > 20, "the manifest is not as this test reads it");
+    let sources = sources();
+    for name in crates.iter().map(String::as_str) {
+        let owners = OWNERS.iter().find(|(owned, _)| *owned == name).map(|(_, owners)| *owners);
+        let owners = owners.unwrap_or_else(|| panic!("{name} has no owner: give it one in OWNERS"));
+        let users: Vec<_> = sources.iter().filter(|source| named(&source.code).contains(name)).collect();
+        assert!(!users.is_empty(), "nobody uses {name}");
+        for user in users {
+            let owned = owners.iter().any(|owner| user.place == *owner || user.place.starts_with(&format!("{owner}/")));
+            assert!(owned, "{} may not name {name}", user.path.display());
+        }
+    }
+}
+
+#[test]
+fn nothing_reads_the_time_but_the_clock() {
+    for source in sources().iter().filter(|source| source.place != "clock") {
+        for call in ["Instant::now", "SystemTime::now", ".elapsed()", "Utc::now", "UNIX_EPOCH"] {
+            assert!(!source.code.contains(call), "{} reads the time: {call}", source.path.display());
+        }
+    }
+}
+
+#[test]
+fn files_are_short_and_say_what_they_are() {
+    for source in sources() {
+        let lines = source.code.lines().count();
+        assert!(lines <= 400, "{} has {lines} lines", source.path.display());
+        let text = fs::read_to_string(&source.path).unwrap();
+        assert!(text.starts_with("//!"), "{} does not say what it is", source.path.display());
+        for word in ["mod", "util", "utils", "helper", "helpers", "manager", "handler", "service", "common", "misc"] {
+            assert!(source.path.file_stem().unwrap() != word, "{} is named after nothing", source.path.display());
+        }
+    }
+}
+
+#[test]
+fn the_crate_documentation_lists_every_module() {
+    let lib = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs")).unwrap();
+    for (module, _) in ARROWS {
+        assert!(lib.contains(&format!("`{module}`")), "src/lib.rs does not tell of {module}");
+        assert!(lib.contains(&format!("pub mod {module};")), "{module} is no module");
+    }
+}

@@ -1,1 +1,221 @@
 //! What an operator may write, and every mistake in it.
+//!
+//! Each function here reads one section, and each key stands in one place: its name, its default, what it takes, and why no
+//! more than that. What a key is for stands at its field in [`Config`] and in `config/gateway.toml`, which shows them all.
+//!
+//! Every key can be overridden by an environment variable that is named after it (`SENDLY_GATEWAY_UPSTREAM_URL`,
+//! `SENDLY_GATEWAY_LIMITS_PHONE_10M_MAX`), or by the contents of the file that the same variable with `_FILE` names.
+
+mod environment;
+mod given;
+mod kinds;
+mod limits;
+mod mistake;
+mod nearest;
+mod origin;
+mod reader;
+mod section;
+mod span;
+mod throttles;
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::thread::available_parallelism;
+use std::time::Duration;
+
+use environment::Environment;
+use given::Document;
+use kinds::{address, array, count, duration, flag, log_filter, network, one_of, passphrase, readable_file};
+pub use mistake::{Mistake, Mistakes, Place, Problem};
+use reader::Reader;
+use section::Section;
+use span::{days, hours, millis, minutes, secs};
+
+use super::{Admin, Clients, Config, Log, LogFormat, Memory, Origin, Replies, Retries, Tls, Upstream, WhenFull};
+use crate::policy::subject::HashKey;
+use crate::policy::{self, Per};
+
+/// When Sendly's SDKs give up on a request. They send it again then, so a limited request has to be answered before.
+const SDKS_GIVE_UP: Duration = secs(30);
+
+/// The longest that one step of an exchange may take, with room for an answer before [`SDKS_GIVE_UP`].
+const MAX_STEP: Duration = secs(29);
+
+impl Config {
+    /// Reads a file, and the variables that override it.
+    pub fn load(path: &Path, environment: impl Iterator<Item = (String, String)>) -> Result<Self, Mistakes> {
+        let origin = path.display().to_string();
+        match fs::read_to_string(path) {
+            Ok(text) => Self::parse(&text, &origin, environment),
+            Err(error) => {
+                let problem =
+                    Problem::Value { expected: environment::READABLE_FILE.to_owned(), found: error.to_string() };
+                Err(Mistake { place: Place::File(origin), key: String::new(), problem }.into())
+            }
+        }
+    }
+
+    /// Reads the text of a file that is called `origin`, and the variables that override it. The empty text is a
+    /// configuration too: that of the defaults.
+    pub fn parse(
+        text: &str,
+        origin: &str,
+        environment: impl Iterator<Item = (String, String)>,
+    ) -> Result<Self, Mistakes> {
+        let (document, syntax) = Document::parse(origin, text);
+        let (default_limits, _) = Document::parse("default limits", limits::DEFAULT);
+        let mut reader = Reader::new(Environment::new(environment));
+        let config = Section::root(&mut reader, &document).read(|keys| config(keys, &default_limits));
+        reader.finish(syntax).map_or(Ok(config), Err)
+    }
+}
+
+fn config<'t>(keys: &mut Section<'_, 't>, default_limits: &'t Document<'t>) -> Config {
+    let config = Config {
+        listen: keys.get("listen", loopback(8080), address),
+        workers: match keys.get("workers", 0, count(0..=1024)) {
+            0 => available_parallelism().map_or(1, usize::from),
+            workers => workers,
+        },
+        hash_key: keys
+            .secret("hash_key", "hash_key_file", passphrase)
+            .map_or_else(HashKey::random, |passphrase| HashKey::from_passphrase(&passphrase)),
+        // Kubernetes kills a pod 30 s after it was told to stop.
+        drain_timeout: keys.get("drain_timeout", secs(30), duration(secs(0)..=hours(1))),
+        upstream: keys.section("upstream", upstream),
+        tls: keys.section("tls", tls),
+        clients: keys.section("clients", clients),
+        admin: keys.section("admin", |keys| Admin { listen: keys.get("listen", loopback(9090), address) }),
+        memory: keys.section("memory", memory),
+        retries: keys.section("retries", retries),
+        replies: keys
+            .section("replies", |keys| Replies { ratelimit_headers: keys.get("ratelimit_headers", true, flag) }),
+        log: keys.section("log", log),
+        limits: keys.entries("limits", policy::MAX_LIMITS, Some(default_limits), limits::limit),
+        throttles: keys.entries("throttles", throttles::MAX_THROTTLES, None, throttles::throttle),
+    };
+    rules(keys, &config);
+    config
+}
+
+fn upstream(keys: &mut Section<'_, '_>) -> Upstream {
+    let sendly = Origin { tls: true, host: "sendly.live".to_owned(), port: 443 };
+    Upstream {
+        origin: keys.get("url", sendly, origin::origin),
+        ca_file: keys.optional("ca_file", readable_file),
+        connect_timeout: keys.get("connect_timeout", secs(3), duration(millis(1)..=MAX_STEP)),
+        exchange_timeout: keys.get("exchange_timeout", secs(20), duration(millis(1)..=MAX_STEP)),
+        lookup_timeout: keys.get("lookup_timeout", secs(3), duration(millis(1)..=MAX_STEP)),
+        read_timeout: keys.get("read_timeout", secs(60), duration(millis(1)..=hours(1))),
+        write_timeout: keys.get("write_timeout", secs(30), duration(millis(1)..=hours(1))),
+        // A connection that the upstream closes just as a code is sent leaves its outcome unknown, and its charge kept. The
+        // shortest common keep-alive is Node's, 5 s.
+        idle_timeout: keys.get("idle_timeout", secs(4), duration(millis(1)..=hours(1))),
+        max_idle: keys.get("max_idle", 128, count(0..=65_536)),
+    }
+}
+
+fn tls(keys: &mut Section<'_, '_>) -> Option<Tls> {
+    let (cert_file, key_file) = (keys.optional("cert_file", readable_file), keys.optional("key_file", readable_file));
+    let paired = cert_file.is_some() == key_file.is_some();
+    keys.rule(paired, &["cert_file", "key_file"], "both cert_file and key_file");
+    Some(Tls { cert_file: cert_file?, key_file: key_file? })
+}
+
+fn clients(keys: &mut Section<'_, '_>) -> Clients {
+    Clients {
+        // pingora counts it in seconds.
+        keep_alive: keys.get("keep_alive", secs(60), duration(secs(1)..=hours(1))),
+        body_timeout: keys.get("body_timeout", secs(10), duration(millis(1)..=minutes(10))),
+        write_timeout: keys.get("write_timeout", secs(30), duration(millis(1)..=hours(1))),
+        trusted_proxies: keys.get("trusted_proxies", Vec::new(), array("networks", network)),
+    }
+}
+
+fn memory(keys: &mut Section<'_, '_>) -> Memory {
+    Memory {
+        max_keys: keys.get("max_keys", 1_000_000, count(1..=1_000_000_000)),
+        when_full: keys.get(
+            "when_full",
+            WhenFull::Refuse,
+            one_of(&[("refuse", WhenFull::Refuse), ("allow", WhenFull::Allow)]),
+        ),
+        sweep_every: keys.get("sweep_every", secs(10), duration(millis(1)..=hours(1))),
+        max_verifications: keys.get("max_verifications", 1_000_000, count(1..=1_000_000_000)),
+        // A verification lives for an hour at most.
+        remember_verifications: keys.get("remember_verifications", hours(24), duration(millis(1)..=days(31))),
+    }
+}
+
+fn retries(keys: &mut Section<'_, '_>) -> Retries {
+    Retries {
+        undelivered: keys.get("undelivered", secs(60), duration(secs(0)..=hours(1))),
+        unknown: keys.get("unknown", secs(15), duration(secs(0)..=hours(1))),
+        idempotency: keys.get("idempotency", minutes(10), duration(secs(0)..=hours(24))),
+        max_kept: keys.get("max_kept", 100_000, count(0..=100_000_000)),
+    }
+}
+
+fn log(keys: &mut Section<'_, '_>) -> Log {
+    Log {
+        filter: keys.get("filter", "info".to_owned(), log_filter),
+        format: keys.get("format", LogFormat::Json, one_of(&[("json", LogFormat::Json), ("text", LogFormat::Text)])),
+        access: keys.get("access", true, flag),
+    }
+}
+
+/// What has to hold between keys.
+fn rules(keys: &mut Section<'_, '_>, config: &Config) {
+    let Config { upstream, memory, .. } = config;
+    keys.rule(
+        !collide(config.listen, config.admin.listen),
+        &["admin.listen", "listen"],
+        "listen and admin.listen to differ",
+    );
+    keys.rule(
+        upstream.connect_timeout <= upstream.exchange_timeout,
+        &["upstream.connect_timeout", "upstream.exchange_timeout"],
+        "connect_timeout to be no longer than exchange_timeout, of which it is a part",
+    );
+    let answered = upstream.lookup_timeout + upstream.exchange_timeout;
+    keys.rule(
+        answered < SDKS_GIVE_UP,
+        &["upstream.exchange_timeout", "upstream.lookup_timeout"],
+        "lookup_timeout and exchange_timeout to be less than 30s together (SDKs give up then, and retry)",
+    );
+    keys.rule(
+        answered <= config.drain_timeout,
+        &["drain_timeout", "upstream.exchange_timeout", "upstream.lookup_timeout"],
+        format!(
+            "drain_timeout to be at least lookup_timeout and exchange_timeout together ({}), so that no code is cut off",
+            span::text(answered)
+        ),
+    );
+    keys.rule(
+        upstream.origin.tls || upstream.ca_file.is_none(),
+        &["upstream.ca_file"],
+        "no ca_file, or a url that is https",
+    );
+    let cooldowns = config.limits.iter().filter(|limit| limit.per == Per::Verification);
+    if let Some(longest) = cooldowns.max_by_key(|limit| limit.window) {
+        keys.rule(
+            longest.window <= memory.remember_verifications,
+            &["memory.remember_verifications"],
+            format!("at least {}, the window of the limit {}", span::text(longest.window), longest.name),
+        );
+    }
+}
+
+/// Whether two listeners cannot both have their addresses. Port 0 is any free port, and `[::]` takes IPv4 too.
+fn collide(one: SocketAddr, other: SocketAddr) -> bool {
+    let covers = |wide: SocketAddr, narrow: SocketAddr| {
+        wide.ip() == narrow.ip() || wide.ip().is_unspecified() && (wide.is_ipv6() || narrow.is_ipv4())
+    };
+    one.port() == other.port() && one.port() != 0 && (covers(one, other) || covers(other, one))
+}
+
+/// Nobody else reaches what listens here until an operator says so.
+fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+}

@@ -1,0 +1,74 @@
+//! Reads keys one after another, and collects what is wrong with them.
+//!
+//! Asking for a key is what makes it known: there is no second list of keys that could differ from the first. A mistake never
+//! stops the reading, because an operator wants to see all of them; whoever asked goes on with the key's default.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::environment::Environment;
+use super::mistake::{Mistake, Mistakes, Place, Problem};
+use super::nearest;
+
+/// What is known about a configuration while it is read.
+#[derive(Debug)]
+pub(super) struct Reader {
+    pub(super) environment: Environment,
+    pub(super) mistakes: Vec<Mistake>,
+    /// Keys that stand in the file and that nobody asked for.
+    pub(super) unknown: Vec<(String, Place)>,
+    /// What was asked for, by its path; sections too.
+    pub(super) asked: BTreeMap<String, Asked>,
+    /// The names of limits and throttles.
+    pub(super) names: BTreeSet<String>,
+}
+
+/// A key that was asked for.
+#[derive(Debug, Default)]
+pub(super) struct Asked {
+    /// The environment variable that overrides it, if one can.
+    pub(super) variable: Option<String>,
+    /// What it holds.
+    pub(super) answer: Answer,
+}
+
+/// What a key holds.
+#[derive(Debug, Default)]
+pub(super) enum Answer {
+    /// Nothing: its default applies.
+    #[default]
+    Absent,
+    /// Something that it does not take.
+    Mistaken,
+    /// Something that it takes: where that stands, and how a mistake shows it.
+    Sound(Place, String),
+}
+
+impl Reader {
+    pub(super) fn new(environment: Environment) -> Self {
+        Self { environment, mistakes: Vec::new(), unknown: Vec::new(), asked: BTreeMap::new(), names: BTreeSet::new() }
+    }
+
+    /// All mistakes, those of the syntax among them.
+    ///
+    /// Where the syntax is broken, a key may seem to be absent or out of place that is neither. So nothing is said then about
+    /// what is missing or unknown, nor about the rest of a broken line.
+    pub(super) fn finish(mut self, syntax: Vec<Mistake>) -> Option<Mistakes> {
+        let broken = !syntax.is_empty();
+        self.mistakes.retain(|mistake| {
+            let missing = matches!(mistake.problem, Problem::Missing { .. });
+            !(broken && missing || syntax.iter().any(|error| error.place.shares_line(&mistake.place)))
+        });
+        self.mistakes.extend(syntax);
+        if !broken {
+            let paths = self.asked.keys().map(String::as_str);
+            self.mistakes.extend(self.unknown.into_iter().map(|(key, place)| {
+                let meant = nearest::path(&key, paths.clone()).map(str::to_owned);
+                Mistake { place, key, problem: Problem::Unknown { meant } }
+            }));
+            let variables = self.asked.values().filter_map(|asked| asked.variable.as_deref());
+            let meant = |name: &str| nearest::name(name, variables.clone()).map(str::to_owned);
+            self.mistakes.extend(self.environment.unknown(meant));
+        }
+        Mistakes::of(self.mistakes)
+    }
+}

@@ -16,6 +16,8 @@ mod origin;
 mod reader;
 mod section;
 mod span;
+#[cfg(test)]
+mod tests;
 mod throttles;
 
 use std::fs;

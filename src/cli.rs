@@ -12,8 +12,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::clock::Clock;
-use crate::config::file::Mistakes;
-use crate::config::{Config, Log, LogFormat, Origin};
+use crate::config::{Config, Log, LogFormat, Mistakes, Origin};
 use crate::sandbox::{self, Sandbox};
 use crate::server::{self, Sockets};
 use crate::telemetry;
@@ -109,8 +108,13 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// The variables of the environment; one that is not UTF-8 cannot be meant for this program.
+fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}
+
 fn check(file: &Path) -> Result<(), Failure> {
-    let config = Config::load(file, std::env::vars())?;
+    let config = Config::load(file, environment())?;
     say(&format!(
         "{}: {} limits, {} throttles, no mistake\n",
         file.display(),
@@ -121,8 +125,8 @@ fn check(file: &Path) -> Result<(), Failure> {
 
 fn run(run: &Run) -> Result<(), Failure> {
     let mut config = match &run.config {
-        Some(file) => Config::load(file, std::env::vars())?,
-        None => Config::parse("", "defaults", std::env::vars())?,
+        Some(file) => Config::load(file, environment())?,
+        None => Config::parse("", "defaults", environment())?,
     };
     if let Some(listen) = run.listen {
         config.listen = listen;

@@ -1,5 +1,5 @@
 //! What the program may assume about its configuration. A value of these types is valid: what an operator may write, and
-//! everything that can be wrong with it, is in [`file`].
+//! everything that can be wrong with it, is in [`mod@file`].
 
 pub mod file;
 
@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use file::{Mistake, Mistakes};
 use ipnet::IpNet;
 
 use crate::policy::subject::HashKey;
@@ -147,7 +148,7 @@ pub struct Replies {
 /// What is logged, and how.
 #[derive(Clone, Debug)]
 pub struct Log {
-    /// A level or a directive of `tracing-subscriber`'s `EnvFilter`.
+    /// Levels, of everything or of modules: a directive of `tracing-subscriber`'s `EnvFilter`, of its plain kind.
     pub filter: String,
     /// The form of a line.
     pub format: LogFormat,

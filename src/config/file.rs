@@ -173,50 +173,48 @@ fn rules(keys: &mut Section<'_, '_>, config: &Config) {
     keys.rule(
         !collide(config.listen, config.admin.listen),
         &["admin.listen", "listen"],
-        "admin.listen and listen not to be the same address",
+        "listen and admin.listen to differ",
     );
     keys.rule(
         upstream.connect_timeout <= upstream.exchange_timeout,
         &["upstream.connect_timeout", "upstream.exchange_timeout"],
-        "upstream.connect_timeout to be no longer than upstream.exchange_timeout, of which it is a part",
+        "connect_timeout to be no longer than exchange_timeout, of which it is a part",
     );
     let answered = upstream.lookup_timeout + upstream.exchange_timeout;
     keys.rule(
         answered < SDKS_GIVE_UP,
         &["upstream.exchange_timeout", "upstream.lookup_timeout"],
-        "upstream.lookup_timeout and upstream.exchange_timeout to be less than 30s together (SDKs give up then, and retry)",
+        "lookup_timeout and exchange_timeout to be less than 30s together (SDKs give up then, and retry)",
     );
     keys.rule(
         answered <= config.drain_timeout,
         &["drain_timeout", "upstream.exchange_timeout", "upstream.lookup_timeout"],
         format!(
-            "drain_timeout to be at least upstream.lookup_timeout and upstream.exchange_timeout together ({}), so that no code is cut off",
+            "drain_timeout to be at least lookup_timeout and exchange_timeout together ({}), so that no code is cut off",
             span::text(answered)
         ),
     );
     keys.rule(
         upstream.origin.tls || upstream.ca_file.is_none(),
         &["upstream.ca_file"],
-        "upstream.url to be https where there is an upstream.ca_file",
+        "no ca_file, or a url that is https",
     );
     let cooldowns = config.limits.iter().filter(|limit| limit.per == Per::Verification);
     if let Some(longest) = cooldowns.max_by_key(|limit| limit.window) {
         keys.rule(
             longest.window <= memory.remember_verifications,
             &["memory.remember_verifications"],
-            format!(
-                "memory.remember_verifications to be at least {}, the window of the limit {}",
-                span::text(longest.window),
-                longest.name
-            ),
+            format!("at least {}, the window of the limit {}", span::text(longest.window), longest.name),
         );
     }
 }
 
-/// Whether two listeners cannot both have their addresses. Port 0 is any free port.
+/// Whether two listeners cannot both have their addresses. Port 0 is any free port, and `[::]` takes IPv4 too.
 fn collide(one: SocketAddr, other: SocketAddr) -> bool {
-    let wildcard = one.ip().is_unspecified() || other.ip().is_unspecified();
-    one.port() == other.port() && one.port() != 0 && (wildcard || one.ip() == other.ip())
+    let covers = |wide: SocketAddr, narrow: SocketAddr| {
+        wide.ip() == narrow.ip() || wide.ip().is_unspecified() && (wide.is_ipv6() || narrow.is_ipv4())
+    };
+    one.port() == other.port() && one.port() != 0 && (covers(one, other) || covers(other, one))
 }
 
 /// Nobody else reaches what listens here until an operator says so.

@@ -303,8 +303,15 @@ mod tests {
         }
     }
 
-    fn is_new(place: &Place) -> bool {
-        matches!(place, Place::New(..))
+    /// Whether it is a new click; if so, it is refused, so that nothing of it stays.
+    fn is_new(place: Place) -> bool {
+        match place {
+            Place::New(_ticket, publisher) => {
+                publisher.publish(reply("refused"), Ending::Nothing);
+                true
+            }
+            Place::Retry(_) => false,
+        }
     }
 
     fn reply(text: &str) -> Reply {
@@ -327,14 +334,14 @@ mod tests {
         clock.advance(Duration::from_secs(599));
         assert!(text(&mut retry(retries.place(KEYED))).await.contains("one"), "a final answer is kept under its key");
         clock.advance(Duration::from_secs(1));
-        assert!(is_new(&retries.place(KEYED)));
+        assert!(is_new(retries.place(KEYED)));
     }
 
     #[tokio::test]
     async fn two_live_requests_are_two() {
         let (retries, _clock) = retries();
         let (_first, _publisher) = new(retries.place(PLAIN));
-        assert!(is_new(&retries.place(PLAIN)));
+        assert!(is_new(retries.place(PLAIN)));
     }
 
     #[tokio::test]
@@ -343,11 +350,11 @@ mod tests {
         let (first, publisher) = new(retries.place(PLAIN));
         drop(first);
         let mut second = retry(retries.place(PLAIN));
-        assert!(is_new(&retries.place(PLAIN)), "it has a client again");
+        assert!(is_new(retries.place(PLAIN)), "it has a client again");
         publisher.publish(reply("one"), Ending::Final);
         assert!(text(&mut second).await.contains("one"));
         second.delivered();
-        assert!(is_new(&retries.place(PLAIN)), "delivered: the next one is a new click");
+        assert!(is_new(retries.place(PLAIN)), "delivered: the next one is a new click");
     }
 
     #[tokio::test]
@@ -361,7 +368,7 @@ mod tests {
             drop(retry(retries.place(PLAIN)));
             assert_eq!(retries.kept(), 1, "the retry's client went too");
             clock.advance(Duration::from_secs(1));
-            assert!(is_new(&retries.place(PLAIN)), "{ending:?}");
+            assert!(is_new(retries.place(PLAIN)), "{ending:?}");
             retries.sweep();
             assert_eq!(retries.kept(), 0);
         }
@@ -380,7 +387,7 @@ mod tests {
             again.delivered();
         }
         clock.advance(Duration::from_secs(3));
-        assert!(is_new(&retries.place(PLAIN)));
+        assert!(is_new(retries.place(PLAIN)));
     }
 
     #[tokio::test]
@@ -390,13 +397,13 @@ mod tests {
             let (first, publisher) = new(retries.place(KEYED));
             publisher.publish(reply("no"), ending);
             first.delivered();
-            assert!(is_new(&retries.place(KEYED)), "{ending:?}");
+            assert!(is_new(retries.place(KEYED)), "{ending:?}");
             assert_eq!(retries.kept(), 0);
         }
         let (first, publisher) = new(retries.place(KEYED));
         publisher.publish(reply("no"), Ending::Nothing);
         drop(first);
-        assert!(is_new(&retries.place(KEYED)), "also not where the client has gone");
+        assert!(is_new(retries.place(KEYED)), "also not where the client has gone");
     }
 
     #[tokio::test]

@@ -71,7 +71,7 @@ impl<'t> Document<'t> {
         let mistakes = errors.into_iter().map(|error| Mistake {
             place: source.place(error.span().unwrap_or_default()),
             key: String::new(),
-            problem: Problem::Syntax(error.message().to_owned()),
+            problem: Problem::Syntax(error.message().trim_end_matches(", expected nothing").to_owned()),
         });
         (Self { source, table }, mistakes.collect())
     }

@@ -1,7 +1,7 @@
 //! What keys take. Each kind reads a value, or says what it expected instead.
 
 use std::fmt::Display;
-use std::fs::File;
+use std::fs::{self, File};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -50,7 +50,9 @@ pub(super) fn one_of<T: Copy>(words: &[(&str, T)]) -> impl Kind<T> {
         let word = words.iter().find(|(word, _)| Some(*word) == text);
         word.map(|(_, value)| *value).ok_or_else(|| {
             let words: Vec<_> = words.iter().map(|(word, _)| format!("{word:?}")).collect();
-            given.expected(words.join(" or "))
+            let (last, others) =
+                words.split_last().map_or(("nothing", words.as_slice()), |(last, others)| (last, others));
+            given.expected(format!("{} or {last}", others.join(", ")))
         })
     }
 }
@@ -102,10 +104,11 @@ pub(super) fn network(given: &Given<'_>) -> Result<IpNet, Mistakes> {
 /// A file that is there and can be read. Its contents are for whoever needs them.
 pub(super) fn readable_file(given: &Given<'_>) -> Result<PathBuf, Mistakes> {
     let path = given.text().map(PathBuf::from).ok_or_else(|| given.expected("the name of a file"))?;
-    let is_file = File::open(&path).and_then(|file| file.metadata()).map(|metadata| metadata.is_file());
-    match is_file {
-        Ok(true) => Ok(path),
-        Ok(false) => Err(given.expected("a file")),
+    // It is opened only if it is a file: to open a pipe is to wait for somebody who writes.
+    let is_file = fs::metadata(&path).map(|metadata| metadata.is_file());
+    match is_file.and_then(|is_file| if is_file { File::open(&path).map(Some) } else { Ok(None) }) {
+        Ok(Some(_)) => Ok(path),
+        Ok(None) => Err(given.expected("a file")),
         Err(error) => Err(given.expected_but_found(READABLE_FILE, format!("{}: {error}", given.shown()))),
     }
 }

@@ -115,7 +115,7 @@ impl fmt::Display for Mistake {
             write!(f, "{}: ", self.key)?;
         }
         match &self.problem {
-            Problem::Syntax(what) => f.write_str(what),
+            Problem::Syntax(what) => write!(f, "not TOML: {what}"),
             Problem::Unknown { meant: None } => f.write_str("unknown"),
             Problem::Unknown { meant: Some(meant) } => write!(f, "unknown; did you mean {meant}?"),
             Problem::Missing { expected } => write!(f, "expected {expected}, found nothing"),

@@ -12,7 +12,7 @@ pub(super) fn path<'k>(unknown: &str, known: impl Iterator<Item = &'k str> + Clo
 
 /// The known name that is closest to an unknown one, if any is close.
 pub(super) fn name<'k>(unknown: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
-    let most = (unknown.chars().count() / 3).min(3);
+    let most = (unknown.chars().count() / 3).min(2);
     let (distance, name) = known.map(|name| (distance(unknown, name), name)).min()?;
     (distance <= most).then_some(name)
 }

@@ -10,7 +10,8 @@ use crate::config::Origin;
 pub(super) fn origin(given: &Given<'_>) -> Result<Origin, Mistakes> {
     const EXPECTED: &str = r#"the URL of an origin such as "https://sendly.live" (http or https, no path)"#;
     given.text().and_then(parse).ok_or_else(|| match given.text() {
-        Some(text) if text.contains('@') => given.expected_but_found(EXPECTED, "a user or a password in it"),
+        // What is more than an origin may be a secret.
+        Some(text) if text.contains(['@', '?']) => given.expected_but_found(EXPECTED, "a user or a query in it"),
         _ => given.expected(EXPECTED),
     })
 }

@@ -96,14 +96,15 @@ impl<'r, 't> Section<'r, 't> {
         let given = self.in_text(key);
         let table = given.table();
         if table.is_none() && !given.is_nothing() {
-            self.reader.mistakes.extend(given.expected(format!("a table, [{key}]")));
+            self.reader.mistakes.extend(given.expected(format!("a [{key}] table")));
         }
         let variables = self.variables.as_ref().map(|path| join(path, key));
         let Given { key: path, place, .. } = given;
         Section { reader: self.reader, source: self.source, table, place, path, variables }.read(read)
     }
 
-    /// The tables of an array in this one, at most so many. Where this one has no such array, `default` has it.
+    /// The tables of an array in this one, at most so many. Where this one has no such array, `default` has it; its tables
+    /// have no index in the file, so their paths tell their names.
     pub(super) fn entries<T>(
         &mut self,
         key: &str,
@@ -111,33 +112,33 @@ impl<'r, 't> Section<'r, 't> {
         default: Option<&'t Document<'t>>,
         read: impl Fn(&mut Section<'_, 't>) -> Option<T>,
     ) -> Vec<T> {
-        let mut given = self.in_text(key);
-        if let Some(default) = default.filter(|_| given.is_nothing()) {
-            given = Section::root(self.reader, default).in_text(key);
-        }
+        let own = self.in_text(key);
+        let default = default.filter(|_| own.is_nothing());
+        let given = default.map_or(own, |default| Section::root(self.reader, default).in_text(key));
         if given.is_nothing() {
             return Vec::new();
         }
         let Some(entries) = given.items() else {
-            self.reader.mistakes.extend(given.expected(format!("tables, [[{key}]]")));
+            self.reader.mistakes.extend(given.expected(format!("[[{key}]] tables")));
             return Vec::new();
         };
         if let Some(first_extra) = entries.get(most) {
-            self.reader
-                .mistakes
-                .extend(first_extra.expected_but_found(format!("at most {most}"), entries.len().to_string()));
+            let (expected, found) = (format!("at most {most} of them"), entries.len().to_string());
+            self.reader.mistakes.extend(first_extra.expected_but_found(expected, found));
         }
-        entries.into_iter().take(most).filter_map(|entry| self.entry(key, entry, &read)).collect()
-    }
-
-    fn entry<T>(&mut self, key: &str, entry: Given<'t>, read: impl Fn(&mut Section<'_, 't>) -> Option<T>) -> Option<T> {
-        let Given { value: Value::Toml(DeValue::Table(table), source), key: path, place, .. } = entry else {
-            self.reader.mistakes.extend(entry.expected(format!("a table, [[{key}]]")));
-            return None;
+        let entry = |entry: Given<'t>| {
+            let Given { value: Value::Toml(DeValue::Table(table), source), .. } = entry else {
+                self.reader.mistakes.extend(entry.expected(format!("a [[{key}]] table")));
+                return None;
+            };
+            let name = table.get("name").and_then(|name| name.get_ref().as_str()).filter(|name| kinds::is_name(name));
+            let variables = name.map(|name| join(key, name));
+            let path = variables.clone().filter(|_| default.is_some()).unwrap_or(entry.key);
+            let section =
+                Section { reader: self.reader, source, table: Some(table), place: entry.place, path, variables };
+            section.read(&read)
         };
-        let name = table.get("name").and_then(|name| name.get_ref().as_str()).filter(|name| kinds::is_name(name));
-        let variables = name.map(|name| join(key, name));
-        Section { reader: self.reader, source, table: Some(table), place, path, variables }.read(read)
+        entries.into_iter().take(most).filter_map(entry).collect()
     }
 
     /// Notes a mistake unless something holds between keys. The first of them that was given is to blame; none is if one of

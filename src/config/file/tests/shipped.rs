@@ -1,0 +1,90 @@
+//! `config/gateway.toml` shows every key, with its default.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use toml::de::{DeTable, DeValue};
+
+use super::*;
+
+#[test]
+fn the_shipped_file_says_what_the_empty_one_means() {
+    let shipped = Config::load(Path::new("config/gateway.toml"), [].into_iter()).unwrap();
+    assert_eq!(shown(&shipped), shown(&parse("", &[]).unwrap()));
+}
+
+/// The shipped file with everything in it that is commented out.
+fn shipped_in_full() -> String {
+    let is_example = |line: &str| {
+        line.strip_prefix('#').is_some_and(|rest| rest.starts_with(|c: char| c == '[' || c.is_alphabetic()))
+    };
+    SHIPPED.lines().map(|line| if is_example(line) { &line[1..] } else { line }.to_owned() + "\n").collect()
+}
+
+/// The keys of a document as paths without indices.
+fn keys_in(table: &DeTable<'_>, path: &str, keys: &mut BTreeSet<String>) {
+    for (key, value) in table {
+        let path = format!("{path}{}", key.get_ref());
+        match value.get_ref() {
+            DeValue::Table(table) => keys_in(table, &format!("{path}."), keys),
+            DeValue::Array(items) if items.iter().any(|item| item.get_ref().is_table()) => {
+                let tables = items.iter().filter_map(|item| item.get_ref().as_table());
+                tables.for_each(|table| keys_in(table, &format!("{path}."), keys));
+            }
+            _ => {
+                keys.insert(path);
+            }
+        }
+    }
+}
+
+#[test]
+fn every_key_stands_in_the_shipped_file() {
+    let in_full = shipped_in_full();
+    let keys = |text: &str| {
+        let mut keys = BTreeSet::new();
+        keys_in(Document::parse("gateway.toml", text).0.table.get_ref(), "", &mut keys);
+        keys
+    };
+    let known: BTreeSet<_> = asked(&in_full).keys().map(|path| of_any(path)).collect();
+    let sections =
+        ["upstream", "tls", "clients", "admin", "memory", "retries", "replies", "log", "limits", "throttles"];
+    let known: BTreeSet<_> = known.into_iter().filter(|path| !sections.contains(&path.as_str())).collect();
+    assert_eq!(keys(&in_full), known);
+
+    let commented: Vec<_> = known.difference(&keys(SHIPPED)).cloned().collect();
+    let without_default = [
+        "hash_key",
+        "hash_key_file",
+        "throttles.burst",
+        "throttles.name",
+        "throttles.operations",
+        "throttles.per",
+        "throttles.rate",
+        "tls.cert_file",
+        "tls.key_file",
+        "upstream.ca_file",
+    ];
+    assert_eq!(commented, without_default, "a key with a default stands in the file with it, not commented out");
+}
+
+#[test]
+fn the_examples_of_the_shipped_file_are_valid() {
+    let files = "/etc/sendly-gateway";
+    let text: String = shipped_in_full()
+        .lines()
+        .filter(|line| !line.starts_with("hash_key"))
+        .map(|line| {
+            if line.contains(files) {
+                line.split('"').next().unwrap().to_owned() + "\"Cargo.toml\"\n"
+            } else {
+                format!("{line}\n")
+            }
+        })
+        .collect();
+    let throttles = parse(&text, &[]).unwrap().throttles;
+    assert_eq!(
+        throttles.iter().map(|throttle| throttle.name.as_str()).collect::<Vec<_>>(),
+        ["sendly-600", "client-checks"]
+    );
+}

@@ -1,0 +1,150 @@
+//! Every key has a variable, and a variable for its file.
+
+use std::collections::BTreeSet;
+
+use super::*;
+
+/// A file that is there, and that TLS keys can name.
+const SOME_FILE: &str = "Cargo.toml";
+
+/// For each key, values that it can have, in the environment's spelling. For each limit, one of them is none of its defaults.
+const SAMPLES: &[(&str, &[&str])] = &[
+    ("admin.listen", &["127.0.0.1:9191"]),
+    ("clients.body_timeout", &["7s"]),
+    ("clients.keep_alive", &["70s"]),
+    ("clients.trusted_proxies", &["10.0.0.0/8, ::1"]),
+    ("clients.write_timeout", &["7s"]),
+    ("drain_timeout", &["45s"]),
+    ("hash_key", &["0123456789abcdef"]),
+    ("limits.code", &["resend_cooldown", "rate_limit_exceeded"]),
+    ("limits.counts", &["send,resend", "resend"]),
+    ("limits.max", &["7"]),
+    ("limits.mode", &["shadow"]),
+    ("limits.per", &["phone", "account"]),
+    ("limits.window", &["7h"]),
+    ("listen", &["[::]:8181"]),
+    ("log.access", &["false"]),
+    ("log.filter", &["warn,sendly_gateway=debug"]),
+    ("log.format", &["text"]),
+    ("memory.max_keys", &["7_000"]),
+    ("memory.max_verifications", &["7000"]),
+    ("memory.remember_verifications", &["7d"]),
+    ("memory.sweep_every", &["7s"]),
+    ("memory.when_full", &["allow"]),
+    ("replies.ratelimit_headers", &["false"]),
+    ("retries.idempotency", &["0s"]),
+    ("retries.max_kept", &["0"]),
+    ("retries.undelivered", &["7s"]),
+    ("retries.unknown", &["7s"]),
+    ("throttles.burst", &["7"]),
+    ("throttles.operations", &["send,other"]),
+    ("throttles.per", &["account", "client"]),
+    ("throttles.rate", &["7/h"]),
+    ("tls.cert_file", &["Cargo.lock"]),
+    ("tls.key_file", &["Cargo.lock"]),
+    ("upstream.ca_file", &["Cargo.lock"]),
+    ("upstream.connect_timeout", &["7s"]),
+    ("upstream.exchange_timeout", &["7s"]),
+    ("upstream.idle_timeout", &["7s"]),
+    ("upstream.lookup_timeout", &["7s"]),
+    ("upstream.max_idle", &["7"]),
+    ("upstream.read_timeout", &["7s"]),
+    ("upstream.url", &["http://localhost:8081"]),
+    ("upstream.write_timeout", &["7s"]),
+    ("workers", &["77"]),
+];
+
+/// A file in which every section has something.
+pub(super) fn full_text() -> String {
+    format!(
+        r#"
+        [tls]
+        cert_file = "{SOME_FILE}"
+        key_file = "{SOME_FILE}"
+        [[throttles]]
+        name = "checks"
+        per = "client"
+        rate = "30/m"
+        "#
+    )
+}
+
+/// The variable of every key but `hash_key_file`, whose variable is that of `hash_key`'s file, with values for it.
+pub(super) fn variables() -> Vec<(String, &'static [&'static str])> {
+    let overridable = asked(&full_text()).into_iter().filter_map(|(path, asked)| Some((path, asked.variable?)));
+    let samples = |path: &str| {
+        let sample = SAMPLES.iter().find(|(key, _)| *key == of_any(path));
+        sample.unwrap_or_else(|| panic!("there is no sample for {path}")).1
+    };
+    overridable.filter(|(path, _)| path != "hash_key_file").map(|(path, variable)| (variable, samples(&path))).collect()
+}
+
+/// What a configuration is, its hash key included.
+fn fingerprint(config: &Config) -> String {
+    format!("{config:?} {:?}", config.hash_key.verification("ver_1"))
+}
+
+#[test]
+fn a_variable_overrides_every_key() {
+    let text = full_text();
+    let key = ("SENDLY_GATEWAY_HASH_KEY", "fedcba9876543210");
+    let without = fingerprint(&parse(&text, &[key]).unwrap());
+    let variables = variables();
+    assert!(variables.len() > SAMPLES.len(), "there are several limits, so a sample serves several variables");
+    for (variable, samples) in variables {
+        let with = |sample| {
+            let own_key = Some(key).filter(|(name, _)| *name != variable);
+            let environment: Vec<_> = [(variable.as_str(), sample)].into_iter().chain(own_key).collect();
+            parse(&text, &environment).map(|config| fingerprint(&config)).unwrap_or_else(|error| panic!("{error}"))
+        };
+        assert!(samples.iter().any(|sample| with(sample) != without), "{variable} changes nothing");
+    }
+}
+
+#[test]
+fn a_file_overrides_every_key() {
+    let text = full_text();
+    let folder = Folder::new("overrides");
+    for (variable, samples) in variables() {
+        for sample in samples {
+            let file = folder.file(&variable, &format!("{sample}\n"));
+            let key = ("SENDLY_GATEWAY_HASH_KEY", "fedcba9876543210");
+            let own_key = Some(key).filter(|(name, _)| *name != variable);
+            let fingerprint_of = |name: &str, value: &str| {
+                let environment: Vec<_> = [(name, value)].into_iter().chain(own_key).collect();
+                fingerprint(&parse(&text, &environment).unwrap_or_else(|error| panic!("{error}")))
+            };
+            assert_eq!(
+                fingerprint_of(&format!("{variable}_FILE"), &file),
+                fingerprint_of(&variable, sample),
+                "{variable}"
+            );
+        }
+    }
+}
+
+#[test]
+fn no_two_keys_share_a_variable() {
+    let asked = asked(&full_text());
+    let variables: Vec<_> = asked.values().filter_map(|asked| asked.variable.clone()).collect();
+    let distinct: BTreeSet<_> = variables.iter().cloned().collect();
+    assert_eq!(variables.len(), distinct.len());
+    let files = variables.iter().map(|variable| format!("{variable}_FILE"));
+    let shared: Vec<_> = files.filter(|file| distinct.contains(file)).collect();
+    assert_eq!(shared, ["SENDLY_GATEWAY_HASH_KEY_FILE"], "which means the same both ways");
+}
+
+#[test]
+fn the_hash_key_can_stand_in_a_file() {
+    let folder = Folder::new("hash-key");
+    let file = folder.file("hash_key", "0123456789abcdef\r\n");
+    let key = |text: &str, environment: &[(&str, &str)]| {
+        parse(text, environment).unwrap_or_else(|error| panic!("{error}")).hash_key.verification("ver_1")
+    };
+    let expected = HashKey::from_passphrase("0123456789abcdef").verification("ver_1");
+    assert_eq!(key(r#"hash_key = "0123456789abcdef""#, &[]), expected);
+    assert_eq!(key(&format!("hash_key_file = {file:?}"), &[]), expected);
+    assert_eq!(key("", &[("SENDLY_GATEWAY_HASH_KEY_FILE", &file)]), expected);
+    assert_eq!(key(r#"hash_key = "fedcba9876543210""#, &[("SENDLY_GATEWAY_HASH_KEY_FILE", &file)]), expected);
+    assert_eq!(key(r#"hash_key_file = "absent""#, &[("SENDLY_GATEWAY_HASH_KEY", "0123456789abcdef")]), expected);
+}

@@ -26,10 +26,10 @@ const IMPATIENT: Duration = Duration::from_secs(1);
 /// The answer comes after the first attempt was given up, and before the second would be.
 const SLOW: Duration = Duration::from_millis(2500);
 
-/// A refusal was thrown without a sleep or a retry. The shortest way with either takes seven seconds.
+/// It was thrown without a sleep or a retry. The shortest way with either takes seven seconds; on an idle machine this takes 0.1.
 #[track_caller]
 fn assert_at_once(outcome: &Outcome) {
-    assert!(outcome.elapsed_ms < 1500, "thrown late: {outcome:?}");
+    assert!(outcome.elapsed_ms < 3000, "thrown late: {outcome:?}");
 }
 
 /// Each scenario with each SDK.

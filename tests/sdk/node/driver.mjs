@@ -1,0 +1,41 @@
+// Sendly's Node SDK, driven by tests/sdks.rs: one call per line in, one outcome per line out (see ../README.md).
+import { createInterface } from "node:readline";
+import { Sendly } from "@sendly/node";
+
+const [baseUrl, apiKey, timeoutSecs] = process.argv.slice(2);
+const { verify } = new Sendly({ baseUrl, apiKey, timeout: Number(timeoutSecs) * 1000 });
+
+const calls = {
+  send: ({ to }) => verify.send({ to }),
+  resend: ({ id }) => verify.resend(id),
+  check: ({ id, code }) => verify.check(id, { code }),
+  get: ({ id }) => verify.get(id),
+};
+
+const succeeded = ({ id, phone, status, deliveryStatus, sandboxCode }) => ({
+  ok: true,
+  class: "Object",
+  id,
+  phone,
+  status,
+  delivery_status: deliveryStatus,
+  sandbox_code: sandboxCode,
+});
+
+const failed = (error) => ({
+  ok: false,
+  class: error.name,
+  message: error.message,
+  error: error.code,
+  http: error.statusCode,
+  retry_after: error.retryAfter ?? error.response?.retryAfter,
+  remaining_attempts: error.response?.remaining_attempts,
+});
+
+for await (const line of createInterface({ input: process.stdin })) {
+  const call = JSON.parse(line);
+  const began = performance.now();
+  const outcome = await calls[call.do](call).then(succeeded, failed);
+  const elapsed_ms = Math.round(performance.now() - began);
+  console.log(JSON.stringify({ step: call.do, ...outcome, elapsed_ms }));
+}

@@ -50,6 +50,7 @@ scenarios!(
     a_resend_in_the_cooldown_is_refused_at_once,
     a_send_that_the_sdk_retries_buys_one_code,
     a_resend_that_the_sdk_retries_buys_one_code,
+    a_send_whose_outcome_nobody_knows_is_not_bought_again,
 );
 
 fn a_verification_from_send_to_verified(sdk: Sdk) {
@@ -183,4 +184,14 @@ fn a_resend_that_the_sdk_retries_buys_one_code(sdk: Sdk) {
     assert!(resent.ok, "refused as if the retry were a second click? {resent:?}");
     assert!(resent.elapsed_ms > 2000, "the SDK did not retry: {resent:?}");
     assert_eq!(gateway.codes(UNDELIVERABLE), 2);
+}
+
+fn a_send_whose_outcome_nobody_knows_is_not_bought_again(sdk: Sdk) {
+    let gateway = gateway::start();
+    let mut client = Client::new(sdk, &gateway.base_url(), PATIENT);
+    gateway.break_off();
+
+    let sent = client.send(PHONE);
+    assert!(!sent.ok, "{sent:?}");
+    assert_eq!(gateway.codes(PHONE), 1, "the SDK's retries bought another");
 }

@@ -1,0 +1,80 @@
+//! What the ledger in memory promises beyond the verbs: what it remembers, and how much.
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
+use sendly_gateway::ledger::memory::Memory;
+use sendly_gateway::ledger::{Ledger, Settlement, Verdict};
+use sendly_gateway::policy::{Counts, Key, Kind, Per, WhenFull};
+
+use super::world::*;
+use Kind::{Resend, Send};
+
+fn memory(max_keys: usize, when_full: WhenFull) -> (Arc<Memory>, Ledger) {
+    let memory = Arc::new(Memory::new(max_keys, when_full));
+    (memory.clone(), Ledger::Memory(memory))
+}
+
+fn phone_only(nth: usize) -> sendly_gateway::policy::Subject {
+    only(Key::Phone(phone(nth)))
+}
+
+#[test]
+fn a_charge_in_the_future_is_not_swept() {
+    let (memory, ledger) = memory(10, WhenFull::Refuse);
+    let policy = policy([limit(Per::Phone, 1, MINUTE)]);
+    wait(ledger.record(&policy, Key::Phone(phone(0)), Send, START + HOUR));
+    for now in [START, START + HOUR, START + HOUR + MINUTE - MICRO] {
+        assert_eq!(memory.sweep(&policy, now, || ()), 0, "{now}");
+    }
+    assert_eq!(memory.sweep(&policy, START + HOUR + MINUTE, || ()), 1);
+}
+
+#[test]
+fn what_is_given_back_leaves_no_trace() {
+    let (memory, ledger) = memory(10, WhenFull::Refuse);
+    let policy = policy([limit(Per::Phone, 2, MINUTE), limit(Per::Account, 2, MINUTE)]);
+    let open = [0, 1].map(|nth| take(&ledger, &policy, &subject(nth, nth, nth), Send, START));
+    assert_eq!(memory.tracked(), 4, "the verification has no limit, and no log");
+    open.into_iter().for_each(|reservation| reservation.settle(Settlement::GiveBack));
+    assert_eq!(memory.tracked(), 0);
+}
+
+#[test]
+fn a_reservation_that_outlives_its_window_settles_in_peace() {
+    let (policy, now) = (policy([limit(Per::Phone, 1, MINUTE)]), START + HOUR);
+    for settlement in [Settlement::Keep, Settlement::GiveBack] {
+        let (memory, ledger) = memory(10, WhenFull::Refuse);
+        let old = take(&ledger, &policy, &phone_only(0), Send, START);
+        memory.sweep(&policy, now, || ());
+        buy(&ledger, &policy, &phone_only(0), Send, now);
+        old.settle(settlement);
+        assert_eq!(wait_of(&ledger, &policy, &phone_only(0), Send, now), Some(MINUTE), "{settlement:?}");
+        memory.sweep(&policy, now + MINUTE, || ());
+        assert_eq!(memory.tracked(), 0, "{settlement:?}");
+    }
+}
+
+#[test]
+fn without_room_a_new_key_is_refused_and_no_live_key_is_forgotten() {
+    let (memory, ledger) = memory(4, WhenFull::Refuse);
+    let policy = policy([limit(Per::Phone, 1, HOUR), limit(Per::Account, 100, HOUR)]);
+    for nth in 0..3 {
+        buy(&ledger, &policy, &subject(nth, 0, 0), Send, START);
+    }
+    let account_before = contents(&ledger, Key::Account(account(0)), START);
+    for nth in 3..50 {
+        let (decision, verdict) = ask(&ledger, &policy, &subject(nth, 0, 0), Send, START);
+        assert!(matches!(verdict, Verdict::NoRoom));
+        assert!(decision.refusal.is_none());
+    }
+    assert_eq!((memory.tracked(), memory.uncounted()), (4, 0));
+    assert_eq!(contents(&ledger, Key::Account(account(0)), START), account_before, "nothing was charged");
+    for nth in 0..3 {
+        assert_eq!(wait_of(&ledger, &policy, &subject(nth, 0, 0), Send, START), Some(HOUR), "each is still known");
+    }
+    // Once the old ones are swept there is room again.
+    memory.sweep(&policy, START + HOUR, || ());
+    buy(&ledger, &policy, &subject(9, 0, 0), Send, START + HOUR);
+}

@@ -39,6 +39,7 @@ macro_rules! behaves {
                 giving_back_takes_one_of_two_codes_of_the_same_microsecond
                 giving_back_late_is_exact_when_shadow_limits_are_far_over_their_max
                 giving_back_is_exact_whichever_of_many_it_is
+                giving_back_reopens_no_window_for_a_clock_that_is_behind
                 a_clock_that_is_behind_gets_no_more
                 a_recorded_code_counts_from_when_it_went_out
                 a_hold_refuses_until_its_end_and_an_earlier_end_changes_nothing

@@ -130,10 +130,10 @@ impl Memory {
     pub fn settle(&self, charge: &Charge, settlement: Settlement) {
         let mut held = self.lock(&charge.keys);
         for key in &charge.keys {
-            // A charged key cannot have been swept: its charge was pending.
+            // If it was swept meanwhile, no limit needs to know any more.
             let Some(log) = held.get_mut(key) else { continue };
             match settlement {
-                Settlement::Keep => log.keep(),
+                Settlement::Keep => log.keep(charge.at, charge.kind),
                 Settlement::GiveBack => log.give_back(charge.at, charge.kind),
             }
             if log.is_empty() {

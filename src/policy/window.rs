@@ -10,30 +10,39 @@ use std::time::Duration;
 use super::{Counts, Kind, Limit, Retention};
 use crate::clock::Moment;
 
-/// The codes that went to one key, oldest first, and what is still open about it.
+/// The codes that went to one key, oldest first, and until when Sendly itself refuses it more.
 #[derive(Clone, Debug, Default)]
 pub struct Log {
     charges: VecDeque<Charge>,
-    /// Charges that may yet be given back.
-    pending: u32,
     held_until: Option<Moment>,
 }
 
-/// When a code went out and of which kind, in one word: the kind is the lowest bit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// When a code went out, of which kind, and whether it may yet be given back, in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Charge(u64);
 
 impl Charge {
-    fn new(at: Moment, kind: Kind) -> Self {
-        Self(at.as_micros() << 1 | u64::from(kind == Kind::Resend))
+    const PENDING: u64 = 0b10;
+    const RESEND: u64 = 0b01;
+
+    fn settled(at: Moment, kind: Kind) -> Self {
+        Self(at.as_micros() << 2 | if kind == Kind::Resend { Self::RESEND } else { 0 })
+    }
+
+    fn pending(at: Moment, kind: Kind) -> Self {
+        Self(Self::settled(at, kind).0 | Self::PENDING)
     }
 
     fn at(self) -> Moment {
-        Moment::from_micros(self.0 >> 1)
+        Moment::from_micros(self.0 >> 2)
     }
 
     fn kind(self) -> Kind {
-        if self.0 & 1 == 1 { Kind::Resend } else { Kind::Send }
+        if self.0 & Self::RESEND == 0 { Kind::Send } else { Kind::Resend }
+    }
+
+    fn is_pending(self) -> bool {
+        self.0 & Self::PENDING != 0
     }
 }
 
@@ -59,24 +68,24 @@ impl Log {
 
     /// Takes a charge that is still to be settled.
     pub fn take(&mut self, at: Moment, kind: Kind, retention: Retention) {
-        self.pending += 1;
-        self.insert(Charge::new(at, kind), retention);
+        self.insert(Charge::pending(at, kind), retention);
     }
 
     /// Takes a charge that is settled already.
     pub fn record(&mut self, at: Moment, kind: Kind, retention: Retention) {
-        self.insert(Charge::new(at, kind), retention);
+        self.insert(Charge::settled(at, kind), retention);
     }
 
     /// Settles a charge taken earlier: it stays.
-    pub fn keep(&mut self) {
-        self.pending = self.pending.saturating_sub(1);
+    pub fn keep(&mut self, at: Moment, kind: Kind) {
+        if let Some(charge) = self.find_pending(at, kind).and_then(|place| self.charges.get_mut(place)) {
+            *charge = Charge::settled(at, kind);
+        }
     }
 
     /// Settles a charge taken earlier: it never was.
     pub fn give_back(&mut self, at: Moment, kind: Kind) {
-        self.pending = self.pending.saturating_sub(1);
-        if let Some(place) = self.charges.iter().rposition(|charge| *charge == Charge::new(at, kind)) {
+        if let Some(place) = self.find_pending(at, kind) {
             self.charges.remove(place);
         }
     }
@@ -96,34 +105,48 @@ impl Log {
 
     /// Whether it says nothing: no charge, and no hold.
     pub fn is_empty(&self) -> bool {
-        self.charges.is_empty() && self.pending == 0 && self.held_until.is_none()
+        self.charges.is_empty() && self.held_until.is_none()
     }
 
-    /// Whether no limit can need it any more.
+    /// Whether no limit can need it any more. It does not matter then what becomes of a charge that is still to be settled.
     pub fn is_spent(&self, retention: Retention, now: Moment) -> bool {
         let over = |charge: &Charge| charge.at() + retention.window <= now;
-        self.pending == 0 && self.held(now).is_none() && self.charges.back().is_none_or(over)
+        self.held(now).is_none() && self.charges.back().is_none_or(over)
     }
 
     fn insert(&mut self, charge: Charge, retention: Retention) {
-        let place = self.charges.partition_point(|other| *other <= charge);
+        let place = self.charges.partition_point(|other| other.at() <= charge.at());
         self.charges.insert(place, charge);
-        let newest = self.charges.back().map_or(charge.at(), |newest| newest.at());
-        while self.charges.front().is_some_and(|oldest| oldest.at() + retention.window <= newest) {
-            self.charges.pop_front();
-        }
-        // Of each kind, since a limit may count one alone. As many as may yet be given back are kept on top, so that the
-        // max-th newest is still there if all of them are.
-        let most = retention.charges + self.pending as usize;
-        let same_kind = |other: &&Charge| other.kind() == charge.kind();
-        if self.charges.len() > most && self.charges.iter().filter(same_kind).count() > most {
-            let oldest = self.charges.iter().position(|other| other.kind() == charge.kind());
-            oldest.and_then(|place| self.charges.remove(place));
-        }
+        self.forget(charge.kind(), retention);
         // Most keys never have more than a few charges, and there are many keys.
         if self.charges.capacity() > 2 * self.charges.len().max(2) {
             self.charges.shrink_to(self.charges.len());
         }
+    }
+
+    /// Forgets what no limit can need, whatever becomes of the charges that are still to be settled: so only those that are
+    /// settled can make another one needless.
+    fn forget(&mut self, kind: Kind, retention: Retention) {
+        let settled = |charge: &&Charge| !charge.is_pending();
+        // No request is judged as of a time before the newest charge that stays.
+        if let Some(newest) = self.charges.iter().rev().find(settled).map(|charge| charge.at()) {
+            while self.charges.front().is_some_and(|oldest| oldest.at() + retention.window <= newest) {
+                self.charges.pop_front();
+            }
+        }
+        // Of each kind, since a limit may count one alone.
+        if self.charges.len() > retention.charges {
+            let needless = |charge: &Charge| settled(&charge) && charge.kind() == kind;
+            let count = self.charges.iter().filter(|charge| needless(charge)).count();
+            for _ in retention.charges..count {
+                let oldest = self.charges.iter().position(needless);
+                oldest.and_then(|place| self.charges.remove(place));
+            }
+        }
+    }
+
+    fn find_pending(&self, at: Moment, kind: Kind) -> Option<usize> {
+        self.charges.iter().rposition(|charge| *charge == Charge::pending(at, kind))
     }
 
     fn nth_newest(&self, counts: Counts, n: u32) -> Option<Charge> {

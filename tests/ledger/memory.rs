@@ -78,3 +78,32 @@ fn without_room_a_new_key_is_refused_and_no_live_key_is_forgotten() {
     memory.sweep(&policy, START + HOUR, || ());
     buy(&ledger, &policy, &subject(9, 0, 0), Send, START + HOUR);
 }
+
+#[test]
+fn the_bound_holds_whatever_happens() {
+    let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
+    let strategy = (policies(), sequences(anything()), 0..6_usize, any::<bool>());
+    let outcome = TestRunner::new(config).run(&strategy, |(limits, events, max_keys, allow)| {
+        let (memory, ledger) = memory(max_keys, if allow { WhenFull::Allow } else { WhenFull::Refuse });
+        let mut world = World::new(ledger, limits);
+        for event in &events {
+            let (before, uncounted) = (memory.tracked(), memory.uncounted());
+            let answer = world.step(event);
+            prop_assert!(memory.tracked() <= max_keys);
+            let shrinks = matches!(event, Event::Sweep | Event::GiveBack(_));
+            prop_assert!(shrinks || memory.tracked() >= before, "a live key was forgotten");
+            if answer.is_some_and(|answer| answer.no_room) {
+                prop_assert!(!allow);
+                prop_assert_eq!((memory.tracked(), memory.uncounted()), (before, uncounted));
+            }
+        }
+        // Everything settled and swept: nothing leaks.
+        world.close();
+        memory.sweep(&world.policy, world.now + HOUR * 1000, || ());
+        prop_assert_eq!(memory.tracked(), 0);
+        Ok(())
+    });
+    if let Err(failure) = outcome {
+        panic!("{failure}");
+    }
+}

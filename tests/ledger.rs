@@ -51,6 +51,7 @@ macro_rules! behaves {
                 a_limit_that_is_removed_refuses_no_more_and_its_reservations_settle;
             properties:
                 no_window_ever_holds_more_than_max
+                no_window_ever_holds_more_than_max_though_time_runs_backwards
                 a_refusal_lasts_exactly_until_retry_after
                 the_limit_that_speaks_is_the_last_to_let_go
                 a_refusal_changes_nothing

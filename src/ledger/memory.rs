@@ -20,10 +20,17 @@ const SHARDS: usize = 256;
 
 type Logs = HashMap<Key, Log, RandomState>;
 
+#[derive(Debug)]
+struct Shard {
+    logs: Logs,
+    /// The time of its last sweep. A log that was dropped can testify no more, so nothing is judged as of an earlier time.
+    swept: Moment,
+}
+
 /// See the module's documentation.
 #[derive(Debug)]
 pub struct Memory {
-    shards: Box<[Mutex<Logs>]>,
+    shards: Box<[Mutex<Shard>]>,
     hasher: RandomState,
     tracked: AtomicUsize,
     /// Charges that found no room and went uncounted per that key.
@@ -47,7 +54,7 @@ impl Memory {
     /// An empty ledger that tracks at most `max_keys` keys.
     pub fn new(max_keys: usize, when_full: WhenFull) -> Self {
         let hasher = RandomState::new();
-        let shard = || Mutex::new(Logs::with_hasher(hasher.clone()));
+        let shard = || Mutex::new(Shard { logs: Logs::with_hasher(hasher.clone()), swept: Moment::from_micros(0) });
         Self {
             shards: std::iter::repeat_with(shard).take(SHARDS).collect(),
             hasher,
@@ -80,7 +87,12 @@ impl Memory {
         let nothing = Log::default();
         let logs = || keys.iter().map(|key| (key.per(), held.get(key).unwrap_or(&nothing)));
 
-        let decision = policy.judge(logs(), kind, now);
+        // Whoever read the clock before a sweep did waits as long as it takes from where it stands.
+        let (behind, now) = (held.swept().since(now), now.max(held.swept()));
+        let mut decision = policy.judge(logs(), kind, now);
+        if let Some(refusal) = &mut decision.refusal {
+            refusal.retry_after += behind;
+        }
         if decision.refusal.is_some() {
             return (decision, Verdict::Refused);
         }
@@ -164,7 +176,7 @@ impl Memory {
         self.shards.get(shard).map_or(0, |shard| self.sweep_shard(shard, policy, now))
     }
 
-    fn sweep_shard(&self, shard: &Mutex<Logs>, policy: &Policy, now: Moment) -> usize {
+    fn sweep_shard(&self, shard: &Mutex<Shard>, policy: &Policy, now: Moment) -> usize {
         use crate::policy::Per;
         let retention = |per| policy.retention(per);
         let (phone, verification, account) =
@@ -176,7 +188,9 @@ impl Memory {
                 Per::Account => account,
             }
         };
-        let mut logs = shard.lock();
+        let mut shard = shard.lock();
+        shard.swept = shard.swept.max(now);
+        let logs = &mut shard.logs;
         let before = logs.len();
         logs.retain(|key, log| !log.is_spent(of(key), now));
         let dropped = before - logs.len();
@@ -225,18 +239,23 @@ impl Memory {
 /// The logs of a few keys, locked.
 struct Locked<'m> {
     memory: &'m Memory,
-    guards: ArrayVec<(usize, MutexGuard<'m, Logs>), { Subject::MAX_KEYS }>,
+    guards: ArrayVec<(usize, MutexGuard<'m, Shard>), { Subject::MAX_KEYS }>,
 }
 
 impl Locked<'_> {
     fn logs(&self, key: &Key) -> Option<&Logs> {
         let shard = self.memory.shard_of(key);
-        self.guards.iter().find(|(held, _)| *held == shard).map(|(_, logs)| &**logs)
+        self.guards.iter().find(|(held, _)| *held == shard).map(|(_, guard)| &guard.logs)
     }
 
     fn logs_mut(&mut self, key: &Key) -> Option<&mut Logs> {
         let shard = self.memory.shard_of(key);
-        self.guards.iter_mut().find(|(held, _)| *held == shard).map(|(_, logs)| &mut **logs)
+        self.guards.iter_mut().find(|(held, _)| *held == shard).map(|(_, guard)| &mut guard.logs)
+    }
+
+    /// When the last of the shards was swept.
+    fn swept(&self) -> Moment {
+        self.guards.iter().map(|(_, guard)| guard.swept).fold(Moment::from_micros(0), Moment::max)
     }
 
     fn get(&self, key: &Key) -> Option<&Log> {

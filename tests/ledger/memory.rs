@@ -32,6 +32,18 @@ fn a_charge_in_the_future_is_not_swept() {
 }
 
 #[test]
+fn a_clock_that_is_behind_a_sweep_gets_no_more() {
+    let (memory, ledger) = memory(10, WhenFull::Refuse);
+    let policy = policy([limit(Per::Phone, 1, MINUTE)]);
+    buy(&ledger, &policy, &phone_only(0), Send, START);
+    assert_eq!(memory.sweep(&policy, START + MINUTE, || ()), 1);
+    // This thread read its clock when the code was still in its window; the log that says so is gone.
+    let late = take(&ledger, &policy, &phone_only(0), Send, START + MINUTE - MICRO);
+    assert!(late.at() >= START + MINUTE, "charged at {}", late.at());
+    assert_eq!(wait_of(&ledger, &policy, &phone_only(0), Send, START + MINUTE - MICRO), Some(MINUTE + MICRO));
+}
+
+#[test]
 fn what_is_given_back_leaves_no_trace() {
     let (memory, ledger) = memory(10, WhenFull::Refuse);
     let policy = policy([limit(Per::Phone, 2, MINUTE), limit(Per::Account, 2, MINUTE)]);

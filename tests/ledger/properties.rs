@@ -23,6 +23,10 @@ pub fn no_window_ever_holds_more_than_max(new: New) {
     over(forward(), |limits, events| windows_hold(new, limits, &events));
 }
 
+pub fn no_window_ever_holds_more_than_max_though_time_runs_backwards(new: New) {
+    over(to_and_fro(), |limits, events| windows_hold(new, limits, &events));
+}
+
 /// Looks at nothing but what was let through, when, and was not given back by the end.
 fn windows_hold(new: New, limits: Vec<Limit>, events: &[Event]) -> Result<(), TestCaseError> {
     let ledger = new();

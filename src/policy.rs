@@ -187,10 +187,14 @@ impl Policy {
 
     /// How much of a log per this has to be kept.
     pub fn retention(&self, per: Per) -> Retention {
-        self.limits.iter().filter(|limit| limit.per == per).fold(Retention::NOTHING, |kept, limit| Retention {
-            charges: kept.charges.max(limit.max as usize),
-            window: kept.window.max(limit.window),
-        })
+        let of = |kind| {
+            let counting = self.limits.iter().filter(|limit| limit.per == per && limit.counts.includes(kind));
+            counting.fold(Keep::NOTHING, |keep, limit| Keep {
+                charges: keep.charges.max(limit.max as usize),
+                window: keep.window.max(limit.window),
+            })
+        };
+        Retention { sends: of(Kind::Send), resends: of(Kind::Resend) }
     }
 
     /// Whether any limit per this refuses.
@@ -231,16 +235,35 @@ impl Policy {
     }
 }
 
-/// How much of a log any limit can still need.
+/// How much of a log any limit can still need: of each kind, since a limit may count one alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
-    /// The newest so many charges.
+    /// Of the sends.
+    pub sends: Keep,
+    /// Of the resends.
+    pub resends: Keep,
+}
+
+/// How many charges of one kind are to be kept, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keep {
+    /// The newest so many.
     pub charges: usize,
-    /// Nothing older than this.
+    /// None that is as old as this.
     pub window: Duration,
 }
 
+impl Keep {
+    /// Nothing at all: no limit counts this kind.
+    pub const NOTHING: Keep = Keep { charges: 0, window: Duration::ZERO };
+}
+
 impl Retention {
-    /// Nothing at all: no limit counts here.
-    pub const NOTHING: Retention = Retention { charges: 0, window: Duration::ZERO };
+    /// Of charges of this kind.
+    pub const fn of(self, kind: Kind) -> Keep {
+        match kind {
+            Kind::Send => self.sends,
+            Kind::Resend => self.resends,
+        }
+    }
 }

@@ -41,6 +41,11 @@ impl Charge {
         if self.0 & Self::RESEND == 0 { Kind::Send } else { Kind::Resend }
     }
 
+    /// When it has left every window that counts it.
+    fn leaves(self, retention: Retention) -> Moment {
+        self.at() + retention.of(self.kind()).window
+    }
+
     fn is_pending(self) -> bool {
         self.0 & Self::PENDING != 0
     }
@@ -110,8 +115,7 @@ impl Log {
 
     /// Whether no limit can need it any more. It does not matter then what becomes of a charge that is still to be settled.
     pub fn is_spent(&self, retention: Retention, now: Moment) -> bool {
-        let over = |charge: &Charge| charge.at() + retention.window <= now;
-        self.held(now).is_none() && self.charges.back().is_none_or(over)
+        self.held(now).is_none() && self.charges.iter().rev().all(|charge| charge.leaves(retention) <= now)
     }
 
     fn insert(&mut self, charge: Charge, retention: Retention) {
@@ -130,15 +134,15 @@ impl Log {
         let settled = |charge: &&Charge| !charge.is_pending();
         // No request is judged as of a time before the newest charge that stays.
         if let Some(newest) = self.charges.iter().rev().find(settled).map(|charge| charge.at()) {
-            while self.charges.front().is_some_and(|oldest| oldest.at() + retention.window <= newest) {
+            while self.charges.front().is_some_and(|oldest| oldest.leaves(retention) <= newest) {
                 self.charges.pop_front();
             }
         }
-        // Of each kind, since a limit may count one alone.
-        if self.charges.len() > retention.charges {
+        let most = retention.of(kind).charges;
+        if self.charges.len() > most {
             let needless = |charge: &Charge| settled(&charge) && charge.kind() == kind;
             let count = self.charges.iter().filter(|charge| needless(charge)).count();
-            for _ in retention.charges..count {
+            for _ in most..count {
                 let oldest = self.charges.iter().position(needless);
                 oldest.and_then(|place| self.charges.remove(place));
             }

@@ -21,6 +21,24 @@ fn phone_only(nth: usize) -> sendly_gateway::policy::Subject {
 }
 
 #[test]
+fn a_log_is_swept_when_its_last_charge_leaves_the_last_window_that_counts_it() {
+    let (memory, ledger) = memory(10, WhenFull::Refuse);
+    // Sends count for a minute, resends for an hour.
+    let resends = counting(Counts::RESENDS, limit(Per::Phone, 1, HOUR));
+    let policy = policy([counting(SENDS, limit(Per::Phone, 5, MINUTE)), resends]);
+    buy(&ledger, &policy, &phone_only(0), Resend, START);
+    buy(&ledger, &policy, &phone_only(1), Send, START);
+    wait(ledger.hold(Key::Phone(phone(2)), START + SECOND));
+    let swept = |now| (memory.sweep(&policy, now, || ()), memory.tracked());
+    assert_eq!(swept(START + SECOND - MICRO), (0, 3));
+    assert_eq!(swept(START + SECOND), (1, 2), "the hold is over");
+    assert_eq!(swept(START + MINUTE - MICRO), (0, 2));
+    assert_eq!(swept(START + MINUTE), (1, 1), "the send has left");
+    assert_eq!(swept(START + HOUR - MICRO), (0, 1));
+    assert_eq!(swept(START + HOUR), (1, 0), "and the resend");
+}
+
+#[test]
 fn a_charge_in_the_future_is_not_swept() {
     let (memory, ledger) = memory(10, WhenFull::Refuse);
     let policy = policy([limit(Per::Phone, 1, MINUTE)]);

@@ -33,7 +33,7 @@ pub struct Memory {
     shards: Box<[Mutex<Shard>]>,
     hasher: RandomState,
     tracked: AtomicUsize,
-    /// Charges that found no room and went uncounted per that key.
+    /// How often a key found no room, and something went uncounted per it.
     uncounted: AtomicUsize,
     max_keys: usize,
     when_full: WhenFull,
@@ -75,7 +75,8 @@ impl Memory {
         self.max_keys
     }
 
-    /// Charges that went uncounted per a key because there was no room for it ([`WhenFull::Allow`]).
+    /// How often something went uncounted per a key because there was no room for it: under [`WhenFull::Allow`]; under
+    /// [`WhenFull::Refuse`] what only shadow limits count, and what was learned after the code went out.
     pub fn uncounted(&self) -> usize {
         self.uncounted.load(Ordering::Relaxed)
     }
@@ -101,14 +102,13 @@ impl Memory {
 
         let mut counted: ArrayVec<Key, { Subject::MAX_KEYS }> =
             keys.iter().copied().filter(|key| policy.counts(key.per(), kind)).collect();
-        let new = counted.iter().filter(|key| held.get(key).is_none()).count();
-        if !self.make_room(new) {
-            if self.when_full == WhenFull::Refuse {
-                return (decision, Verdict::NoRoom);
-            }
-            self.uncounted.fetch_add(1, Ordering::Relaxed);
-            counted.retain(|key| held.get(key).is_some());
+        // A key for which nothing would be refused either way does not need room; what is left after the others, it takes.
+        let known = |key: &Key| held.get(key).is_some();
+        let needed = |key: &Key| self.when_full == WhenFull::Refuse && policy.enforces(key.per());
+        if !self.make_room(counted.iter().filter(|key| !known(key) && needed(key)).count()) {
+            return (decision, Verdict::NoRoom);
         }
+        counted.retain(|key| known(key) || needed(key) || self.has_room());
         for key in &counted {
             held.entry(*key).take(at, kind, policy.retention(key.per()));
         }
@@ -126,8 +126,7 @@ impl Memory {
     pub fn absorb(&self, policy: &Policy, into: Key, from: Key) {
         let mut held = self.lock(&[into, from]);
         let Some(other) = held.get(&from).cloned() else { return };
-        if held.get(&into).is_none() && !self.make_room(1) {
-            self.uncounted.fetch_add(1, Ordering::Relaxed);
+        if held.get(&into).is_none() && !self.has_room() {
             return;
         }
         held.entry(into).absorb(&other, policy.retention(into.per()));
@@ -207,13 +206,20 @@ impl Memory {
         new == 0 || self.tracked.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
     }
 
+    /// Counts one more key if there is room for it, and what goes uncounted if there is none.
+    fn has_room(&self) -> bool {
+        let room = self.make_room(1);
+        if !room {
+            self.uncounted.fetch_add(1, Ordering::Relaxed);
+        }
+        room
+    }
+
     fn with_log(&self, key: Key, change: impl FnOnce(&mut Log)) {
         let mut held = self.lock(&[key]);
-        if held.get(&key).is_none() && !self.make_room(1) {
-            self.uncounted.fetch_add(1, Ordering::Relaxed);
-            return;
+        if held.get(&key).is_some() || self.has_room() {
+            change(held.entry(key));
         }
-        change(held.entry(key));
     }
 
     fn lock(&self, keys: &[Key]) -> Locked<'_> {

@@ -110,6 +110,49 @@ fn without_room_a_new_key_is_refused_and_no_live_key_is_forgotten() {
 }
 
 #[test]
+fn without_room_but_allowed_a_code_passes_and_is_counted_where_there_is_room() {
+    let (memory, ledger) = memory(3, WhenFull::Allow);
+    let policy = policy([limit(Per::Phone, 1, HOUR), limit(Per::Verification, 1, HOUR), limit(Per::Account, 3, HOUR)]);
+    buy(&ledger, &policy, &subject(0, 0, 0), Send, START);
+    assert_eq!((memory.tracked(), memory.uncounted()), (3, 0));
+    // The account is known and counts on; two keys find no room.
+    buy(&ledger, &policy, &subject(1, 1, 0), Send, START);
+    assert_eq!((memory.tracked(), memory.uncounted()), (3, 2));
+    take(&ledger, &policy, &subject(2, 2, 0), Send, START).settle(Settlement::GiveBack);
+    buy(&ledger, &policy, &subject(3, 3, 0), Send, START);
+    assert_eq!(
+        wait_of(&ledger, &policy, &subject(4, 4, 0), Send, START),
+        Some(HOUR),
+        "the account's third was the last"
+    );
+    assert_eq!(wait_of(&ledger, &policy, &subject(0, 9, 9), Send, START), Some(HOUR), "a known phone is still limited");
+}
+
+#[test]
+fn with_room_for_one_of_two_new_keys_one_is_counted() {
+    let (memory, ledger) = memory(1, WhenFull::Allow);
+    let policy = policy([limit(Per::Phone, 1, HOUR), limit(Per::Account, 100, HOUR)]);
+    buy(&ledger, &policy, &subject(0, 0, 0), Send, START);
+    assert_eq!((memory.tracked(), memory.uncounted()), (1, 1));
+    assert_eq!(wait_of(&ledger, &policy, &subject(0, 0, 0), Send, START), Some(HOUR));
+}
+
+#[test]
+fn without_room_shadow_limits_refuse_nothing() {
+    let (memory, ledger) = memory(1, WhenFull::Refuse);
+    let shadows = policy([shadow(limit(Per::Phone, 1, HOUR))]);
+    buy(&ledger, &shadows, &phone_only(0), Send, START);
+    buy(&ledger, &shadows, &phone_only(1), Send, START);
+    assert_eq!((memory.tracked(), memory.uncounted()), (1, 1));
+    // The key that can refuse has the room that there is.
+    let (memory, ledger) = self::memory(1, WhenFull::Refuse);
+    let mixed = policy([shadow(limit(Per::Phone, 1, HOUR)), limit(Per::Account, 1, HOUR)]);
+    buy(&ledger, &mixed, &subject(0, 0, 0), Send, START);
+    assert_eq!((memory.tracked(), memory.uncounted()), (1, 1));
+    assert_eq!(wait_of(&ledger, &mixed, &subject(1, 0, 0), Send, START), Some(HOUR));
+}
+
+#[test]
 fn the_bound_holds_whatever_happens() {
     let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
     let strategy = (policies(), sequences(anything()), 0..6_usize, any::<bool>());

@@ -70,7 +70,8 @@ impl Ledger {
         }
     }
 
-    /// Makes what was charged to `from` count for `into` as well: they turned out to be the same.
+    /// Makes `from` and `into` one: they turned out to be the same. What was charged to `from` counts for `into`, and is given
+    /// back there if it is; who still asks for `from`, for as long as that counts, asks for `into`.
     pub async fn absorb(&self, policy: &Policy, into: Key, from: Key) {
         match self {
             Ledger::Memory(memory) => memory.absorb(policy, into, from),

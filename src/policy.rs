@@ -259,6 +259,11 @@ impl Keep {
 }
 
 impl Retention {
+    /// The longest that a charge of any kind is kept.
+    pub fn longest(self) -> Duration {
+        self.sends.window.max(self.resends.window)
+    }
+
     /// Of charges of this kind.
     pub const fn of(self, kind: Kind) -> Keep {
         match kind {

@@ -44,23 +44,30 @@ macro_rules! behaves {
                 a_recorded_code_counts_from_when_it_went_out
                 a_hold_refuses_until_its_end_and_an_earlier_end_changes_nothing
                 shadow_limits_refuse_nothing_not_even_for_a_hold
+                what_is_absorbed_counts_in_full_also_within_one_microsecond
                 absorbing_twice_counts_once
                 absorbing_moves_a_hold
+                giving_back_after_absorb_is_exact
                 keeping_after_absorb_is_exact
+                absorbing_in_a_circle_ends
+                a_request_that_still_knows_the_old_key_meets_what_was_absorbed
                 a_limit_that_changes_judges_what_is_logged
                 a_limit_that_is_removed_refuses_no_more_and_its_reservations_settle;
             properties:
+                every_decision_is_the_models
                 no_window_ever_holds_more_than_max
                 no_window_ever_holds_more_than_max_though_time_runs_backwards
                 a_refusal_lasts_exactly_until_retry_after
                 the_limit_that_speaks_is_the_last_to_let_go
                 a_refusal_changes_nothing
-                what_is_given_back_never_was;
+                what_is_given_back_never_was
+                policies_of_shadows_refuse_nothing;
             threads:
                 one_phone_gets_exactly_max_from_many_threads
                 many_phones_share_one_account_exactly
                 what_threads_give_back_others_get_and_no_more
                 opposite_lock_orders_do_not_deadlock
+                reservations_settle_exactly_while_their_keys_are_absorbed
         }
     };
     ($store:ident, $new:expr; $($part:ident: $($promise:ident)*);*) => {

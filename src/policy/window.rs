@@ -66,9 +66,14 @@ impl Log {
         self.held_until.filter(|until| *until > now).map(|until| until.since(now))
     }
 
+    /// When it was charged last.
+    pub fn newest(&self) -> Option<Moment> {
+        self.charges.back().map(|charge| charge.at())
+    }
+
     /// The time at which a charge can be taken: `now`, but never before the newest charge, so that the log stays in order.
     pub fn not_before(&self, now: Moment) -> Moment {
-        self.charges.back().map_or(now, |newest| newest.at().max(now))
+        self.newest().map_or(now, |newest| newest.max(now))
     }
 
     /// Takes a charge that is still to be settled.
@@ -95,11 +100,9 @@ impl Log {
         }
     }
 
-    /// Takes over what another log holds: from now on both are one.
-    pub fn absorb(&mut self, other: &Log, retention: Retention) {
-        let missing: Vec<Charge> =
-            other.charges.iter().filter(|charge| !self.charges.contains(charge)).copied().collect();
-        missing.into_iter().for_each(|charge| self.insert(charge, retention));
+    /// Takes over what another log holds.
+    pub fn absorb(&mut self, other: Log, retention: Retention) {
+        other.charges.into_iter().for_each(|charge| self.insert(charge, retention));
         self.held_until = self.held_until.max(other.held_until);
     }
 

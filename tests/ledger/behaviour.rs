@@ -230,6 +230,15 @@ pub fn shadow_limits_refuse_nothing_not_even_for_a_hold(new: New) {
 
 // ---- absorbing -------------------------------------------------------------------------------------------------------------
 
+pub fn what_is_absorbed_counts_in_full_also_within_one_microsecond(new: New) {
+    let (ledger, policy) = (new(), policy([limit(Per::Verification, 2, MINUTE)]));
+    buy(&ledger, &policy, &only(verification_key(0)), Resend, START);
+    buy(&ledger, &policy, &only(verification_key(1)), Resend, START);
+    wait(ledger.absorb(&policy, verification_key(0), verification_key(1)));
+    // Two codes went out, though both in the same microsecond.
+    assert_eq!(wait_of(&ledger, &policy, &only(verification_key(0)), Resend, START), Some(MINUTE));
+}
+
 pub fn absorbing_twice_counts_once(new: New) {
     let (ledger, policy) = (new(), policy([limit(Per::Verification, 9, MINUTE)]));
     buy(&ledger, &policy, &only(verification_key(1)), Resend, START);
@@ -247,6 +256,15 @@ pub fn absorbing_moves_a_hold(new: New) {
     assert_eq!(wait_of(&ledger, &policy, &only(verification_key(0)), Resend, START), Some(HOUR));
 }
 
+pub fn giving_back_after_absorb_is_exact(new: New) {
+    let (ledger, policy) = (new(), policy([limit(Per::Verification, 1, MINUTE)]));
+    let open = take(&ledger, &policy, &only(verification_key(1)), Resend, START);
+    wait(ledger.absorb(&policy, verification_key(0), verification_key(1)));
+    assert_eq!(wait_of(&ledger, &policy, &only(verification_key(0)), Resend, START), Some(MINUTE));
+    open.settle(Settlement::GiveBack);
+    assert_eq!(wait_of(&ledger, &policy, &only(verification_key(0)), Resend, START), None, "it never was");
+}
+
 pub fn keeping_after_absorb_is_exact(new: New) {
     let (ledger, shadows) = (new(), policy([shadow(limit(Per::Verification, 1, MINUTE))]));
     let open = [0, 1].map(|nth| take(&ledger, &shadows, &only(verification_key(nth)), Resend, START));
@@ -256,6 +274,31 @@ pub fn keeping_after_absorb_is_exact(new: New) {
     kept.settle(Settlement::Keep);
     given_back.settle(Settlement::GiveBack);
     assert_eq!(contents(&ledger, verification_key(2), START), (vec![], vec![START], None));
+}
+
+pub fn absorbing_in_a_circle_ends(new: New) {
+    let (ledger, policy) = (new(), policy([limit(Per::Verification, 9, MINUTE)]));
+    for nth in 0..3 {
+        buy(&ledger, &policy, &only(verification_key(nth)), Resend, START);
+    }
+    for (into, from) in [(0, 0), (0, 1), (1, 0), (1, 2), (2, 0)] {
+        wait(ledger.absorb(&policy, verification_key(into), verification_key(from)));
+    }
+    for nth in 0..3 {
+        assert_eq!(contents(&ledger, verification_key(nth), START), (vec![], vec![START; 3], None));
+    }
+}
+
+pub fn a_request_that_still_knows_the_old_key_meets_what_was_absorbed(new: New) {
+    let (ledger, policy) = (new(), policy([limit(Per::Verification, 2, MINUTE)]));
+    let (root, old) = (only(verification_key(0)), only(verification_key(1)));
+    buy(&ledger, &policy, &root, Resend, START);
+    buy(&ledger, &policy, &old, Resend, START);
+    wait(ledger.absorb(&policy, verification_key(0), verification_key(1)));
+    // It found its root before the two were joined, and asks after.
+    assert_eq!(wait_of(&ledger, &policy, &old, Resend, START), Some(MINUTE));
+    buy(&ledger, &policy, &old, Resend, START + MINUTE);
+    assert_eq!(contents(&ledger, verification_key(0), START + MINUTE).1.first(), Some(&(START + MINUTE)));
 }
 
 // ---- limits that change ----------------------------------------------------------------------------------------------------

@@ -83,6 +83,7 @@ impl Model {
 
     /// How many keys some limit still needs, or a hold.
     pub fn needed(&self, now: Moment) -> usize {
+        let now = now.max(self.swept);
         let charged = self.charges.iter().filter(|charge| charge.there);
         let needed = charged.filter(|charge| {
             self.limits.iter().any(|limit| {

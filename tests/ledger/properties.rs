@@ -19,6 +19,19 @@ fn over<S: Strategy<Value = Event>>(events: S, check: impl Fn(Vec<Limit>, Vec<Ev
     }
 }
 
+pub fn every_decision_is_the_models(new: New) {
+    over(anything(), |limits, events| {
+        let mut world = World::new(new(), limits);
+        for event in &events {
+            if let Some(answer) = world.step(event) {
+                prop_assert_eq!(&answer.ledger, &answer.model, "at {}", world.now.as_micros());
+                prop_assert_eq!(answer.charged, answer.expected);
+            }
+        }
+        Ok(())
+    });
+}
+
 pub fn no_window_ever_holds_more_than_max(new: New) {
     over(forward(), |limits, events| windows_hold(new, limits, &events));
 }
@@ -165,4 +178,19 @@ pub fn what_is_given_back_never_was(new: New) {
     if let Err(failure) = outcome {
         panic!("{failure}");
     }
+}
+
+pub fn policies_of_shadows_refuse_nothing(new: New) {
+    over(anything(), |limits, events| {
+        let limits: Vec<_> = limits.into_iter().map(shadow).collect();
+        let mut world = World::new(new(), limits);
+        for event in &events {
+            if let Some(answer) = world.step(event) {
+                prop_assert!(answer.ledger.refusal.is_none());
+                prop_assert!(answer.charged.is_some());
+                prop_assert_eq!(&answer.ledger, &answer.model, "but they are judged");
+            }
+        }
+        Ok(())
+    });
 }

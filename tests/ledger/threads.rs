@@ -126,3 +126,26 @@ pub fn opposite_lock_orders_do_not_deadlock(new: New) {
         }
     });
 }
+
+pub fn reservations_settle_exactly_while_their_keys_are_absorbed(new: New) {
+    let (ledger, kept) = (new(), Arc::new(AtomicUsize::new(0)));
+    let (judge, count) = (ledger.clone(), kept.clone());
+    let policy = policy([shadow(limit(Per::Verification, 1000, HOUR))]);
+    let limits = policy.clone();
+    at_once(move |nth| {
+        for round in 0..20 {
+            let id = (nth + round) % 8;
+            let reservation = take(&judge, &limits, &only(Key::Verification(verification(id))), Resend, START);
+            if nth == 0 && round < 7 {
+                let [into, from] = [round + 1, round].map(|nth| Key::Verification(verification(nth)));
+                wait(judge.absorb(&limits, into, from));
+            }
+            let keep = (nth + round) % 5 == 0;
+            count.fetch_add(usize::from(keep), Ordering::SeqCst);
+            reservation.settle(if keep { Settlement::Keep } else { Settlement::GiveBack });
+        }
+    });
+    wait(ledger.absorb(&policy, Key::Verification(verification(7)), Key::Verification(verification(0))));
+    let (_, resends, _) = contents(&ledger, Key::Verification(verification(7)), START);
+    assert_eq!(resends.len(), kept.load(Ordering::SeqCst));
+}

@@ -4,6 +4,12 @@
 //! taken, and limits judged by counting it.
 
 #![allow(unreachable_pub, reason = "nothing outside can reach into a test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that panics is a test that fails"
+)]
 
 #[path = "ledger/behaviour.rs"]
 mod behaviour;

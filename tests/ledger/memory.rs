@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use proptest::test_runner::TestRunner;
 use sendly_gateway::ledger::memory::Memory;
 use sendly_gateway::ledger::{Ledger, Settlement, Verdict};
 use sendly_gateway::policy::{Counts, Key, Kind, Per, WhenFull};
@@ -22,9 +21,8 @@ fn phone_only(nth: usize) -> sendly_gateway::policy::Subject {
 
 #[test]
 fn a_sweep_drops_what_no_limit_needs_and_nothing_else() {
-    let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
     let strategy = (policies(), sequences(anything()));
-    let outcome = TestRunner::new(config).run(&strategy, |(limits, events)| {
+    prove(strategy, |(limits, events)| {
         let (memory, ledger) = memory(1000, WhenFull::Refuse);
         let absorbs = events.iter().any(|event| matches!(event, Event::Absorb(..)));
         let mut world = World::new(ledger, limits);
@@ -44,9 +42,6 @@ fn a_sweep_drops_what_no_limit_needs_and_nothing_else() {
         prop_assert_eq!(memory.tracked(), 0);
         Ok(())
     });
-    if let Err(failure) = outcome {
-        panic!("{failure}");
-    }
 }
 
 #[test]
@@ -183,9 +178,8 @@ fn without_room_shadow_limits_refuse_nothing() {
 
 #[test]
 fn the_bound_holds_whatever_happens() {
-    let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
     let strategy = (policies(), sequences(anything()), 0..6_usize, any::<bool>());
-    let outcome = TestRunner::new(config).run(&strategy, |(limits, events, max_keys, allow)| {
+    prove(strategy, |(limits, events, max_keys, allow)| {
         let (memory, ledger) = memory(max_keys, if allow { WhenFull::Allow } else { WhenFull::Refuse });
         let mut world = World::new(ledger, limits);
         for event in &events {
@@ -205,7 +199,4 @@ fn the_bound_holds_whatever_happens() {
         prop_assert_eq!(memory.tracked(), 0);
         Ok(())
     });
-    if let Err(failure) = outcome {
-        panic!("{failure}");
-    }
 }

@@ -3,20 +3,16 @@
 use std::collections::HashMap;
 
 use proptest::prelude::*;
-use proptest::test_runner::{TestCaseError, TestRunner};
+use proptest::test_runner::TestCaseError;
 use sendly_gateway::clock::Moment;
 use sendly_gateway::ledger::Settlement;
 use sendly_gateway::policy::{Key, Kind, Limit, Mode, Obstacle, Policy};
 
 use super::world::*;
 
-/// Runs `check` over many policies and sequences of events.
+/// Over many policies and sequences of events.
 fn over<S: Strategy<Value = Event>>(events: S, check: impl Fn(Vec<Limit>, Vec<Event>) -> Result<(), TestCaseError>) {
-    let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
-    let strategy = (policies(), sequences(events));
-    if let Err(failure) = TestRunner::new(config).run(&strategy, |(limits, events)| check(limits, events)) {
-        panic!("{failure}");
-    }
+    prove((policies(), sequences(events)), |(limits, events)| check(limits, events));
 }
 
 pub fn every_decision_is_the_models(new: New) {
@@ -139,8 +135,7 @@ pub fn what_is_given_back_never_was(new: New) {
     // Shadow limits, so that the charges that will never have been turn no other away, and logs run far over their max.
     let extras = prop::collection::vec((any::<bool>(), 0..3_usize, any::<prop::sample::Index>()), 1..40);
     let strategy = (policies(), sequences(forward()), extras);
-    let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
-    let outcome = TestRunner::new(config).run(&strategy, |(limits, events, extras)| {
+    prove(strategy, |(limits, events, extras)| {
         let shadows: Vec<_> = limits.iter().cloned().map(shadow).collect();
         let mut pure = World::new(new(), shadows.clone());
         let mut stirred = World::new(new(), shadows);
@@ -175,9 +170,6 @@ pub fn what_is_given_back_never_was(new: New) {
         }
         Ok(())
     });
-    if let Err(failure) = outcome {
-        panic!("{failure}");
-    }
 }
 
 pub fn policies_of_shadows_refuse_nothing(new: New) {

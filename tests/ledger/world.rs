@@ -4,6 +4,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use proptest::prelude::*;
+use proptest::test_runner::{TestCaseError, TestRunner};
 use sendly_gateway::clock::Moment;
 use sendly_gateway::ledger::{Ledger, Reservation, Settlement, Verdict};
 use sendly_gateway::phone::Phone;
@@ -11,6 +12,14 @@ use sendly_gateway::policy::subject::{Account, HashKey, Verification};
 use sendly_gateway::policy::{Counts, Decision, Key, Kind, Limit, Mode, Per, Policy, RefusalCode, Subject};
 
 use super::model::{Charged, Judgement, Model};
+
+/// Proves a promise over many inputs, and shows the smallest that breaks it.
+pub fn prove<S: Strategy>(inputs: S, check: impl Fn(S::Value) -> Result<(), TestCaseError>) {
+    let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
+    if let Err(failure) = TestRunner::new(config).run(&inputs, check) {
+        panic!("{failure}");
+    }
+}
 
 /// Makes an empty ledger.
 pub type New = fn() -> Ledger;

@@ -71,7 +71,7 @@ impl Memory {
         }
     }
 
-    /// Keys that have a log.
+    /// Keys that are remembered: those that have a log, and those whose log became another's.
     pub fn tracked(&self) -> usize {
         self.tracked.load(Ordering::Relaxed)
     }
@@ -94,13 +94,12 @@ impl Memory {
         let nothing = Log::default();
         let logs = || keys.iter().map(|key| (key.per(), held.get(key).unwrap_or(&nothing)));
 
-        // Whoever read the clock before a sweep did waits as long as it takes from where it stands.
-        let (behind, now) = (held.swept().since(now), now.max(held.swept()));
+        let asked = now;
+        let now = asked.max(held.swept());
         let mut decision = policy.judge(logs(), kind, now);
         if let Some(refusal) = &mut decision.refusal {
-            refusal.retry_after += behind;
-        }
-        if decision.refusal.is_some() {
+            // Told from the clock of whoever asked, though it was judged as of a sweep that came after that was read.
+            refusal.retry_after += now.since(asked);
             return (decision, Verdict::Refused);
         }
         // One time for all of them, so that settling needs to know only one.
@@ -108,7 +107,7 @@ impl Memory {
 
         let mut counted: ArrayVec<Key, { Subject::MAX_KEYS }> =
             keys.iter().copied().filter(|key| policy.counts(key.per(), kind)).collect();
-        // A key for which nothing would be refused either way does not need room; what is left after the others, it takes.
+        // A key that only shadow limits count must not refuse anything for want of room either: it takes what is left.
         let known = |key: &Key| held.get(key).is_some();
         let needed = |key: &Key| self.when_full == WhenFull::Refuse && policy.enforces(key.per());
         if !self.make_room(counted.iter().filter(|key| !known(key) && needed(key)).count()) {
@@ -164,6 +163,8 @@ impl Memory {
 
     /// Drops every log that no limit can need any more, one shard at a time, and calls `between` after each shard. Returns how
     /// many there were.
+    ///
+    /// From then on nothing is judged as of an earlier time: a `now` that lies in the future refuses codes until it has come.
     pub fn sweep(&self, policy: &Policy, now: Moment, mut between: impl FnMut()) -> usize {
         let mut dropped = 0;
         for shard in &self.shards {

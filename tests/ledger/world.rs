@@ -15,7 +15,9 @@ use super::model::{Charged, Judgement, Model};
 
 /// Proves a promise over many inputs, and shows the smallest that breaks it.
 pub fn prove<S: Strategy>(inputs: S, check: impl Fn(S::Value) -> Result<(), TestCaseError>) {
-    let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
+    // Half as many as usual (`PROPTEST_CASES` says otherwise): each is a long story.
+    let usual = ProptestConfig::default();
+    let config = ProptestConfig { cases: usual.cases.div_ceil(2), failure_persistence: None, ..usual };
     if let Err(failure) = TestRunner::new(config).run(&inputs, check) {
         panic!("{failure}");
     }
@@ -312,18 +314,23 @@ impl World {
         verification(self.roots[nth])
     }
 
+    fn request(&self, event: &Event) -> Option<(Subject, Kind)> {
+        let Event::Reserve { phone: phone_, verification, account: account_, kind } = event else { return None };
+        let (phone, verification) = (phone_.map(phone), verification.map(|nth| self.root(nth)));
+        Some((Subject { phone, verification, account: account(*account_) }, *kind))
+    }
+
+    /// Whether this is a request that the model would refuse.
+    pub fn would_refuse(&self, event: &Event) -> bool {
+        let refused = |(subject, kind)| self.model.clone().reserve(&subject, kind, self.now).1.is_none();
+        self.request(event).is_some_and(refused)
+    }
+
     /// Lets one thing happen. Returns the answers, if it was a request.
     pub fn step(&mut self, event: &Event) -> Option<Answer> {
         let limits = self.policy.limits();
         match event {
-            Event::Reserve { phone: phone_, verification, account: account_, kind } => {
-                let subject = Subject {
-                    phone: phone_.map(phone),
-                    verification: verification.map(|nth| self.root(nth)),
-                    account: account(*account_),
-                };
-                return Some(self.reserve(subject, *kind));
-            }
+            Event::Reserve { .. } => return self.request(event).map(|(subject, kind)| self.reserve(subject, kind)),
             Event::Keep(nth) => self.settle(*nth, Some(Settlement::Keep)),
             Event::GiveBack(nth) => self.settle(*nth, Some(Settlement::GiveBack)),
             Event::Drop(nth) => self.settle(*nth, None),

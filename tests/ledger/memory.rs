@@ -111,6 +111,28 @@ fn a_reservation_that_outlives_its_window_settles_in_peace() {
 }
 
 #[test]
+fn two_keys_that_become_one_are_tracked_for_as_long_as_their_codes_count() {
+    let (memory, ledger) = memory(3, WhenFull::Refuse);
+    let policy = policy([limit(Per::Verification, 9, MINUTE)]);
+    let key = |nth| Key::Verification(verification(nth));
+    let absorb = |into, from| (wait(ledger.absorb(&policy, key(into), key(from))), memory.tracked()).1;
+    buy(&ledger, &policy, &only(key(1)), Resend, START);
+    assert_eq!(absorb(1, 1), 1, "itself");
+    assert_eq!(absorb(1, 5), 1, "one that nothing is known of");
+    assert_eq!(absorb(0, 1), 2, "where the old one went is remembered");
+    assert_eq!(absorb(0, 1), 2);
+    buy(&ledger, &policy, &only(key(1)), Resend, START + SECOND);
+    buy(&ledger, &policy, &only(key(2)), Resend, START);
+    assert_eq!((memory.tracked(), memory.uncounted()), (3, 0));
+    // Without room they stay two.
+    assert_eq!(absorb(7, 2), 3);
+    assert_eq!((memory.uncounted(), contents(&ledger, key(2), START).1.len()), (1, 1));
+    assert_eq!(memory.sweep(&policy, START + MINUTE, || ()), 2, "the third, and where the second went");
+    assert_eq!(memory.sweep(&policy, START + MINUTE + SECOND, || ()), 1);
+    assert_eq!(memory.tracked(), 0);
+}
+
+#[test]
 fn without_room_a_new_key_is_refused_and_no_live_key_is_forgotten() {
     let (memory, ledger) = memory(4, WhenFull::Refuse);
     let policy = policy([limit(Per::Phone, 1, HOUR), limit(Per::Account, 100, HOUR)]);

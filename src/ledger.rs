@@ -53,7 +53,7 @@ impl Ledger {
                 let (decision, verdict) = memory.reserve(policy, subject, kind, now);
                 let verdict = match verdict {
                     memory::Verdict::Charged(charge) => {
-                        Verdict::Reserved(Reservation { ledger: self.clone(), charge: Some(charge) })
+                        Verdict::Reserved(Reservation { ledger: self.clone(), charge, ends: Settlement::Keep })
                     }
                     memory::Verdict::Refused => Verdict::Refused,
                     memory::Verdict::NoRoom => Verdict::NoRoom,
@@ -70,7 +70,8 @@ impl Ledger {
         }
     }
 
-    /// Makes what was charged to `from` count for `into` as well: they turned out to be the same.
+    /// Makes `from` and `into` one: they turned out to be the same. What was charged to `from` counts for `into`, and is given
+    /// back there if it is; who still asks for `from`, for as long as that counts, asks for `into`.
     pub async fn absorb(&self, policy: &Policy, into: Key, from: Key) {
         match self {
             Ledger::Memory(memory) => memory.absorb(policy, into, from),
@@ -104,30 +105,26 @@ pub enum Settlement {
 #[must_use = "a reservation that is dropped is kept"]
 pub struct Reservation {
     ledger: Ledger,
-    charge: Option<Charge>,
+    charge: Charge,
+    /// How dropping it, which is what settles it, settles it.
+    ends: Settlement,
 }
 
 impl Reservation {
     /// The time that it was charged with.
     pub fn at(&self) -> Moment {
-        self.charge.as_ref().map_or(Moment::from_micros(0), |charge| charge.at)
+        self.charge.at
     }
 
     /// Settles it.
     pub fn settle(mut self, settlement: Settlement) {
-        self.finish(settlement);
-    }
-
-    fn finish(&mut self, settlement: Settlement) {
-        if let Some(charge) = self.charge.take() {
-            self.ledger.settle(&charge, settlement);
-        }
+        self.ends = settlement;
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.finish(Settlement::Keep);
+        self.ledger.settle(&self.charge, self.ends);
     }
 }
 

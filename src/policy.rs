@@ -187,10 +187,14 @@ impl Policy {
 
     /// How much of a log per this has to be kept.
     pub fn retention(&self, per: Per) -> Retention {
-        self.limits.iter().filter(|limit| limit.per == per).fold(Retention::NOTHING, |kept, limit| Retention {
-            charges: kept.charges.max(limit.max as usize),
-            window: kept.window.max(limit.window),
-        })
+        let of = |kind| {
+            let counting = self.limits.iter().filter(|limit| limit.per == per && limit.counts.includes(kind));
+            counting.fold(Keep::NOTHING, |keep, limit| Keep {
+                charges: keep.charges.max(limit.max as usize),
+                window: keep.window.max(limit.window),
+            })
+        };
+        Retention { sends: of(Kind::Send), resends: of(Kind::Resend) }
     }
 
     /// Whether any limit per this refuses.
@@ -231,16 +235,124 @@ impl Policy {
     }
 }
 
-/// How much of a log any limit can still need.
+/// How much of a log any limit can still need: of each kind, since a limit may count one alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
-    /// The newest so many charges.
+    /// Of the sends.
+    pub sends: Keep,
+    /// Of the resends.
+    pub resends: Keep,
+}
+
+/// How many charges of one kind are to be kept, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keep {
+    /// The newest so many.
     pub charges: usize,
-    /// Nothing older than this.
+    /// None that is as old as this.
     pub window: Duration,
 }
 
+impl Keep {
+    /// Nothing at all: no limit counts this kind.
+    pub const NOTHING: Keep = Keep { charges: 0, window: Duration::ZERO };
+}
+
 impl Retention {
-    /// Nothing at all: no limit counts here.
-    pub const NOTHING: Retention = Retention { charges: 0, window: Duration::ZERO };
+    /// The longest that a charge of any kind is kept.
+    pub fn longest(self) -> Duration {
+        self.sends.window.max(self.resends.window)
+    }
+
+    /// Of charges of this kind.
+    pub const fn of(self, kind: Kind) -> Keep {
+        match kind {
+            Kind::Send => self.sends,
+            Kind::Resend => self.resends,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Moment = Moment::from_micros(1_000_000);
+
+    fn limit(per: Per, max: u32, micros: u64, counts: Counts, mode: Mode) -> Limit {
+        let (name, window) = (format!("{}-{max}", per.name()), Duration::from_micros(micros));
+        Limit { name, per, max, window, counts, mode, code: RefusalCode::RateLimitExceeded }
+    }
+
+    /// A log of one resend, now, and of nothing else.
+    fn one_resend(policy: &Policy, per: Per) -> Log {
+        let mut log = Log::default();
+        log.record(NOW, Kind::Resend, policy.retention(per));
+        log
+    }
+
+    fn refusal(by: Obstacle, micros: u64) -> Option<Refusal> {
+        Some(Refusal { by, retry_after: Duration::from_micros(micros) })
+    }
+
+    #[test]
+    fn the_longest_wait_speaks_and_of_equals_the_first() {
+        let policy = Policy::new(vec![
+            limit(Per::Account, 1, 60, Counts::BOTH, Mode::Enforce),
+            limit(Per::Phone, 1, 10, Counts::BOTH, Mode::Enforce),
+            limit(Per::Phone, 1, 60, Counts::BOTH, Mode::Enforce),
+            limit(Per::Phone, 1, 99, Counts::BOTH, Mode::Shadow),
+        ]);
+        let mut phone = one_resend(&policy, Per::Phone);
+        let account = one_resend(&policy, Per::Account);
+        let judge = |phone: &Log| policy.judge([(Per::Phone, phone), (Per::Account, &account)], Kind::Send, NOW);
+        assert_eq!(judge(&phone).refusal, refusal(Obstacle::Limit(2), 60), "the phone's log is asked first");
+        phone.hold(NOW + Duration::from_micros(60));
+        assert_eq!(judge(&phone).refusal, refusal(Obstacle::Hold, 60));
+        phone.hold(NOW + Duration::from_micros(61));
+        assert_eq!(judge(&phone).refusal, refusal(Obstacle::Hold, 61));
+        assert_eq!((judge(&phone).met, judge(&phone).reached), (LimitSet(0b1111), LimitSet(0b1111)));
+    }
+
+    #[test]
+    fn a_limit_that_does_not_count_a_kind_is_not_met_by_it() {
+        let policy = Policy::new(vec![limit(Per::Verification, 1, 60, Counts::RESENDS, Mode::Enforce)]);
+        let log = one_resend(&policy, Per::Verification);
+        let judge = |kind| policy.judge([(Per::Verification, &log)], kind, NOW);
+        assert_eq!(judge(Kind::Send), Decision::default());
+        assert_eq!(judge(Kind::Resend).refusal, refusal(Obstacle::Limit(0), 60));
+        assert!(!policy.counts(Per::Verification, Kind::Send) && policy.counts(Per::Verification, Kind::Resend));
+    }
+
+    #[test]
+    fn a_hold_refuses_only_where_a_limit_would() {
+        let mut held = Log::default();
+        held.hold(NOW + Duration::from_micros(5));
+        for (mode, expected) in [(Mode::Enforce, refusal(Obstacle::Hold, 5)), (Mode::Shadow, None)] {
+            let policy = Policy::new(vec![limit(Per::Phone, 9, 60, Counts::BOTH, mode)]);
+            assert_eq!(policy.judge([(Per::Phone, &held)], Kind::Send, NOW).refusal, expected, "{mode:?}");
+        }
+    }
+
+    #[test]
+    fn of_each_kind_as_much_is_kept_as_some_limit_counts() {
+        let policy = Policy::new(vec![
+            limit(Per::Phone, 5, 600, Counts::BOTH, Mode::Enforce),
+            limit(Per::Phone, 2, 9_000, Counts::RESENDS, Mode::Shadow),
+            limit(Per::Account, 100, 60, Counts::BOTH, Mode::Enforce),
+        ]);
+        let keep = |charges, micros| Keep { charges, window: Duration::from_micros(micros) };
+        assert_eq!(policy.retention(Per::Phone), Retention { sends: keep(5, 600), resends: keep(5, 9_000) });
+        assert_eq!(policy.retention(Per::Account), Retention { sends: keep(100, 60), resends: keep(100, 60) });
+        assert_eq!(policy.retention(Per::Verification), Retention { sends: Keep::NOTHING, resends: Keep::NOTHING });
+    }
+
+    #[test]
+    fn a_policy_holds_as_many_limits_as_a_set_can_name() {
+        let policy = Policy::new(vec![limit(Per::Phone, 1, 60, Counts::BOTH, Mode::Shadow); MAX_LIMITS + 1]);
+        assert_eq!(policy.limits().len(), MAX_LIMITS);
+        let log = one_resend(&policy, Per::Phone);
+        let reached = policy.judge([(Per::Phone, &log)], Kind::Send, NOW).reached;
+        assert!((0..MAX_LIMITS).all(|place| reached.contains(place)) && !reached.contains(MAX_LIMITS));
+    }
 }

@@ -20,13 +20,23 @@ const SHARDS: usize = 256;
 
 type Logs = HashMap<Key, Log, RandomState>;
 
+#[derive(Debug)]
+struct Shard {
+    logs: Logs,
+    /// Keys that turned out to be another's: which, and the time of the last charge that went there with it. Remembered for
+    /// as long as that charge counts, so that a reservation of the old key settles where its charge is.
+    moved: HashMap<Key, (Key, Moment), RandomState>,
+    /// The time of its last sweep. A log that was dropped can testify no more, so nothing is judged as of an earlier time.
+    swept: Moment,
+}
+
 /// See the module's documentation.
 #[derive(Debug)]
 pub struct Memory {
-    shards: Box<[Mutex<Logs>]>,
+    shards: Box<[Mutex<Shard>]>,
     hasher: RandomState,
     tracked: AtomicUsize,
-    /// Charges that found no room and went uncounted per that key.
+    /// How often a key found no room, and something went uncounted per it.
     uncounted: AtomicUsize,
     max_keys: usize,
     when_full: WhenFull,
@@ -47,7 +57,10 @@ impl Memory {
     /// An empty ledger that tracks at most `max_keys` keys.
     pub fn new(max_keys: usize, when_full: WhenFull) -> Self {
         let hasher = RandomState::new();
-        let shard = || Mutex::new(Logs::with_hasher(hasher.clone()));
+        let shard = || {
+            let (logs, moved) = (Logs::with_hasher(hasher.clone()), HashMap::with_hasher(hasher.clone()));
+            Mutex::new(Shard { logs, moved, swept: Moment::from_micros(0) })
+        };
         Self {
             shards: std::iter::repeat_with(shard).take(SHARDS).collect(),
             hasher,
@@ -58,7 +71,7 @@ impl Memory {
         }
     }
 
-    /// Keys that have a log.
+    /// Keys that are remembered: those that have a log, and those whose log became another's.
     pub fn tracked(&self) -> usize {
         self.tracked.load(Ordering::Relaxed)
     }
@@ -68,20 +81,25 @@ impl Memory {
         self.max_keys
     }
 
-    /// Charges that went uncounted per a key because there was no room for it ([`WhenFull::Allow`]).
+    /// How often something went uncounted per a key because there was no room for it: under [`WhenFull::Allow`]; under
+    /// [`WhenFull::Refuse`] what only shadow limits count, and what was learned after the code went out.
     pub fn uncounted(&self) -> usize {
         self.uncounted.load(Ordering::Relaxed)
     }
 
     /// See [`Ledger::reserve`](super::Ledger::reserve).
     pub fn reserve(&self, policy: &Policy, subject: &Subject, kind: Kind, now: Moment) -> (Decision, Verdict) {
-        let keys = subject.keys();
-        let mut held = self.lock(&keys);
+        let mut held = self.lock(&subject.keys());
+        let keys = held.keys.clone();
         let nothing = Log::default();
         let logs = || keys.iter().map(|key| (key.per(), held.get(key).unwrap_or(&nothing)));
 
-        let decision = policy.judge(logs(), kind, now);
-        if decision.refusal.is_some() {
+        let asked = now;
+        let now = asked.max(held.swept());
+        let mut decision = policy.judge(logs(), kind, now);
+        if let Some(refusal) = &mut decision.refusal {
+            // Told from the clock of whoever asked, though it was judged as of a sweep that came after that was read.
+            refusal.retry_after += now.since(asked);
             return (decision, Verdict::Refused);
         }
         // One time for all of them, so that settling needs to know only one.
@@ -89,14 +107,13 @@ impl Memory {
 
         let mut counted: ArrayVec<Key, { Subject::MAX_KEYS }> =
             keys.iter().copied().filter(|key| policy.counts(key.per(), kind)).collect();
-        let new = counted.iter().filter(|key| held.get(key).is_none()).count();
-        if !self.make_room(new) {
-            if self.when_full == WhenFull::Refuse {
-                return (decision, Verdict::NoRoom);
-            }
-            self.uncounted.fetch_add(1, Ordering::Relaxed);
-            counted.retain(|key| held.get(key).is_some());
+        // A key that only shadow limits count must not refuse anything for want of room either: it takes what is left.
+        let known = |key: &Key| held.get(key).is_some();
+        let needed = |key: &Key| self.when_full == WhenFull::Refuse && policy.enforces(key.per());
+        if !self.make_room(counted.iter().filter(|key| !known(key) && needed(key)).count()) {
+            return (decision, Verdict::NoRoom);
         }
+        counted.retain(|key| known(key) || needed(key) || self.has_room());
         for key in &counted {
             held.entry(*key).take(at, kind, policy.retention(key.per()));
         }
@@ -113,12 +130,14 @@ impl Memory {
     /// See [`Ledger::absorb`](super::Ledger::absorb).
     pub fn absorb(&self, policy: &Policy, into: Key, from: Key) {
         let mut held = self.lock(&[into, from]);
-        let Some(other) = held.get(&from).cloned() else { return };
-        if held.get(&into).is_none() && !self.make_room(1) {
-            self.uncounted.fetch_add(1, Ordering::Relaxed);
+        let &[into, from] = held.keys.as_slice() else { return };
+        if into == from || held.get(&from).is_none() || (held.get(&into).is_none() && !self.has_room()) {
             return;
         }
-        held.entry(into).absorb(&other, policy.retention(into.per()));
+        let Some(shard) = held.shard_mut(&from) else { return };
+        let log = shard.logs.remove(&from).unwrap_or_default();
+        shard.moved.insert(from, (into, log.newest().unwrap_or(Moment::from_micros(0))));
+        held.entry(into).absorb(log, policy.retention(into.per()));
     }
 
     /// See [`Ledger::hold`](super::Ledger::hold).
@@ -129,15 +148,14 @@ impl Memory {
     /// Settles a charge. To be called once for each.
     pub fn settle(&self, charge: &Charge, settlement: Settlement) {
         let mut held = self.lock(&charge.keys);
-        for key in &charge.keys {
-            // A charged key cannot have been swept: its charge was pending.
-            let Some(log) = held.get_mut(key) else { continue };
+        for key in held.keys.clone() {
+            // If it was swept meanwhile, no limit needs to know any more.
+            let Some(log) = held.get_mut(&key) else { continue };
             match settlement {
-                Settlement::Keep => log.keep(),
+                Settlement::Keep => log.keep(charge.at, charge.kind),
                 Settlement::GiveBack => log.give_back(charge.at, charge.kind),
             }
-            if log.is_empty() {
-                held.remove(key);
+            if log.is_empty() && held.remove(&key).is_some() {
                 self.tracked.fetch_sub(1, Ordering::Relaxed);
             }
         }
@@ -145,6 +163,8 @@ impl Memory {
 
     /// Drops every log that no limit can need any more, one shard at a time, and calls `between` after each shard. Returns how
     /// many there were.
+    ///
+    /// From then on nothing is judged as of an earlier time: a `now` that lies in the future refuses codes until it has come.
     pub fn sweep(&self, policy: &Policy, now: Moment, mut between: impl FnMut()) -> usize {
         let mut dropped = 0;
         for shard in &self.shards {
@@ -164,7 +184,7 @@ impl Memory {
         self.shards.get(shard).map_or(0, |shard| self.sweep_shard(shard, policy, now))
     }
 
-    fn sweep_shard(&self, shard: &Mutex<Logs>, policy: &Policy, now: Moment) -> usize {
+    fn sweep_shard(&self, shard: &Mutex<Shard>, policy: &Policy, now: Moment) -> usize {
         use crate::policy::Per;
         let retention = |per| policy.retention(per);
         let (phone, verification, account) =
@@ -176,10 +196,14 @@ impl Memory {
                 Per::Account => account,
             }
         };
-        let mut logs = shard.lock();
-        let before = logs.len();
+        let mut shard = shard.lock();
+        let Shard { logs, moved, swept } = &mut *shard;
+        *swept = now.max(*swept);
+        let now = *swept;
+        let before = logs.len() + moved.len();
         logs.retain(|key, log| !log.is_spent(of(key), now));
-        let dropped = before - logs.len();
+        moved.retain(|key, (_, newest)| *newest + of(key).longest() > now);
+        let dropped = before - logs.len() - moved.len();
         if logs.capacity() > 4 * logs.len().max(16) {
             logs.shrink_to_fit();
         }
@@ -193,27 +217,52 @@ impl Memory {
         new == 0 || self.tracked.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
     }
 
-    fn with_log(&self, key: Key, change: impl FnOnce(&mut Log)) {
-        let mut held = self.lock(&[key]);
-        if held.get(&key).is_none() && !self.make_room(1) {
+    /// Counts one more key if there is room for it, and what goes uncounted if there is none.
+    fn has_room(&self) -> bool {
+        let room = self.make_room(1);
+        if !room {
             self.uncounted.fetch_add(1, Ordering::Relaxed);
-            return;
         }
-        change(held.entry(key));
+        room
     }
 
+    fn with_log(&self, key: Key, change: impl FnOnce(&mut Log)) {
+        let mut held = self.lock(&[key]);
+        let &[key] = held.keys.as_slice() else { return };
+        if held.get(&key).is_some() || self.has_room() {
+            change(held.entry(key));
+        }
+    }
+
+    /// Locks the shards of these keys, or of the keys that they have become.
     fn lock(&self, keys: &[Key]) -> Locked<'_> {
-        let mut shards: ArrayVec<usize, { Subject::MAX_KEYS }> =
-            keys.iter().take(Subject::MAX_KEYS).map(|key| self.shard_of(key)).collect();
-        shards.sort_unstable();
-        let mut guards = ArrayVec::new();
-        for (nth, shard) in shards.iter().enumerate() {
-            let again = nth.checked_sub(1).and_then(|last| shards.get(last)) == Some(shard);
-            if let (false, Some(logs)) = (again, self.shards.get(*shard)) {
-                guards.push((*shard, logs.lock()));
+        let mut keys: ArrayVec<Key, { Subject::MAX_KEYS }> = keys.iter().copied().take(Subject::MAX_KEYS).collect();
+        loop {
+            let held = Locked { memory: self, guards: self.lock_shards(&keys), keys };
+            if held.guards.iter().all(|(_, shard)| shard.moved.is_empty()) {
+                return held;
+            }
+            let became =
+                |key: &Key| held.shard(key).and_then(|shard| shard.moved.get(key)).map_or(*key, |(into, _)| *into);
+            keys = held.keys.iter().map(became).collect();
+            if keys == held.keys {
+                return held;
             }
         }
-        Locked { memory: self, guards }
+    }
+
+    fn lock_shards(&self, keys: &[Key]) -> Guards<'_> {
+        let mut shards: ArrayVec<usize, { Subject::MAX_KEYS }> = keys.iter().map(|key| self.shard_of(key)).collect();
+        shards.sort_unstable();
+        let mut guards = Guards::new();
+        for shard in shards {
+            if guards.last().is_none_or(|(last, _)| *last != shard)
+                && let Some(logs) = self.shards.get(shard)
+            {
+                guards.push((shard, logs.lock()));
+            }
+        }
+        guards
     }
 
     fn shard_of(&self, key: &Key) -> usize {
@@ -222,29 +271,39 @@ impl Memory {
     }
 }
 
+/// Locked shards, each once, in their order.
+type Guards<'m> = ArrayVec<(usize, MutexGuard<'m, Shard>), { Subject::MAX_KEYS }>;
+
 /// The logs of a few keys, locked.
 struct Locked<'m> {
     memory: &'m Memory,
-    guards: ArrayVec<(usize, MutexGuard<'m, Logs>), { Subject::MAX_KEYS }>,
+    /// The keys that were asked for, each as what it has become.
+    keys: ArrayVec<Key, { Subject::MAX_KEYS }>,
+    guards: Guards<'m>,
 }
 
 impl Locked<'_> {
-    fn logs(&self, key: &Key) -> Option<&Logs> {
-        let shard = self.memory.shard_of(key);
-        self.guards.iter().find(|(held, _)| *held == shard).map(|(_, logs)| &**logs)
+    fn shard(&self, key: &Key) -> Option<&Shard> {
+        let place = self.memory.shard_of(key);
+        self.guards.iter().find(|(held, _)| *held == place).map(|(_, shard)| &**shard)
     }
 
-    fn logs_mut(&mut self, key: &Key) -> Option<&mut Logs> {
-        let shard = self.memory.shard_of(key);
-        self.guards.iter_mut().find(|(held, _)| *held == shard).map(|(_, logs)| &mut **logs)
+    fn shard_mut(&mut self, key: &Key) -> Option<&mut Shard> {
+        let place = self.memory.shard_of(key);
+        self.guards.iter_mut().find(|(held, _)| *held == place).map(|(_, shard)| &mut **shard)
+    }
+
+    /// When the last of the shards was swept.
+    fn swept(&self) -> Moment {
+        self.guards.iter().map(|(_, shard)| shard.swept).fold(Moment::from_micros(0), Moment::max)
     }
 
     fn get(&self, key: &Key) -> Option<&Log> {
-        self.logs(key)?.get(key)
+        self.shard(key)?.logs.get(key)
     }
 
     fn get_mut(&mut self, key: &Key) -> Option<&mut Log> {
-        self.logs_mut(key)?.get_mut(key)
+        self.shard_mut(key)?.logs.get_mut(key)
     }
 
     /// The key's log; a new one, for which room was made, if it has none.
@@ -253,12 +312,10 @@ impl Locked<'_> {
             clippy::expect_used,
             reason = "only keys whose shards were locked are asked for, three lines from the lock"
         )]
-        self.logs_mut(&key).expect("the key's shard is locked").entry(key).or_default()
+        self.shard_mut(&key).expect("the key's shard is locked").logs.entry(key).or_default()
     }
 
-    fn remove(&mut self, key: &Key) {
-        if let Some(logs) = self.logs_mut(key) {
-            logs.remove(key);
-        }
+    fn remove(&mut self, key: &Key) -> Option<Log> {
+        self.shard_mut(key)?.logs.remove(key)
     }
 }

@@ -204,8 +204,8 @@ impl Policy {
 
     /// Judges a request for one more code of `kind` against `logs`: each log once, with whom it counts for.
     ///
-    /// Every limit is asked, also after one has refused: the longest wait speaks. Sendly's hold counts only where this
-    /// policy would refuse too, so that a policy of shadows refuses nothing.
+    /// Every limit is asked, also after one has refused: the longest wait speaks. Sendly's hold counts only if this policy
+    /// enforces anything, so that a policy of shadows refuses nothing.
     pub fn judge<'l>(&self, logs: impl IntoIterator<Item = (Per, &'l Log)>, kind: Kind, now: Moment) -> Decision {
         let mut decision = Decision::default();
         let mut longest = |refusal: Refusal| {
@@ -214,8 +214,9 @@ impl Policy {
             }
         };
         let (mut met, mut reached) = (LimitSet::default(), LimitSet::default());
+        let enforces = self.limits.iter().any(|limit| limit.mode == Mode::Enforce);
         for (per, log) in logs {
-            if let Some(retry_after) = log.held(now).filter(|_| self.enforces(per)) {
+            if let Some(retry_after) = log.held(now).filter(|_| enforces) {
                 longest(Refusal { by: Obstacle::Hold, retry_after });
             }
             for (place, limit) in self.limits.iter().enumerate() {
@@ -325,11 +326,11 @@ mod tests {
     }
 
     #[test]
-    fn a_hold_refuses_only_where_a_limit_would() {
+    fn a_hold_refuses_only_if_some_limit_does() {
         let mut held = Log::default();
         held.hold(NOW + Duration::from_micros(5));
         for (mode, expected) in [(Mode::Enforce, refusal(Obstacle::Hold, 5)), (Mode::Shadow, None)] {
-            let policy = Policy::new(vec![limit(Per::Phone, 9, 60, Counts::BOTH, mode)]);
+            let policy = Policy::new(vec![limit(Per::Account, 9, 60, Counts::BOTH, mode)]);
             assert_eq!(policy.judge([(Per::Phone, &held)], Kind::Send, NOW).refusal, expected, "{mode:?}");
         }
     }

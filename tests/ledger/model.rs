@@ -110,7 +110,7 @@ impl Model {
             let limits = || self.limits.iter().enumerate().filter(|(_, limit)| limit.per == key.per());
             let holds = self.holds.iter().filter(|(held, until)| *held == key && *until > now.max(self.swept));
             if let Some(until) = holds.map(|(_, until)| *until).max()
-                && limits().any(|(_, limit)| limit.mode == Mode::Enforce)
+                && self.limits.iter().any(|limit| limit.mode == Mode::Enforce)
             {
                 refusals.push(Refusal { by: Obstacle::Hold, retry_after: until.since(now) });
             }

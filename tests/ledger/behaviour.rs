@@ -218,7 +218,7 @@ pub fn a_hold_refuses_until_its_end_and_an_earlier_end_changes_nothing(new: New)
 }
 
 pub fn shadow_limits_refuse_nothing_not_even_for_a_hold(new: New) {
-    let policy = policy([shadow(limit(Per::Phone, 1, HOUR)), limit(Per::Account, 100, HOUR)]);
+    let policy = policy([shadow(limit(Per::Phone, 1, HOUR)), shadow(limit(Per::Account, 100, HOUR))]);
     let ledger = new();
     wait(ledger.hold(phone_key(), START + HOUR));
     for nth in 0..5 {

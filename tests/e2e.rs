@@ -13,6 +13,10 @@
 mod client;
 #[path = "e2e/limits.rs"]
 mod limits;
+#[path = "e2e/retries.rs"]
+mod retries;
+#[path = "e2e/settlement.rs"]
+mod settlement;
 #[path = "support/start.rs"]
 mod start;
 #[path = "support/upstream.rs"]

@@ -63,6 +63,7 @@ impl Ended {
 pub struct Retries {
     exchanges: DashMap<u128, Vec<Exchange>>,
     kept: AtomicUsize,
+    unclaimed: AtomicUsize,
     serial: AtomicU64,
     settings: Settings,
     clock: Clock,
@@ -84,6 +85,11 @@ impl Exchange {
     fn is_kept(&self) -> bool {
         self.over.is_some() && self.clients == 0
     }
+
+    /// Whether it is in flight and no client waits for it any more.
+    fn is_unclaimed(&self) -> bool {
+        self.over.is_none() && self.clients == 0
+    }
 }
 
 /// A request's place in [`Retries`].
@@ -101,6 +107,7 @@ impl Retries {
         Arc::new(Self {
             exchanges: DashMap::new(),
             kept: AtomicUsize::new(0),
+            unclaimed: AtomicUsize::new(0),
             serial: AtomicU64::new(0),
             settings,
             clock,
@@ -115,6 +122,9 @@ impl Retries {
         if let Some(exchange) = repeats {
             if exchange.is_kept() {
                 self.kept.fetch_sub(1, Ordering::Relaxed);
+            }
+            if exchange.is_unclaimed() {
+                self.unclaimed.fetch_sub(1, Ordering::Relaxed);
             }
             exchange.clients += 1;
             let (serial, ended) = (exchange.serial, exchange.ended.clone());
@@ -139,6 +149,11 @@ impl Retries {
         self.kept.load(Ordering::Relaxed)
     }
 
+    /// Exchanges in flight that no client waits for any more.
+    pub fn unclaimed(&self) -> usize {
+        self.unclaimed.load(Ordering::Relaxed)
+    }
+
     /// Drops the answers that have been kept long enough. Returns how many there were.
     pub fn sweep(&self) -> usize {
         let now = self.clock.now();
@@ -159,8 +174,10 @@ impl Retries {
     }
 
     fn is_open_to_retries(&self, exchange: &Exchange, now: Moment) -> bool {
-        let unclaimed = exchange.keyed || exchange.clients == 0;
-        unclaimed && self.kept_until(exchange).is_none_or(|until| until > now)
+        // What nobody knows answers every retry, also while a client is being told: its next try may come before that is done.
+        let unknown = matches!(exchange.over, Some((Ending::Unknown, _)));
+        let open = exchange.keyed || unknown || exchange.clients == 0;
+        open && self.kept_until(exchange).is_none_or(|until| until > now)
     }
 
     /// Until when an exchange that has ended answers its retries; `None` while it is in flight.
@@ -184,7 +201,13 @@ impl Retries {
         let Entry::Occupied(mut entry) = self.exchanges.entry(hash) else { return };
         let Some(place) = entry.get().iter().position(|exchange| exchange.serial == serial) else { return };
         let Some(exchange) = entry.get_mut().get_mut(place) else { return };
+        let was_unclaimed = exchange.is_unclaimed();
         change(exchange);
+        match (was_unclaimed, exchange.is_unclaimed()) {
+            (false, true) => drop(self.unclaimed.fetch_add(1, Ordering::Relaxed)),
+            (true, false) => drop(self.unclaimed.fetch_sub(1, Ordering::Relaxed)),
+            _ => {}
+        }
         if exchange.is_kept() {
             let worth_keeping = self.kept_until(exchange).is_some_and(|until| until > now);
             if worth_keeping && self.kept() < self.settings.max_kept {
@@ -303,8 +326,15 @@ mod tests {
         }
     }
 
-    fn is_new(place: &Place) -> bool {
-        matches!(place, Place::New(..))
+    /// Whether it is a new click; it ends there, with nothing sent.
+    fn is_new(place: Place) -> bool {
+        match place {
+            Place::New(_ticket, publisher) => {
+                publisher.publish(reply("no"), Ending::Nothing);
+                true
+            }
+            Place::Retry(_) => false,
+        }
     }
 
     fn reply(text: &str) -> Reply {
@@ -327,14 +357,14 @@ mod tests {
         clock.advance(Duration::from_secs(599));
         assert!(text(&mut retry(retries.place(KEYED))).await.contains("one"), "a final answer is kept under its key");
         clock.advance(Duration::from_secs(1));
-        assert!(is_new(&retries.place(KEYED)));
+        assert!(is_new(retries.place(KEYED)));
     }
 
     #[tokio::test]
     async fn two_live_requests_are_two() {
         let (retries, _clock) = retries();
         let (_first, _publisher) = new(retries.place(PLAIN));
-        assert!(is_new(&retries.place(PLAIN)));
+        assert!(is_new(retries.place(PLAIN)));
     }
 
     #[tokio::test]
@@ -343,11 +373,11 @@ mod tests {
         let (first, publisher) = new(retries.place(PLAIN));
         drop(first);
         let mut second = retry(retries.place(PLAIN));
-        assert!(is_new(&retries.place(PLAIN)), "it has a client again");
+        assert!(is_new(retries.place(PLAIN)), "it has a client again");
         publisher.publish(reply("one"), Ending::Final);
         assert!(text(&mut second).await.contains("one"));
         second.delivered();
-        assert!(is_new(&retries.place(PLAIN)), "delivered: the next one is a new click");
+        assert!(is_new(retries.place(PLAIN)), "delivered: the next one is a new click");
     }
 
     #[tokio::test]
@@ -361,7 +391,7 @@ mod tests {
             drop(retry(retries.place(PLAIN)));
             assert_eq!(retries.kept(), 1, "the retry's client went too");
             clock.advance(Duration::from_secs(1));
-            assert!(is_new(&retries.place(PLAIN)), "{ending:?}");
+            assert!(is_new(retries.place(PLAIN)), "{ending:?}");
             retries.sweep();
             assert_eq!(retries.kept(), 0);
         }
@@ -380,7 +410,16 @@ mod tests {
             again.delivered();
         }
         clock.advance(Duration::from_secs(3));
-        assert!(is_new(&retries.place(PLAIN)));
+        assert!(is_new(retries.place(PLAIN)));
+    }
+
+    #[tokio::test]
+    async fn what_nobody_knows_answers_retries_that_come_at_once() {
+        let (retries, _clock) = retries();
+        let (_first, publisher) = new(retries.place(PLAIN));
+        publisher.publish(reply("unknown"), Ending::Unknown);
+        let (_second, mut third) = (retry(retries.place(PLAIN)), retry(retries.place(PLAIN)));
+        assert!(text(&mut third).await.contains("unknown"));
     }
 
     #[tokio::test]
@@ -390,13 +429,13 @@ mod tests {
             let (first, publisher) = new(retries.place(KEYED));
             publisher.publish(reply("no"), ending);
             first.delivered();
-            assert!(is_new(&retries.place(KEYED)), "{ending:?}");
+            assert!(is_new(retries.place(KEYED)), "{ending:?}");
             assert_eq!(retries.kept(), 0);
         }
         let (first, publisher) = new(retries.place(KEYED));
         publisher.publish(reply("no"), Ending::Nothing);
         drop(first);
-        assert!(is_new(&retries.place(KEYED)), "also not where the client has gone");
+        assert!(is_new(retries.place(KEYED)), "also not where the client has gone");
     }
 
     #[tokio::test]

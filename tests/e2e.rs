@@ -19,5 +19,7 @@ mod retries;
 mod settlement;
 #[path = "support/start.rs"]
 mod start;
+#[path = "e2e/throttles.rs"]
+mod throttles;
 #[path = "support/upstream.rs"]
 mod upstream;

@@ -151,9 +151,10 @@ fn run(run: &Run) -> Result<(), Failure> {
         if signals.stop().await == Stop::Now {
             return Ok(());
         }
+        let drained = running.drain(drain_timeout);
         tracing::info!("draining");
         tokio::select! {
-            left = running.drain(drain_timeout) => match left {
+            left = drained => match left {
                 0 => tracing::info!("stopped"),
                 left => tracing::warn!(left, "stopped with requests in flight: their charges stay"),
             },

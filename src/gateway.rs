@@ -95,6 +95,7 @@ impl Gateway {
             uncounted: self.memory.uncounted(),
             verifications: self.verifications.len(),
             kept_answers: self.retries.kept(),
+            unclaimed: self.retries.unclaimed(),
         });
         self.metrics.expose()
     }

@@ -84,6 +84,7 @@ pub struct Metrics {
     uncounted: IntGauge,
     verifications: IntGauge,
     kept_answers: IntGauge,
+    unclaimed: IntGauge,
     swept: IntCounterVec,
 }
 
@@ -157,6 +158,10 @@ impl Metrics {
             uncounted: gauge("uncounted_charges", "Charges that found no room and went uncounted since the start.")?,
             verifications: gauge("known_verifications", "Verifications whose phone is known.")?,
             kept_answers: gauge("kept_answers", "Answers that are kept for a retry.")?,
+            unclaimed: gauge(
+                "unclaimed_exchanges",
+                "Exchanges in flight whose client has gone; a retry may adopt them.",
+            )?,
             swept: counter("swept_total", "Entries dropped because nothing needs them any more.", &["what"])?,
             registry,
         };
@@ -242,6 +247,7 @@ impl Metrics {
         set(&self.uncounted, sizes.uncounted);
         set(&self.verifications, sizes.verifications);
         set(&self.kept_answers, sizes.kept_answers);
+        set(&self.unclaimed, sizes.unclaimed);
     }
 
     /// The text exposition format, version 0.0.4.
@@ -269,6 +275,8 @@ pub struct Sizes {
     pub verifications: usize,
     /// Answers kept for a retry.
     pub kept_answers: usize,
+    /// Exchanges in flight whose client has gone.
+    pub unclaimed: usize,
 }
 
 #[cfg(test)]

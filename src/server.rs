@@ -63,7 +63,10 @@ pub struct Running {
     pub admin_address: SocketAddr,
     gateway: Arc<Gateway>,
     draining: Draining,
+    /// Stops the clients' listener.
     stop: watch::Sender<bool>,
+    /// Stops the operators' listener: only at the very end, since a drain is what they want to see.
+    close: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
 }
 
@@ -84,7 +87,7 @@ pub async fn start(config: Config, sockets: Sockets, clock: Clock) -> Result<Run
     });
     let gateway = Gateway::new(config, clock)?;
     let draining = Draining::default();
-    let (stop, stopping) = watch::channel(false);
+    let ((stop, stopping), (close, closing)) = (watch::channel(false), watch::channel(false));
 
     let mut proxy = http_proxy_service(&conf, Proxy(Arc::clone(&gateway)));
     let mut fds = Fds::new();
@@ -98,14 +101,14 @@ pub async fn start(config: Config, sockets: Sockets, clock: Clock) -> Result<Run
 
     gateway.resolve().await;
     let fds = Arc::new(Mutex::new(fds));
-    let (proxy_fds, proxy_stopping) = (Arc::clone(&fds), stopping.clone());
+    let proxy_fds = Arc::clone(&fds);
     let tasks = vec![
-        tokio::spawn(async move { proxy.start_service(Some(proxy_fds), proxy_stopping, 1).await }),
-        tokio::spawn(async move { admin.start_service(Some(fds), stopping, 1).await }),
+        tokio::spawn(async move { proxy.start_service(Some(proxy_fds), stopping, 1).await }),
+        tokio::spawn(async move { admin.start_service(Some(fds), closing, 1).await }),
         tokio::spawn(sweep(Arc::clone(&gateway))),
         tokio::spawn(resolve(Arc::clone(&gateway))),
     ];
-    Ok(Running { address, admin_address, gateway, draining, stop, tasks })
+    Ok(Running { address, admin_address, gateway, draining, stop, close, tasks })
 }
 
 impl Running {
@@ -114,15 +117,17 @@ impl Running {
         &self.gateway
     }
 
-    /// Takes no more connections, and waits until nothing is in flight any more, but no longer than `patience`. Returns how
-    /// many requests and exchanges were still in flight then.
-    pub async fn drain(self, patience: Duration) -> usize {
+    /// Takes no more connections from clients, as of this call; and waits until nothing is in flight any more, but no longer than
+    /// `patience`. Returns how many requests and exchanges were still in flight then.
+    pub fn drain(self, patience: Duration) -> impl Future<Output = usize> {
         self.draining.begin();
         self.stop.send_replace(true);
-        let work = self.gateway.work();
-        match tokio::time::timeout(patience, work.none_left()).await {
-            Ok(()) => 0,
-            Err(_) => work.count(),
+        async move {
+            let work = self.gateway.work();
+            match tokio::time::timeout(patience, work.none_left()).await {
+                Ok(()) => 0,
+                Err(_) => work.count(),
+            }
         }
     }
 }
@@ -130,6 +135,7 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.stop.send_replace(true);
+        self.close.send_replace(true);
         self.tasks.iter().for_each(JoinHandle::abort);
     }
 }

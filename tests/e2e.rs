@@ -13,7 +13,13 @@
 mod client;
 #[path = "e2e/limits.rs"]
 mod limits;
+#[path = "e2e/retries.rs"]
+mod retries;
+#[path = "e2e/settlement.rs"]
+mod settlement;
 #[path = "support/start.rs"]
 mod start;
+#[path = "e2e/throttles.rs"]
+mod throttles;
 #[path = "support/upstream.rs"]
 mod upstream;

@@ -99,7 +99,7 @@ impl Sendly {
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(upstream.idle_timeout)
             .pool_max_idle_per_host(upstream.max_idle)
-            .build(Connector { https, timeout: upstream.connect_timeout });
+            .build(Connector { https, timeout: connect_timeout(upstream) });
         let authority = authority(&upstream.origin)?;
         let host = HeaderValue::try_from(authority.as_str()).map_err(|error| error.to_string())?;
         let scheme = if upstream.origin.tls { Scheme::HTTPS } else { Scheme::HTTP };
@@ -264,6 +264,12 @@ fn chain(error: &dyn std::error::Error) -> String {
 struct Connector {
     https: HttpsConnector<HttpConnector>,
     timeout: Duration,
+}
+
+/// Also where both may take equally long, connecting ends well before the exchange: which of the two timers spoke first is how
+/// the gateway knows whether the request had left.
+fn connect_timeout(upstream: &Upstream) -> Duration {
+    upstream.connect_timeout.min(upstream.exchange_timeout * 7 / 8)
 }
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;

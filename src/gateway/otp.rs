@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, StatusCode, header};
+use http::{HeaderMap, HeaderName, Method, StatusCode, header};
 use pingora::proxy::Session;
 
 use super::exchange::{self, Answer, Loss, Outcome as Exchanged};
@@ -25,6 +25,9 @@ use crate::sendly::{Operation, body, code, path};
 
 /// Sendly's longest documented window: no hold lasts longer, whatever an answer says.
 const LONGEST_HOLD: Duration = Duration::from_secs(24 * 60 * 60);
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const ORGANIZATION: HeaderName = HeaderName::from_static("x-organization-id");
 
 /// Serves a send or a resend. Returns `Ok(true)`: the client has been answered, or is gone.
 pub(super) async fn serve(
@@ -84,7 +87,8 @@ impl Ask {
     /// Understands a request, or says what is wrong with it.
     fn read(session: &Session, call: &path::Call<'_>, body: Bytes) -> Result<Self, Reply> {
         let headers = &session.req_header().headers;
-        for name in [header::AUTHORIZATION, header::CONTENT_TYPE] {
+        // By these a request is judged, or told apart from others: there must be no second reading of them.
+        for name in [header::AUTHORIZATION, header::CONTENT_TYPE, IDEMPOTENCY_KEY, ORGANIZATION] {
             if headers.get_all(&name).iter().count() > 1 {
                 return Err(Reply::invalid_request(&format!("{name} may stand in a request once.")));
             }
@@ -123,10 +127,10 @@ impl Ask {
     }
 
     fn fingerprint(&self, gateway: &Gateway) -> Fingerprint {
-        let header = |name: &str| self.call.headers.get(name).map_or(b"".as_slice(), |value| value.as_bytes());
-        let key = header("idempotency-key");
+        let header = |name: HeaderName| self.call.headers.get(name).map_or(b"".as_slice(), |value| value.as_bytes());
+        let key = header(IDEMPOTENCY_KEY);
         let parts =
-            [header("authorization"), header("x-organization-id"), self.call.path.as_bytes(), &self.call.body, key];
+            [header(header::AUTHORIZATION), header(ORGANIZATION), self.call.path.as_bytes(), &self.call.body, key];
         // Sendly takes 1 to 255 printable ASCII characters. What is no key names nothing.
         let keyed = (1..=255).contains(&key.len()) && key.iter().all(|byte| (b' '..=b'~').contains(byte));
         Fingerprint { hash: gateway.config.hash_key.hash(b"exchange", parts), keyed }
@@ -210,19 +214,19 @@ async fn carry_out(gateway: Arc<Gateway>, ask: Ask, subject: Subject, reservatio
 
     let (settlement, reason) = settlement(&outcome);
     let charged_at = reservation.at();
+    if let Exchanged::Answered(answer) = &outcome
+        && let Some(wait) = sendlys_own_limit(answer)
+        && let Some(key) = subject.phone.map(Key::Phone).or(subject.verification.map(Key::Verification))
+    {
+        // Before the charge is given back: in between, another code could slip through.
+        gateway.ledger.hold(key, now + wait).await;
+    }
     reservation.settle(settlement);
     gateway.metrics.settlement(settlement_name(settlement), reason);
-
-    if let Exchanged::Answered(answer) = &outcome {
-        if let Some(wait) = sendlys_own_limit(answer) {
-            let key = subject.phone.map(Key::Phone).or(subject.verification.map(Key::Verification));
-            if let Some(key) = key {
-                gateway.ledger.hold(key, now + wait).await;
-            }
-        }
-        if answer.status.is_success() {
-            learn(&gateway, &subject, kind, charged_at, settlement, answer, now).await;
-        }
+    if let Exchanged::Answered(answer) = &outcome
+        && answer.status.is_success()
+    {
+        learn(&gateway, &subject, kind, charged_at, settlement, answer, now).await;
     }
     let ending = ending(&outcome);
     publisher.publish(reply(outcome), ending);
@@ -235,7 +239,7 @@ fn settlement(outcome: &Exchanged) -> (Settlement, &'static str) {
         Exchanged::NotSent => (GiveBack, "not_sent"),
         Exchanged::Lost(Loss::Timeout) => (Keep, "timeout"),
         Exchanged::Lost(Loss::Broken) => (Keep, "broken"),
-        Exchanged::Cut(status) if status.is_success() || status.is_server_error() => (Keep, "cut"),
+        Exchanged::Cut(status) if may_be_out(*status) => (Keep, "cut"),
         Exchanged::Cut(_) => (GiveBack, "rejected"),
         Exchanged::Answered(answer) => match answer.status {
             status if status.is_success() && is_replay(answer) => (GiveBack, "replayed"),
@@ -248,6 +252,11 @@ fn settlement(outcome: &Exchanged) -> (Settlement, &'static str) {
             _ => (Keep, "server_error"),
         },
     }
+}
+
+/// Whether a status alone, of an answer that broke off, leaves it open that a code went out.
+fn may_be_out(status: StatusCode) -> bool {
+    !(status.is_redirection() || status.is_client_error())
 }
 
 fn settlement_name(settlement: Settlement) -> &'static str {
@@ -311,6 +320,7 @@ async fn learn(
 fn ending(outcome: &Exchanged) -> Ending {
     match outcome {
         Exchanged::NotSent => Ending::Nothing,
+        Exchanged::Cut(status) if !may_be_out(*status) => Ending::Passing,
         Exchanged::Lost(_) | Exchanged::Cut(_) => Ending::Unknown,
         Exchanged::Answered(answer) if answer.status == StatusCode::TOO_MANY_REQUESTS => Ending::Passing,
         Exchanged::Answered(answer) if answer.status.is_server_error() => Ending::Passing,
@@ -321,6 +331,7 @@ fn ending(outcome: &Exchanged) -> Ending {
 fn reply(outcome: Exchanged) -> Reply {
     match outcome {
         Exchanged::Answered(answer) => answer.into(),
+        Exchanged::Cut(status) if !may_be_out(status) => Reply::refused_and_broken_off(),
         Exchanged::Cut(_) | Exchanged::Lost(Loss::Broken) => Reply::broken_off(),
         Exchanged::NotSent => Reply::unreachable(),
         Exchanged::Lost(Loss::Timeout) => Reply::upstream_timeout(),

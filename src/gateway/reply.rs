@@ -159,6 +159,12 @@ impl Reply {
         Self::error(StatusCode::BAD_GATEWAY, code::UPSTREAM_UNREACHABLE, message)
     }
 
+    /// Sendly refused, and broke off before it had said why.
+    pub fn refused_and_broken_off() -> Self {
+        let message = "Sendly refused the request, and broke off before it had said why. Nothing was sent.";
+        Self::error(StatusCode::BAD_GATEWAY, code::UPSTREAM_UNREACHABLE, message)
+    }
+
     /// Sendly did not answer in time.
     pub fn upstream_timeout() -> Self {
         let message = "Sendly did not answer in time. The request may have been carried out.";
@@ -260,6 +266,7 @@ mod tests {
             Reply::body_too_large(),
             Reply::unreachable(),
             Reply::broken_off(),
+            Reply::refused_and_broken_off(),
             Reply::upstream_timeout(),
             Reply::internal(),
             Reply::no_room(),

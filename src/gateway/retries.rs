@@ -63,6 +63,7 @@ impl Ended {
 pub struct Retries {
     exchanges: DashMap<u128, Vec<Exchange>>,
     kept: AtomicUsize,
+    unclaimed: AtomicUsize,
     serial: AtomicU64,
     settings: Settings,
     clock: Clock,
@@ -84,6 +85,11 @@ impl Exchange {
     fn is_kept(&self) -> bool {
         self.over.is_some() && self.clients == 0
     }
+
+    /// Whether it is in flight and no client waits for it any more.
+    fn is_unclaimed(&self) -> bool {
+        self.over.is_none() && self.clients == 0
+    }
 }
 
 /// A request's place in [`Retries`].
@@ -101,6 +107,7 @@ impl Retries {
         Arc::new(Self {
             exchanges: DashMap::new(),
             kept: AtomicUsize::new(0),
+            unclaimed: AtomicUsize::new(0),
             serial: AtomicU64::new(0),
             settings,
             clock,
@@ -115,6 +122,9 @@ impl Retries {
         if let Some(exchange) = repeats {
             if exchange.is_kept() {
                 self.kept.fetch_sub(1, Ordering::Relaxed);
+            }
+            if exchange.is_unclaimed() {
+                self.unclaimed.fetch_sub(1, Ordering::Relaxed);
             }
             exchange.clients += 1;
             let (serial, ended) = (exchange.serial, exchange.ended.clone());
@@ -139,6 +149,11 @@ impl Retries {
         self.kept.load(Ordering::Relaxed)
     }
 
+    /// Exchanges in flight that no client waits for any more.
+    pub fn unclaimed(&self) -> usize {
+        self.unclaimed.load(Ordering::Relaxed)
+    }
+
     /// Drops the answers that have been kept long enough. Returns how many there were.
     pub fn sweep(&self) -> usize {
         let now = self.clock.now();
@@ -159,8 +174,10 @@ impl Retries {
     }
 
     fn is_open_to_retries(&self, exchange: &Exchange, now: Moment) -> bool {
-        let unclaimed = exchange.keyed || exchange.clients == 0;
-        unclaimed && self.kept_until(exchange).is_none_or(|until| until > now)
+        // What nobody knows answers every retry, also while a client is being told: its next try may come before that is done.
+        let unknown = matches!(exchange.over, Some((Ending::Unknown, _)));
+        let open = exchange.keyed || unknown || exchange.clients == 0;
+        open && self.kept_until(exchange).is_none_or(|until| until > now)
     }
 
     /// Until when an exchange that has ended answers its retries; `None` while it is in flight.
@@ -184,7 +201,13 @@ impl Retries {
         let Entry::Occupied(mut entry) = self.exchanges.entry(hash) else { return };
         let Some(place) = entry.get().iter().position(|exchange| exchange.serial == serial) else { return };
         let Some(exchange) = entry.get_mut().get_mut(place) else { return };
+        let was_unclaimed = exchange.is_unclaimed();
         change(exchange);
+        match (was_unclaimed, exchange.is_unclaimed()) {
+            (false, true) => drop(self.unclaimed.fetch_add(1, Ordering::Relaxed)),
+            (true, false) => drop(self.unclaimed.fetch_sub(1, Ordering::Relaxed)),
+            _ => {}
+        }
         if exchange.is_kept() {
             let worth_keeping = self.kept_until(exchange).is_some_and(|until| until > now);
             if worth_keeping && self.kept() < self.settings.max_kept {
@@ -388,6 +411,15 @@ mod tests {
         }
         clock.advance(Duration::from_secs(3));
         assert!(is_new(retries.place(PLAIN)));
+    }
+
+    #[tokio::test]
+    async fn what_nobody_knows_answers_retries_that_come_at_once() {
+        let (retries, _clock) = retries();
+        let (_first, publisher) = new(retries.place(PLAIN));
+        publisher.publish(reply("unknown"), Ending::Unknown);
+        let (_second, mut third) = (retry(retries.place(PLAIN)), retry(retries.place(PLAIN)));
+        assert!(text(&mut third).await.contains("unknown"));
     }
 
     #[tokio::test]

@@ -40,18 +40,14 @@ pub(super) fn client(session: &Session, trusted: &[IpNet]) -> Option<IpAddr> {
     if !is_trusted(&peer) {
         return Some(peer);
     }
-    let forwarded: Vec<&str> = session
-        .req_header()
-        .headers
-        .get_all("x-forwarded-for")
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .collect();
+    // As bytes: what a client has written into the header must not hide what a proxy has added to it.
+    let lines = session.req_header().headers.get_all("x-forwarded-for");
+    let forwarded: Vec<&[u8]> = lines.iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b',')).collect();
     let mut client = peer;
     for address in forwarded.iter().rev() {
         // What is no address was not written by a proxy that is to be trusted.
-        let Ok(address) = address.trim().parse::<IpAddr>() else { break };
+        let address = std::str::from_utf8(address).ok().and_then(|text| text.trim().parse::<IpAddr>().ok());
+        let Some(address) = address else { break };
         client = address.to_canonical();
         if !is_trusted(&client) {
             break;

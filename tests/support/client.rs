@@ -68,6 +68,16 @@ impl Wire {
         self.write(bytes).await;
     }
 
+    /// Says that it will send no more, and still listens (FIN).
+    pub(crate) async fn finish(&mut self) {
+        self.stream.shutdown().await.unwrap();
+    }
+
+    /// Breaks the connection off (RST).
+    pub(crate) fn reset(self) {
+        self.stream.set_zero_linger().unwrap();
+    }
+
     /// Reads one answer; informational ones are answers too. `None` if the connection ends before one.
     pub(crate) async fn answer(&mut self) -> Option<Answer> {
         tokio::time::timeout(Duration::from_secs(30), self.read_answer()).await.expect("no answer comes")

@@ -10,7 +10,7 @@ use crate::client::{Answer, Wire};
 use crate::upstream::Upstream;
 
 /// Somewhere in 2026; a test that cares moves it.
-const START: Moment = Moment::from_micros(1_795_424_400_000_000);
+pub(crate) const START: Moment = Moment::from_micros(1_795_424_400_000_000);
 
 /// A gateway before a scripted upstream.
 pub(crate) struct Gateway {
@@ -77,6 +77,41 @@ impl Gateway {
         let mut wire = Wire::connect(self.running.admin_address).await;
         wire.request("GET", "/metrics", &[], b"").await;
         String::from_utf8(wire.answer().await.unwrap().body).unwrap()
+    }
+
+    /// How many charges were settled so; a series is absent until its first.
+    pub(crate) async fn settled(&self, settlement: &str, reason: &str) -> u64 {
+        let series = format!("sendly_gateway_settlements_total{{reason=\"{reason}\",settlement=\"{settlement}\"}} ");
+        let text = self.metrics().await;
+        text.lines().find_map(|line| line.strip_prefix(&series)).map_or(0, |value| value.parse().unwrap())
+    }
+
+    /// Waits until nothing is in flight.
+    pub(crate) async fn is_idle(&self) {
+        let idle = self.running.gateway().work().none_left();
+        tokio::time::timeout(Duration::from_secs(20), idle).await.expect("something stays in flight");
+    }
+
+    /// Waits until a gauge says so.
+    pub(crate) async fn shows(&self, series: &str, value: u64) {
+        let shown = async { while self.metric(series).await != value {} };
+        tokio::time::timeout(Duration::from_secs(20), shown).await.expect(series);
+    }
+
+    /// How many more codes this phone may have. Asked for on a key and in a body of their own, so that no answer of before
+    /// speaks for them.
+    pub(crate) async fn codes_left(&self, phone: &str) -> usize {
+        let key = [("authorization", "Bearer sk_test_v1_asks_what_is_left")];
+        let body = format!("{{\"to\":\"{phone}\",\"app_name\":\"what is left\"}}");
+        self.upstream.behave();
+        let mut left = 0;
+        loop {
+            match self.ask("POST", "/api/v1/verify", &key, &body).await.status.as_u16() {
+                201 => left += 1,
+                429 => return left,
+                status => panic!("{status} while counting what is left"),
+            }
+        }
     }
 
     /// The value of one series.

@@ -18,7 +18,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinHandle;
 
@@ -110,7 +110,17 @@ struct State {
 impl Upstream {
     /// An upstream that behaves as Sendly does, roughly: sends and resends succeed, and `GET` shows the phone.
     pub(crate) async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::closed().open()
+    }
+
+    /// An upstream whose port is its own, and refuses connections until it is opened.
+    pub(crate) fn closed() -> Closed {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        Closed(socket)
+    }
+
+    fn serve_on(listener: TcpListener) -> Self {
         let address = listener.local_addr().unwrap();
         let state = Arc::new(State {
             script: Mutex::new(Arc::new(|_: &Seen| Act::error(500, "unscripted"))),
@@ -147,6 +157,11 @@ impl Upstream {
     /// From now on it does this.
     pub(crate) fn script(&self, script: impl Fn(&Seen) -> Act + Send + Sync + 'static) {
         *self.state.script.lock() = Arc::new(script);
+    }
+
+    /// From now on it does what it would do unscripted.
+    pub(crate) fn behave(&self) {
+        self.script(self.like_sendly());
     }
 
     /// What it would do unscripted.
@@ -189,6 +204,19 @@ impl Upstream {
     /// Makes a verification known that the gateway has never seen.
     pub(crate) fn knows(&self, id: &str, phone: &str) {
         self.state.phones.lock().insert(id.to_owned(), phone.to_owned());
+    }
+}
+
+/// An upstream that nobody can connect to yet.
+pub(crate) struct Closed(TcpSocket);
+
+impl Closed {
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.0.local_addr().unwrap())
+    }
+
+    pub(crate) fn open(self) -> Upstream {
+        Upstream::serve_on(self.0.listen(1024).unwrap())
     }
 }
 
@@ -256,7 +284,7 @@ impl State {
                 Ok(response)
             }
             Act::BreakOff => Err(broken()),
-            Act::CutBody(status) => Ok(answer(status, Cut { begun: false }.boxed())),
+            Act::CutBody(status) => Ok(answer(status, Cut { polled: 0 }.boxed())),
             Act::Hang => {
                 self.never.notified().await;
                 Err(broken())
@@ -267,17 +295,26 @@ impl State {
 
 /// A body that breaks off after its first bytes.
 struct Cut {
-    begun: bool,
+    polled: usize,
 }
 
 impl hyper::body::Body for Cut {
     type Data = Bytes;
     type Error = std::io::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
-        Poll::Ready(Some(match std::mem::replace(&mut self.begun, true) {
-            false => Ok(Frame::data(Bytes::from_static(b"{\"id\":\"ver_"))),
-            true => Err(std::io::Error::other("scripted")),
-        }))
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
+        self.polled += 1;
+        match self.polled {
+            1 => Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"{\"id\":\"ver_"))))),
+            // What is there is written while more is waited for.
+            2 => {
+                context.waker().wake_by_ref();
+                Poll::Pending
+            }
+            _ => Poll::Ready(Some(Err(std::io::Error::other("scripted")))),
+        }
     }
 }

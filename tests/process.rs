@@ -1,0 +1,20 @@
+//! The program as an operator meets it: its arguments and exit codes, what it says, how it stops, what it never says.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test says what is wrong by panicking"
+)]
+#![allow(dead_code, reason = "the support modules serve several suites")]
+
+#[path = "process/arguments.rs"]
+mod arguments;
+#[path = "support/client.rs"]
+mod client;
+#[path = "support/process.rs"]
+mod process;
+#[path = "process/stopping.rs"]
+mod stopping;
+#[path = "support/upstream.rs"]
+mod upstream;

@@ -1,0 +1,116 @@
+//! How it stops: it takes nothing more, ends what it has begun, and no sooner or later than that.
+
+use crate::client::Wire;
+use crate::process::{Process, Serving};
+use crate::upstream::{Act, Upstream};
+
+const SEND: &[u8] = br#"{"to":"+15550100123"}"#;
+
+/// A gateway, and a client whose code Sendly has been asked for and answers when it is let.
+async fn in_flight(upstream: &Upstream, config: &str) -> (Serving, Wire) {
+    let Act::Answer(_, _, body) = Act::verification(201, "ver_1", "+15550100123") else { unreachable!() };
+    upstream.script(move |_| Act::AnswerWhenLet(201, body.clone()));
+    let serving = Process::gateway(config, &upstream.url(), &[]).await;
+    let mut wire = serving.connect().await;
+    wire.request("POST", "/api/v1/verify", &[], SEND).await;
+    upstream.has_seen(1).await;
+    (serving, wire)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_nothing_in_flight_it_ends_at_once() {
+    let upstream = Upstream::start().await;
+    let serving = Process::gateway("", &upstream.url(), &[]).await;
+    assert_eq!(serving.admin("/readyz").await.status, 200);
+    // A connection that is kept alive and one that never said anything are nothing.
+    let _silent = serving.connect().await;
+    let mut idle = serving.connect().await;
+    idle.request("POST", "/api/v1/verify", &[], SEND).await;
+    assert_eq!(idle.answer().await.unwrap().status, 201);
+    serving.process.signal("TERM");
+    assert_eq!(serving.process.code().await, 0);
+    assert!(serving.process.err().contains("stopped"));
+    assert!(idle.is_closed().await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_in_flight_is_ended_and_the_client_gets_its_answer() {
+    let upstream = Upstream::start().await;
+    let (serving, mut wire) = in_flight(&upstream, "").await;
+    serving.process.signal("TERM");
+    serving.process.logs("draining").await;
+    let ready = serving.admin("/readyz").await;
+    assert_eq!((ready.status.as_u16(), ready.body.as_slice()), (503, b"not ready: draining\n".as_slice()));
+    assert_eq!(serving.admin("/livez").await.status, 200, "it lives, it only takes no more");
+    assert_eq!(serving.admin("/metrics").await.status, 200, "the last scrape sees it all");
+    upstream.let_go(1);
+    assert_eq!(wire.answer().await.unwrap().status, 201);
+    assert_eq!(serving.process.code().await, 0);
+    assert!(wire.is_closed().await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_connection_is_taken_any_more_once_it_is_to_stop() {
+    let upstream = Upstream::start().await;
+    let (serving, mut wire) = in_flight(&upstream, "").await;
+    serving.process.signal("TERM");
+    serving.process.logs("draining").await;
+    let refused = async { while tokio::net::TcpStream::connect(serving.address).await.is_ok() {} };
+    tokio::time::timeout(std::time::Duration::from_secs(20), refused).await.expect("it still takes connections");
+    upstream.let_go(1);
+    assert_eq!(wire.answer().await.unwrap().status, 201);
+    assert_eq!(serving.process.code().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_exchange_whose_client_has_gone_is_ended_too() {
+    let upstream = Upstream::start().await;
+    let (serving, wire) = in_flight(&upstream, "").await;
+    wire.reset();
+    serving.process.signal("TERM");
+    serving.process.logs("draining").await;
+    assert_eq!(serving.admin("/readyz").await.status, 503, "it is still there");
+    upstream.let_go(1);
+    assert_eq!(serving.process.code().await, 0);
+    assert!(serving.process.err().contains("\"stopped\""));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_signal_ends_it_whatever_is_in_flight() {
+    for second in ["TERM", "INT"] {
+        let upstream = Upstream::start().await;
+        let (serving, mut wire) = in_flight(&upstream, "").await;
+        serving.process.signal("TERM");
+        serving.process.logs("draining").await;
+        serving.process.signal(second);
+        assert_eq!(serving.process.code().await, 0);
+        assert!(serving.process.err().contains("by a second signal"));
+        assert!(wire.answer().await.is_none());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_interrupt_ends_it_whatever_is_in_flight() {
+    let upstream = Upstream::start().await;
+    let (serving, mut wire) = in_flight(&upstream, "").await;
+    serving.process.signal("INT");
+    assert_eq!(serving.process.code().await, 0);
+    assert!(wire.answer().await.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_waited_for_longer_than_drain_timeout() {
+    let upstream = Upstream::start().await;
+    upstream.script(|_| Act::Hang);
+    let config = "drain_timeout = \"1s\"\nupstream.connect_timeout = \"500ms\"\nupstream.exchange_timeout = \"500ms\"\n\
+                  upstream.lookup_timeout = \"500ms\"\n";
+    let serving = Process::gateway(config, &upstream.url(), &[]).await;
+    let mut wire = serving.connect().await;
+    // It passes through, and may take a minute.
+    wire.request("GET", "/api/v1/messages", &[], b"").await;
+    upstream.has_seen(1).await;
+    serving.process.signal("TERM");
+    assert_eq!(serving.process.code().await, 0);
+    assert!(serving.process.err().contains("stopped with requests in flight"), "{}", serving.process.err());
+    assert!(wire.answer().await.is_none());
+}

@@ -186,12 +186,10 @@ impl ProxyHttp for Proxy {
         request.under_way = Some(gateway.work.begin());
         session::prepare(session, &gateway.config.clients);
 
-        let header = session.req_header();
-        if !header.raw_path().is_ascii() {
-            return early(session, request, Outcome::Rejected, Reply::invalid_request("A URL is ASCII (RFC 3986)."))
-                .await;
-        }
-        let (method, raw) = (header.method.clone(), header.uri.path().to_owned());
+        let Some(raw) = session::path(session) else {
+            return early(session, request, Outcome::Rejected, Reply::invalid_target()).await;
+        };
+        let method = session.req_header().method.clone();
         let reading = path::read(&method, &raw);
         if let Reading::Verify(call) = &reading {
             request.operation = call.operation;

@@ -92,7 +92,7 @@ impl Ask {
         if headers.contains_key(header::CONTENT_ENCODING) {
             return Err(Reply::invalid_request("The body may not be encoded."));
         }
-        if let Some(name) = exchange::MISLEADING.iter().find(|name| headers.contains_key(*name)) {
+        if let Some(name) = exchange::misleading(headers).next() {
             return Err(Reply::invalid_request(&format!("{name} is not honoured here.")));
         }
         let (kind, to) = match call.operation {

@@ -2,12 +2,12 @@
 
 use bytes::{Bytes, BytesMut};
 use http::Uri;
-use http::header::{self, HeaderValue};
+use http::header::{self, HeaderName, HeaderValue};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::{Error, ErrorSource, ErrorType};
 
 use super::Request;
-use super::exchange::MISLEADING;
+use super::exchange;
 use super::reply::Reply;
 use crate::sendly::Operation;
 use crate::sendly::body::MAX_ANSWER;
@@ -15,7 +15,8 @@ use crate::sendly::body::MAX_ANSWER;
 /// Turns the client's request header into the one that Sendly gets.
 pub(super) fn request(upstream: &mut RequestHeader, host: &HeaderValue, request: &Request) -> pingora::Result<()> {
     let path = request.path.as_deref().unwrap_or_else(|| upstream.uri.path());
-    let absolute = upstream.uri.authority().is_some();
+    // `http://host/path`, as to a proxy: pingora keeps it beside the path that it read in it, and would send it so.
+    let absolute = !matches!(upstream.raw_path().first(), Some(b'/' | b'*'));
     if absolute || request.path.is_some() {
         let target = match upstream.uri.query() {
             Some(query) => format!("{path}?{query}"),
@@ -26,7 +27,8 @@ pub(super) fn request(upstream: &mut RequestHeader, host: &HeaderValue, request:
     }
     upstream.insert_header(header::HOST, host)?;
     upstream.remove_header(&header::EXPECT);
-    for name in &MISLEADING {
+    let misleading: Vec<HeaderName> = exchange::misleading(&upstream.headers).cloned().collect();
+    for name in &misleading {
         upstream.remove_header(name);
     }
     if request.operation.shows_phone() {

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::StatusCode;
 use http::header::{self, AUTHORIZATION};
+use http::{Method, StatusCode};
 use ipnet::IpNet;
 use pingora::http::ResponseHeader;
 use pingora::protocols::l4::socket::SocketAddr;
@@ -27,6 +27,21 @@ pub(super) fn prepare(session: &mut Session, clients: &Clients) {
     session.set_write_timeout(Some(clients.write_timeout));
     // Bytes behind the body are the next request: they must not break this one off.
     session.set_pipelining_enabled(true);
+}
+
+/// The path that a request asks for, if its target has one of the forms that a target may have here: `/path`; `http://host/path`,
+/// as to a proxy; `*`, of OPTIONS. pingora reads no path in any other, but would send it on as it came, and a more lenient server
+/// may find one in it (`x:/api/v1/verify`, `api/v1/verify`).
+pub(super) fn path(session: &Session) -> Option<String> {
+    let header = session.req_header();
+    let target = header.raw_path();
+    let starts =
+        |scheme: &str| target.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme.as_bytes()));
+    let has_form = match target {
+        b"*" => header.method == Method::OPTIONS,
+        target => target.first() == Some(&b'/') || starts("http://") || starts("https://"),
+    };
+    (has_form && target.is_ascii()).then(|| header.uri.path().to_owned())
 }
 
 /// Who called, as the access log and throttles know it: the peer, or, where that is a trusted proxy, the last address in
@@ -109,7 +124,7 @@ pub(super) async fn read_body(session: &mut Session, patience: Duration) -> Resu
             Err(NoBody::Refused(Reply::body_too_large()))
         }
         Ok(Err(error)) if *error.etype() == pingora::ErrorType::ReadTimedout => Err(NoBody::Refused(slow(session))),
-        Ok(Err(error)) => Err(NoBody::Gone(error)),
+        Ok(Err(error)) => Err(NoBody::Gone(error.into_down())),
         Err(_) => Err(NoBody::Refused(slow(session))),
     }
 }

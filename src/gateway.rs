@@ -268,6 +268,15 @@ impl ProxyHttp for Proxy {
         Ok(())
     }
 
+    async fn response_filter(
+        &self,
+        session: &mut Session,
+        answer: &mut ResponseHeader,
+        _request: &mut Request,
+    ) -> pingora::Result<()> {
+        passing::response(answer, session.req_header().version)
+    }
+
     fn upstream_response_body_filter(
         &self,
         _session: &mut Session,

@@ -1,8 +1,8 @@
 //! What is done to a request that streams through, and to its answer: as little as can be.
 
 use bytes::{Bytes, BytesMut};
-use http::Uri;
 use http::header::{self, HeaderName, HeaderValue};
+use http::{StatusCode, Uri, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::{Error, ErrorSource, ErrorType};
 
@@ -34,6 +34,19 @@ pub(super) fn request(upstream: &mut RequestHeader, host: &HeaderValue, request:
     if request.operation.shows_phone() {
         // The answer is read on its way.
         upstream.remove_header(&header::ACCEPT_ENCODING);
+    }
+    Ok(())
+}
+
+/// Makes an answer one that this client can read.
+pub(super) fn response(answer: &mut ResponseHeader, client: Version) -> pingora::Result<()> {
+    if answer.status == StatusCode::SWITCHING_PROTOCOLS {
+        // No upgrade is ever asked for: see the peer's options.
+        return Err(Error::explain(ErrorType::InvalidHTTPHeader, "an upgrade that nobody asked for").into_up());
+    }
+    if client < Version::HTTP_11 {
+        // It knows no chunks, which pingora gives even to an answer that has none: the connection's end is its answer's.
+        answer.remove_header(&header::TRANSFER_ENCODING);
     }
     Ok(())
 }

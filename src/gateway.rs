@@ -308,13 +308,10 @@ impl ProxyHttp for Proxy {
         request.outcome = Outcome::Failed;
         let error_code = match passing::failure(error) {
             // A header has gone out: another answer inside that one would only confuse.
-            Some(reply) if session.response_written().is_none() => {
-                session.set_keepalive(None);
-                match session::write(session, &reply).await {
-                    Ok(()) => reply.status.as_u16(),
-                    Err(_) => 0,
-                }
-            }
+            Some(reply) if session.response_written().is_none() => match session::close_with(session, &reply).await {
+                Ok(()) => reply.status.as_u16(),
+                Err(_) => 0,
+            },
             _ => 0,
         };
         FailToProxy { error_code, can_reuse_downstream: false }
@@ -355,7 +352,6 @@ impl ProxyHttp for Proxy {
 /// Answers before the body was read.
 async fn early(session: &mut Session, request: &mut Request, outcome: Outcome, reply: Reply) -> pingora::Result<bool> {
     request.outcome = outcome;
-    session::drain(session).await;
-    session::write(session, &reply).await?;
+    session::refuse(session, &reply).await?;
     Ok(true)
 }

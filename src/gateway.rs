@@ -187,12 +187,10 @@ impl ProxyHttp for Proxy {
         request.under_way = Some(gateway.work.begin());
         session::prepare(session, &gateway.config.clients);
 
-        let header = session.req_header();
-        if !header.raw_path().is_ascii() {
-            return early(session, request, Outcome::Rejected, Reply::invalid_request("A URL is ASCII (RFC 3986)."))
-                .await;
-        }
-        let (method, raw) = (header.method.clone(), header.uri.path().to_owned());
+        let Some(raw) = session::path(session) else {
+            return early(session, request, Outcome::Rejected, Reply::invalid_target()).await;
+        };
+        let method = session.req_header().method.clone();
         let reading = path::read(&method, &raw);
         if let Reading::Verify(call) = &reading {
             request.operation = call.operation;
@@ -271,6 +269,15 @@ impl ProxyHttp for Proxy {
         Ok(())
     }
 
+    async fn response_filter(
+        &self,
+        session: &mut Session,
+        answer: &mut ResponseHeader,
+        _request: &mut Request,
+    ) -> pingora::Result<()> {
+        passing::response(answer, session.req_header().version)
+    }
+
     fn upstream_response_body_filter(
         &self,
         _session: &mut Session,
@@ -302,13 +309,10 @@ impl ProxyHttp for Proxy {
         request.outcome = Outcome::Failed;
         let error_code = match passing::failure(error) {
             // A header has gone out: another answer inside that one would only confuse.
-            Some(reply) if session.response_written().is_none() => {
-                session.set_keepalive(None);
-                match session::write(session, &reply).await {
-                    Ok(()) => reply.status.as_u16(),
-                    Err(_) => 0,
-                }
-            }
+            Some(reply) if session.response_written().is_none() => match session::close_with(session, &reply).await {
+                Ok(()) => reply.status.as_u16(),
+                Err(_) => 0,
+            },
             _ => 0,
         };
         FailToProxy { error_code, can_reuse_downstream: false }
@@ -349,7 +353,6 @@ impl ProxyHttp for Proxy {
 /// Answers before the body was read.
 async fn early(session: &mut Session, request: &mut Request, outcome: Outcome, reply: Reply) -> pingora::Result<bool> {
     request.outcome = outcome;
-    session::drain(session).await;
-    session::write(session, &reply).await?;
+    session::refuse(session, &reply).await?;
     Ok(true)
 }

@@ -166,20 +166,21 @@ pub fn forwardable(headers: &HeaderMap) -> HeaderMap {
     for name in [header::HOST, header::CONTENT_LENGTH, header::EXPECT] {
         headers.remove(name);
     }
-    for name in MISLEADING {
-        headers.remove(name);
-    }
     headers
 }
 
-/// Headers by which some servers read another method or path than the request has. What was judged is what Sendly shall read.
-pub const MISLEADING: [HeaderName; 5] = [
-    HeaderName::from_static("x-http-method-override"),
-    HeaderName::from_static("x-http-method"),
-    HeaderName::from_static("x-method-override"),
-    HeaderName::from_static("x-original-url"),
-    HeaderName::from_static("x-rewrite-url"),
-];
+/// The names in these headers by which some servers read another method or path than the request has. What was judged is what
+/// Sendly shall read.
+pub fn misleading(headers: &HeaderMap) -> impl Iterator<Item = &HeaderName> {
+    const MISLEADING: [&str; 5] =
+        ["x-http-method-override", "x-http-method", "x-method-override", "x-original-url", "x-rewrite-url"];
+    // To a server that hands headers on as variables (CGI, WSGI), `_` and `-` are the same.
+    let same = |(a, b): (u8, u8)| a == b || (a == b'-' && b == b'_');
+    headers.keys().filter(move |name| {
+        let name = name.as_str();
+        MISLEADING.iter().any(|other| other.len() == name.len() && other.bytes().zip(name.bytes()).all(same))
+    })
+}
 
 /// RFC 9110, 7.6.1: these concern one connection, and so does whatever `Connection` names.
 fn strip_hop_by_hop(headers: &mut HeaderMap) {
@@ -308,7 +309,6 @@ mod tests {
             ("expect", "100-continue"),
             ("content-length", "5"),
             ("host", "gateway"),
-            ("x-http-method-override", "PUT"),
             ("idempotency-key", "i"),
         ] {
             headers.insert(name, HeaderValue::from_static(value));
@@ -317,6 +317,18 @@ mod tests {
         let mut names: Vec<_> = forwarded.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         assert_eq!(names, ["authorization", "content-type", "idempotency-key", "x-organization-id"]);
+    }
+
+    #[test]
+    fn headers_that_speak_of_another_request_are_found_however_they_are_spelled() {
+        let mut headers = HeaderMap::new();
+        for name in ["X-HTTP-Method-Override", "x_http-method_override", "X-Original-URL", "x-forwarded-for", "x-http"]
+        {
+            headers.insert(HeaderName::try_from(name).unwrap(), HeaderValue::from_static("PUT"));
+        }
+        let mut found: Vec<_> = misleading(&headers).map(HeaderName::as_str).collect();
+        found.sort_unstable();
+        assert_eq!(found, ["x-http-method-override", "x-original-url", "x_http-method_override"]);
     }
 
     #[test]

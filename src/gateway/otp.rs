@@ -36,9 +36,17 @@ pub(super) async fn serve(
     request: &mut Request,
     call: &path::Call<'_>,
 ) -> pingora::Result<bool> {
+    if let Some(reply) = unfit(session, call.operation) {
+        return reject(session, request, &reply).await;
+    }
     let body = match session::read_body(session, gateway.config.clients.body_timeout).await {
         Ok(body) => body,
         Err(NoBody::Refused(reply)) => return reject(session, request, &reply).await,
+        Err(NoBody::Late) => {
+            request.outcome = Outcome::Rejected;
+            session::close_with(session, &Reply::body_timeout()).await?;
+            return Ok(true);
+        }
         Err(NoBody::Gone(error)) => {
             request.outcome = Outcome::Abandoned;
             return Err(error);
@@ -73,6 +81,25 @@ pub(super) async fn serve(
     Ok(true)
 }
 
+/// Why a request cannot be judged, as far as its header tells.
+fn unfit(session: &Session, operation: Operation) -> Option<Reply> {
+    let headers = &session.req_header().headers;
+    // By these a request is judged, or told apart from others: there must be no second reading of them.
+    for name in [header::AUTHORIZATION, header::CONTENT_TYPE, IDEMPOTENCY_KEY, ORGANIZATION] {
+        if headers.get_all(&name).iter().count() > 1 {
+            return Some(Reply::invalid_request(&format!("{name} may stand in a request once.")));
+        }
+    }
+    if headers.contains_key(header::CONTENT_ENCODING) {
+        return Some(Reply::invalid_request("The body may not be encoded."));
+    }
+    if let Some(name) = exchange::misleading(headers).next() {
+        return Some(Reply::invalid_request(&format!("{name} is not honoured here.")));
+    }
+    (operation == Operation::Send && !is_json(headers))
+        .then(|| Reply::invalid_request("The Content-Type of a send must be application/json."))
+}
+
 /// A send or a resend, read and found to be clear.
 struct Ask {
     kind: Kind,
@@ -86,24 +113,8 @@ struct Ask {
 impl Ask {
     /// Understands a request, or says what is wrong with it.
     fn read(session: &Session, call: &path::Call<'_>, body: Bytes) -> Result<Self, Reply> {
-        let headers = &session.req_header().headers;
-        // By these a request is judged, or told apart from others: there must be no second reading of them.
-        for name in [header::AUTHORIZATION, header::CONTENT_TYPE, IDEMPOTENCY_KEY, ORGANIZATION] {
-            if headers.get_all(&name).iter().count() > 1 {
-                return Err(Reply::invalid_request(&format!("{name} may stand in a request once.")));
-            }
-        }
-        if headers.contains_key(header::CONTENT_ENCODING) {
-            return Err(Reply::invalid_request("The body may not be encoded."));
-        }
-        if let Some(name) = exchange::MISLEADING.iter().find(|name| headers.contains_key(*name)) {
-            return Err(Reply::invalid_request(&format!("{name} is not honoured here.")));
-        }
         let (kind, to) = match call.operation {
             Operation::Resend => (Kind::Resend, None),
-            _ if !is_json(headers) => {
-                return Err(Reply::invalid_request("The Content-Type of a send must be application/json."));
-            }
             _ => (Kind::Send, Some(body::read_send(&body).map_err(Reply::unclear)?)),
         };
         Ok(Self {
@@ -113,7 +124,7 @@ impl Ask {
             call: exchange::Call {
                 method: Method::POST,
                 path: call.path.clone().into_owned(),
-                headers: exchange::forwardable(headers),
+                headers: exchange::forwardable(&session.req_header().headers),
                 body,
             },
         })
@@ -375,6 +386,6 @@ async fn deliver(session: &mut Session, request: &mut Request, mut ticket: Ticke
 
 async fn reject(session: &mut Session, request: &mut Request, reply: &Reply) -> pingora::Result<bool> {
     request.outcome = Outcome::Rejected;
-    session::write(session, reply).await?;
+    session::refuse(session, reply).await?;
     Ok(true)
 }

@@ -1,13 +1,13 @@
 //! What is done to a request that streams through, and to its answer: as little as can be.
 
 use bytes::{Bytes, BytesMut};
-use http::Uri;
-use http::header::{self, HeaderValue};
+use http::header::{self, HeaderName, HeaderValue};
+use http::{StatusCode, Uri, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::{Error, ErrorSource, ErrorType};
 
 use super::Request;
-use super::exchange::MISLEADING;
+use super::exchange;
 use super::reply::Reply;
 use crate::sendly::Operation;
 use crate::sendly::body::MAX_ANSWER;
@@ -15,7 +15,8 @@ use crate::sendly::body::MAX_ANSWER;
 /// Turns the client's request header into the one that Sendly gets.
 pub(super) fn request(upstream: &mut RequestHeader, host: &HeaderValue, request: &Request) -> pingora::Result<()> {
     let path = request.path.as_deref().unwrap_or_else(|| upstream.uri.path());
-    let absolute = upstream.uri.authority().is_some();
+    // `http://host/path`, as to a proxy: pingora keeps it beside the path that it read in it, and would send it so.
+    let absolute = !matches!(upstream.raw_path().first(), Some(b'/' | b'*'));
     if absolute || request.path.is_some() {
         let target = match upstream.uri.query() {
             Some(query) => format!("{path}?{query}"),
@@ -26,12 +27,26 @@ pub(super) fn request(upstream: &mut RequestHeader, host: &HeaderValue, request:
     }
     upstream.insert_header(header::HOST, host)?;
     upstream.remove_header(&header::EXPECT);
-    for name in &MISLEADING {
+    let misleading: Vec<HeaderName> = exchange::misleading(&upstream.headers).cloned().collect();
+    for name in &misleading {
         upstream.remove_header(name);
     }
     if request.operation.shows_phone() {
         // The answer is read on its way.
         upstream.remove_header(&header::ACCEPT_ENCODING);
+    }
+    Ok(())
+}
+
+/// Makes an answer one that this client can read.
+pub(super) fn response(answer: &mut ResponseHeader, client: Version) -> pingora::Result<()> {
+    if answer.status == StatusCode::SWITCHING_PROTOCOLS {
+        // No upgrade is ever asked for: see the peer's options.
+        return Err(Error::explain(ErrorType::InvalidHTTPHeader, "an upgrade that nobody asked for").into_up());
+    }
+    if client < Version::HTTP_11 {
+        // It knows no chunks, which pingora gives even to an answer that has none: the connection's end is its answer's.
+        answer.remove_header(&header::TRANSFER_ENCODING);
     }
     Ok(())
 }

@@ -115,6 +115,11 @@ impl Reply {
         reply
     }
 
+    /// A target that is no path, or not in ASCII (RFC 9112, 3.2).
+    pub fn invalid_target() -> Self {
+        Self::invalid_request("The request's target must be a path, or an http URL, in ASCII.")
+    }
+
     /// A request that cannot be judged as it stands.
     pub fn invalid_request(message: &str) -> Self {
         Self::error(StatusCode::BAD_REQUEST, code::INVALID_REQUEST, message)

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::StatusCode;
 use http::header::{self, AUTHORIZATION};
+use http::{Method, StatusCode, Version};
 use ipnet::IpNet;
 use pingora::http::ResponseHeader;
 use pingora::protocols::l4::socket::SocketAddr;
@@ -27,6 +27,21 @@ pub(super) fn prepare(session: &mut Session, clients: &Clients) {
     session.set_write_timeout(Some(clients.write_timeout));
     // Bytes behind the body are the next request: they must not break this one off.
     session.set_pipelining_enabled(true);
+}
+
+/// The path that a request asks for, if its target has one of the forms that a target may have here: `/path`; `http://host/path`,
+/// as to a proxy; `*`, of OPTIONS. pingora reads no path in any other, but would send it on as it came, and a more lenient server
+/// may find one in it (`x:/api/v1/verify`, `api/v1/verify`).
+pub(super) fn path(session: &Session) -> Option<String> {
+    let header = session.req_header();
+    let target = header.raw_path();
+    let starts =
+        |scheme: &str| target.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme.as_bytes()));
+    let has_form = match target {
+        b"*" => header.method == Method::OPTIONS,
+        target => target.first() == Some(&b'/') || starts("http://") || starts("https://"),
+    };
+    (has_form && target.is_ascii()).then(|| header.uri.path().to_owned())
 }
 
 /// Who called, as the access log and throttles know it: the peer, or, where that is a trusted proxy, the last address in
@@ -71,16 +86,17 @@ pub(super) fn user_agent(session: &Session) -> &str {
 pub(super) enum NoBody {
     /// It cannot be taken, and this says why.
     Refused(Reply),
+    /// It has not come in time.
+    Late,
     /// The client broke off.
     Gone(Box<pingora::Error>),
 }
 
-/// Reads a limited request's whole body.
+/// Reads a limited request's whole body. One that is announced as too large is not waited for.
 pub(super) async fn read_body(session: &mut Session, patience: Duration) -> Result<Bytes, NoBody> {
     let announced =
         session.get_header(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if announced.is_some_and(|length| length > MAX_REQUEST as u64) {
-        drain(session).await;
         return Err(NoBody::Refused(Reply::body_too_large()));
     }
     expect_continue(session).await.map_err(NoBody::Gone)?;
@@ -100,26 +116,25 @@ pub(super) async fn read_body(session: &mut Session, patience: Duration) -> Resu
     };
     match tokio::time::timeout(patience, read).await {
         Ok(Ok(Some(body))) => Ok(body),
-        Ok(Ok(None)) => {
-            drain(session).await;
-            Err(NoBody::Refused(Reply::body_too_large()))
-        }
-        Ok(Err(error)) if *error.etype() == pingora::ErrorType::ReadTimedout => Err(NoBody::Refused(slow(session))),
-        Ok(Err(error)) => Err(NoBody::Gone(error)),
-        Err(_) => Err(NoBody::Refused(slow(session))),
+        Ok(Ok(None)) => Err(NoBody::Refused(Reply::body_too_large())),
+        Ok(Err(error)) if *error.etype() == pingora::ErrorType::ReadTimedout => Err(NoBody::Late),
+        Ok(Err(error)) => Err(NoBody::Gone(error.into_down())),
+        Err(_) => Err(NoBody::Late),
     }
 }
 
-fn slow(session: &mut Session) -> Reply {
-    session.set_keepalive(None);
-    Reply::body_timeout()
+/// Whether the client waits for leave to send its body (RFC 9110, 10.1.1). One of HTTP/1.0 knows of no such thing, and of HTTP/2
+/// none that this gateway serves does it.
+fn waits_for_leave(session: &Session) -> bool {
+    session.req_header().version == Version::HTTP_11
+        && session
+            .get_header(header::EXPECT)
+            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
-/// Tells a client that waits for leave to send its body (RFC 9110, 10.1.1) to go on. pingora never does.
+/// Tells a client that waits for leave to send its body to go on. pingora never does.
 pub(super) async fn expect_continue(session: &mut Session) -> pingora::Result<()> {
-    let waits =
-        session.get_header(header::EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
-    if waits && !session.is_http2() {
+    if waits_for_leave(session) {
         // Or pingora takes the 100 for an answer that came too early, and closes.
         session.set_close_on_response_before_downstream_finish(false);
         session.write_continue_response().await?;
@@ -128,31 +143,47 @@ pub(super) async fn expect_continue(session: &mut Session) -> pingora::Result<()
     Ok(())
 }
 
-/// How much of an unwanted body is read, and for how long, so that a client that is still sending sees the answer instead of
-/// a broken pipe.
+/// Answers a request whose body nobody wants, if there is more of it. A body of a reasonable size is read away first, and the
+/// connection lives on.
+pub(super) async fn refuse(session: &mut Session, reply: &Reply) -> pingora::Result<()> {
+    // One that waits for leave has its answer now; whether it sends the body all the same is not known.
+    let drained = !waits_for_leave(session) && drain(session, DRAIN, DRAIN_FOR).await;
+    if drained || session.is_body_done() {
+        return write(session, reply).await;
+    }
+    close_with(session, reply).await
+}
+
+/// Answers a request whose body has not come, or not all of it, and closes the connection: first the side that sends, so that
+/// a client that is still sending sees the answer instead of a broken pipe.
+pub(super) async fn close_with(session: &mut Session, reply: &Reply) -> pingora::Result<()> {
+    session.set_keepalive(None);
+    write(session, reply).await?;
+    if !session.is_http2() {
+        session.as_downstream_mut().shutdown().await;
+        drain(session, LINGER, LINGER_FOR).await;
+    }
+    Ok(())
+}
+
+/// How much of an unwanted body is read before its answer, and for how long.
 const DRAIN: usize = 1 << 20;
 const DRAIN_FOR: Duration = Duration::from_secs(1);
 
-/// Reads some of a body that nobody wants.
-pub(super) async fn drain(session: &mut Session) {
-    if session.get_header(header::EXPECT).is_some() {
-        // It has not been told to send; the answer is what it waits for.
-        session.set_keepalive(None);
-        return;
-    }
+/// The same after its answer: nobody waits for this, and a client that has seen the answer ends it.
+const LINGER: usize = 64 << 20;
+const LINGER_FOR: Duration = Duration::from_secs(5);
+
+/// Reads and forgets the rest of a body. Returns whether that was all of it.
+async fn drain(session: &mut Session, most: usize, patience: Duration) -> bool {
     let read = async {
-        let mut left = DRAIN;
-        while let Ok(Some(bytes)) = session.read_request_body().await {
-            left = left.saturating_sub(bytes.len());
-            if left == 0 {
-                return false;
-            }
+        let mut left = most;
+        while let Some(bytes) = session.read_request_body().await.ok()? {
+            left = left.checked_sub(bytes.len())?;
         }
-        true
+        Some(())
     };
-    if !tokio::time::timeout(DRAIN_FOR, read).await.unwrap_or(false) {
-        session.set_keepalive(None);
-    }
+    tokio::time::timeout(patience, read).await.is_ok_and(|all| all.is_some())
 }
 
 /// Resolves when the client has gone. Stays pending for as long as it is there.
@@ -172,7 +203,7 @@ pub(super) async fn write(session: &mut Session, reply: &Reply) -> pingora::Resu
         return session.write_response_header(Box::new(header), true).await;
     }
     header.insert_header(header::CONTENT_LENGTH, reply.body.len())?;
-    let end = reply.body.is_empty();
+    let end = reply.body.is_empty() || session.req_header().method == Method::HEAD;
     session.write_response_header(Box::new(header), end).await?;
     if end {
         return Ok(());

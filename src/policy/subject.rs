@@ -1,5 +1,6 @@
 //! Whom a code counts against: the phone, the verification and the account of one request.
 
+use std::borrow::Cow;
 use std::hash::{BuildHasher, RandomState};
 
 use arrayvec::ArrayVec;
@@ -63,8 +64,13 @@ impl HashKey {
         hasher.finish128().as_u128()
     }
 
-    /// The verification that has this id.
+    /// The verification that has this id, in whatever letter case: Sendly's ids differ in more than that, and whether Sendly
+    /// tells their letter cases apart is not known.
     pub fn verification(&self, id: &str) -> Verification {
+        let mut id = Cow::Borrowed(id);
+        if id.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            id.to_mut().make_ascii_lowercase();
+        }
         Verification(self.hash(b"verification", [id.as_bytes()]))
     }
 
@@ -144,6 +150,13 @@ mod tests {
             assert_eq!(key.account(spelling.as_bytes()), account, "{spelling:?}");
         }
         assert_ne!(key.account(b"Bearer sk_test_v1_abd"), account);
+    }
+
+    #[test]
+    fn the_letter_case_of_an_id_makes_no_other_verification_of_it() {
+        let key = HashKey::random();
+        assert_eq!(key.verification("VER_0aBC"), key.verification("ver_0abc"));
+        assert_ne!(key.verification("ver_0abd"), key.verification("ver_0abc"));
     }
 
     #[test]

@@ -136,8 +136,9 @@ fn canonicalise(path: &str) -> Cow<'_, str> {
 }
 
 /// Whether some server could take this path for the verify family. It decodes for as long as there is something to decode,
-/// takes `\` for `/`, ignores letter case, path parameters, extensions, control characters and spaces, and looks at the path
-/// both with its dot segments resolved and without.
+/// takes `\` for `/`, ignores letter case, path parameters and extensions, lets control characters and spaces end a segment or
+/// ignores them, takes `//x` for the name of a host, as browsers do, or not, and looks at the path both with its dot segments
+/// resolved and without.
 fn reads_as_verify(path: &str) -> bool {
     let mut bytes = path.as_bytes().to_vec();
     while bytes.contains(&b'%') {
@@ -147,20 +148,30 @@ fn reads_as_verify(path: &str) -> bool {
         }
         bytes = decoded;
     }
-    let lenient: String = String::from_utf8_lossy(&bytes)
-        .chars()
-        .filter(|c| !c.is_control() && !c.is_whitespace() && *c != char::REPLACEMENT_CHARACTER)
-        .map(|c| if c == '\\' { '/' } else { c.to_ascii_lowercase() })
-        .collect();
-    let segments: Vec<&str> = lenient.split('/').map(bare).collect();
-    let as_written: Vec<&str> =
-        segments.iter().copied().filter(|segment| !matches!(*segment, "" | "." | "..")).collect();
-    is_family(&as_written) || is_family(&resolve_dots(segments.into_iter()))
+    let ended = String::from_utf8_lossy(&bytes).to_ascii_lowercase().replace('\\', "/");
+    let ignored: String = ended.chars().filter(|c| !is_void(*c)).collect();
+    let mut readings = vec![ended.as_str(), &ignored];
+    for path in [&ended, &ignored] {
+        let host_and_path = path.strip_prefix("//").map(|rest| rest.trim_start_matches('/'));
+        readings.extend(host_and_path.and_then(|rest| rest.split_once('/')).map(|(_, path)| path));
+    }
+    readings.into_iter().any(|path| {
+        let segments: Vec<&str> = path.split('/').map(bare).collect();
+        let as_written: Vec<&str> =
+            segments.iter().copied().filter(|segment| !matches!(*segment, "" | "." | "..")).collect();
+        is_family(&as_written) || is_family(&resolve_dots(segments.into_iter()))
+    })
+}
+
+/// What no segment is made of.
+fn is_void(c: char) -> bool {
+    c.is_control() || c.is_whitespace() || c == char::REPLACEMENT_CHARACTER
 }
 
 /// A segment without parameters, extension, query or fragment; dot segments stay what they are.
 fn bare(segment: &str) -> &str {
-    let segment = segment.split([';', '?', '#', '%']).next().unwrap_or_default();
+    let ends = |c: char| matches!(c, ';' | '?' | '#' | '%') || is_void(c);
+    let segment = segment.split(ends).next().unwrap_or_default();
     match segment {
         "." | ".." => segment,
         _ => segment.split('.').next().unwrap_or_default(),
@@ -301,6 +312,16 @@ mod tests {
             "/api/v1/verify%09",
             "/api/v1/verify%3Fx",
             "/api/v1/verify%23x",
+            "/api/v1/verify%00x",
+            "/api/v1/verify%20x",
+            "/api/v1/verify%ffx",
+            "/api/v1/ver%0aify",
+            "//host/api/v1/verify",
+            "///host/api/v1/verify",
+            "//user@host:80/api/v1/verify",
+            "/\\host/api/v1/verify",
+            "/%2fhost/api/v1/%76erify",
+            "//host/api/v1/verify/ver_1/resend",
             "/api/v1/verify.json",
             "/api/v1/verify./",
             "/api/v1/x%2f..%2fverify",
@@ -359,6 +380,8 @@ mod tests {
             "/api/v1/contacts/a%20b",
             "/api/v1/conversations/1/messages",
             "/apiv1/verify",
+            "//api/v1/messages",
+            "/api/v1//webhooks/wh_1/verify",
         ] {
             assert_eq!(read(&Method::POST, path), Reading::Other, "{path}");
         }

@@ -207,18 +207,27 @@ enum Stop {
 struct Signals {
     term: Signal,
     int: Signal,
+    hup: Signal,
 }
 
 impl Signals {
     fn new() -> Result<Self, Failure> {
         let listen = |kind| signal(kind).map_err(Failure::unavailable);
-        Ok(Self { term: listen(SignalKind::terminate())?, int: listen(SignalKind::interrupt())? })
+        Ok(Self {
+            term: listen(SignalKind::terminate())?,
+            int: listen(SignalKind::interrupt())?,
+            hup: listen(SignalKind::hangup())?,
+        })
     }
 
     async fn stop(&mut self) -> Stop {
-        tokio::select! {
-            _ = self.term.recv() => Stop::WhenIdle,
-            _ = self.int.recv() => Stop::Now,
+        loop {
+            tokio::select! {
+                _ = self.term.recv() => return Stop::WhenIdle,
+                _ = self.int.recv() => return Stop::Now,
+                // Unhandled it would end the process, and the counts with it.
+                _ = self.hup.recv() => tracing::warn!("HUP is ignored: the configuration is read at the start"),
+            }
         }
     }
 }

@@ -6,6 +6,7 @@
 
 pub mod exchange;
 mod lookup;
+mod meaning;
 mod otp;
 mod passing;
 mod peer;

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use pingora::apps::HttpServerOptions;
 use pingora::listeners::tls::TlsSettings;
 use pingora::listeners::{L4BufferSettings, ListenerConfig};
 use pingora::proxy::http_proxy_service;
@@ -85,11 +86,18 @@ pub async fn start(config: Config, sockets: Sockets, clock: Clock) -> Result<Run
         max_retries: 2,
         ..ServerConf::default()
     });
+    let keep_alive = config.clients.keep_alive;
     let gateway = Gateway::new(config, clock)?;
     let draining = Draining::default();
     let ((stop, stopping), (close, closing)) = (watch::channel(false), watch::channel(false));
 
     let mut proxy = http_proxy_service(&conf, Proxy(Arc::clone(&gateway)));
+    if let Some(proxy) = proxy.app_logic_mut() {
+        // HTTP/1.1 connections get theirs from each request; pingora keeps idle HTTP/2 ones for ever.
+        let mut options = HttpServerOptions::default();
+        options.h2_idle_timeout = Some(keep_alive);
+        proxy.server_options = Some(options);
+    }
     let mut fds = Fds::new();
     let mut listener = ListenerConfig::tcp(hand_over(&mut fds, sockets.proxy)?);
     if let Some(tls) = tls {
@@ -99,7 +107,6 @@ pub async fn start(config: Config, sockets: Sockets, clock: Clock) -> Result<Run
     let mut admin = Service::new("admin".to_owned(), Admin::new(Arc::clone(&gateway), draining.clone()));
     admin.add_listener(ListenerConfig::tcp(hand_over(&mut fds, sockets.admin)?));
 
-    gateway.resolve().await;
     let fds = Arc::new(Mutex::new(fds));
     let proxy_fds = Arc::clone(&fds);
     let tasks = vec![
@@ -151,8 +158,8 @@ async fn sweep(gateway: Arc<Gateway>) {
 
 async fn resolve(gateway: Arc<Gateway>) {
     loop {
-        tokio::time::sleep(if gateway.is_ready() { RESOLVE_EVERY } else { RESOLVE_AGAIN }).await;
-        gateway.resolve().await;
+        let known = gateway.resolve().await;
+        tokio::time::sleep(if known { RESOLVE_EVERY } else { RESOLVE_AGAIN }).await;
     }
 }
 

@@ -4,14 +4,14 @@
 //! the charge, and its answer waits for whoever asks for it.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, Method, StatusCode, header};
+use http::{HeaderMap, HeaderName, Method, header};
 use pingora::proxy::Session;
 
-use super::exchange::{self, Answer, Loss, Outcome as Exchanged};
+use super::exchange::{self, Answer, Outcome as Exchanged};
 use super::lookup::Whose;
+use super::meaning::{self, Meaning};
 use super::reply::Reply;
 use super::retries::{Ending, Fingerprint, Place, Publisher, Ticket};
 use super::session::{self, NoBody};
@@ -20,11 +20,9 @@ use crate::clock::Moment;
 use crate::ledger::{Reservation, Settlement, Verdict};
 use crate::metrics::Outcome;
 use crate::phone::Phone;
+use crate::policy::subject::Account;
 use crate::policy::{Key, Kind, Obstacle, Subject};
-use crate::sendly::{Operation, body, code, path};
-
-/// Sendly's longest documented window: no hold lasts longer, whatever an answer says.
-const LONGEST_HOLD: Duration = Duration::from_secs(24 * 60 * 60);
+use crate::sendly::{Operation, body, path};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const ORGANIZATION: HeaderName = HeaderName::from_static("x-organization-id");
@@ -52,12 +50,12 @@ pub(super) async fn serve(
             return Err(error);
         }
     };
-    let ask = match Ask::read(session, call, body) {
+    let account = session::account(session, &gateway.config.hash_key);
+    request.account = Some(account);
+    let ask = match Ask::read(session, call, account, body) {
         Ok(ask) => ask,
         Err(reply) => return reject(session, request, &reply).await,
     };
-    let account = session::account(session, &gateway.config.hash_key);
-    request.account = Some(account);
     request.phone = ask.to;
 
     let ticket = match gateway.retries.place(ask.fingerprint(gateway)) {
@@ -107,12 +105,13 @@ struct Ask {
     id: Option<String>,
     /// The phone in a send's body.
     to: Option<Phone>,
+    account: Account,
     call: exchange::Call,
 }
 
 impl Ask {
     /// Understands a request, or says what is wrong with it.
-    fn read(session: &Session, call: &path::Call<'_>, body: Bytes) -> Result<Self, Reply> {
+    fn read(session: &Session, call: &path::Call<'_>, account: Account, body: Bytes) -> Result<Self, Reply> {
         let (kind, to) = match call.operation {
             Operation::Resend => (Kind::Resend, None),
             _ => (Kind::Send, Some(body::read_send(&body).map_err(Reply::unclear)?)),
@@ -120,6 +119,7 @@ impl Ask {
         Ok(Self {
             kind,
             to,
+            account,
             id: (kind == Kind::Resend).then(|| call.id().to_owned()),
             call: exchange::Call {
                 method: Method::POST,
@@ -169,8 +169,7 @@ enum Decided {
 
 /// Finds out whom the code counts against, and asks the ledger for it.
 async fn decide(gateway: &Arc<Gateway>, session: &Session, request: &mut Request, ask: &Ask) -> (Subject, Decided) {
-    let account = gateway.config.hash_key.account(session.get_header_bytes(header::AUTHORIZATION));
-    let mut subject = Subject { phone: ask.to, verification: None, account };
+    let mut subject = Subject { phone: ask.to, verification: None, account: ask.account };
     if let Some(id) = &ask.id {
         subject.verification = Some(gateway.config.hash_key.verification(id));
         match gateway.whose(id, &ask.call.headers).await {
@@ -180,7 +179,7 @@ async fn decide(gateway: &Arc<Gateway>, session: &Session, request: &mut Request
             }
             Whose::Nobody(answer) => {
                 request.outcome = Outcome::Rejected;
-                return (subject, Decided::Stop(answer.into()));
+                return (subject, Decided::Stop(meaning::reply(Exchanged::Answered(answer))));
             }
             // Per verification alone; its answer names the phone, which is charged then.
             Whose::Unknown => {}
@@ -223,73 +222,23 @@ async fn carry_out(gateway: Arc<Gateway>, ask: Ask, subject: Subject, reservatio
         gateway.metrics.upstream(operation, status.as_u16(), now.since(began));
     }
 
-    let (settlement, reason) = settlement(&outcome);
+    let Meaning { settlement, reason, ending } = meaning::of(&outcome);
     let charged_at = reservation.at();
     if let Exchanged::Answered(answer) = &outcome
-        && let Some(wait) = sendlys_own_limit(answer)
+        && let Some(wait) = meaning::hold(answer)
         && let Some(key) = subject.phone.map(Key::Phone).or(subject.verification.map(Key::Verification))
     {
         // Before the charge is given back: in between, another code could slip through.
         gateway.ledger.hold(key, now + wait).await;
     }
     reservation.settle(settlement);
-    gateway.metrics.settlement(settlement_name(settlement), reason);
+    gateway.metrics.settlement(settlement.name(), reason);
     if let Exchanged::Answered(answer) = &outcome
         && answer.status.is_success()
     {
         learn(&gateway, &subject, kind, charged_at, settlement, answer, now).await;
     }
-    let ending = ending(&outcome);
-    publisher.publish(reply(outcome), ending);
-}
-
-/// Which charges are kept: those whose code went out, or may have. With the reason, for the metric.
-fn settlement(outcome: &Exchanged) -> (Settlement, &'static str) {
-    use Settlement::{GiveBack, Keep};
-    match outcome {
-        Exchanged::NotSent => (GiveBack, "not_sent"),
-        Exchanged::Lost(Loss::Timeout) => (Keep, "timeout"),
-        Exchanged::Lost(Loss::Broken) => (Keep, "broken"),
-        Exchanged::Cut(status) if may_be_out(*status) => (Keep, "cut"),
-        Exchanged::Cut(_) => (GiveBack, "rejected"),
-        Exchanged::Answered(answer) => match answer.status {
-            status if status.is_success() && is_replay(answer) => (GiveBack, "replayed"),
-            status if status.is_success() => (Keep, "success"),
-            StatusCode::TOO_MANY_REQUESTS => (GiveBack, "sendly_limit"),
-            status if status.is_client_error() || status.is_redirection() => (GiveBack, "rejected"),
-            StatusCode::INTERNAL_SERVER_ERROR if body::read_failure(&answer.body).error == code::DELIVERY_FAILED => {
-                (GiveBack, "delivery_failed")
-            }
-            _ => (Keep, "server_error"),
-        },
-    }
-}
-
-/// Whether a status alone, of an answer that broke off, leaves it open that a code went out.
-fn may_be_out(status: StatusCode) -> bool {
-    !(status.is_redirection() || status.is_client_error())
-}
-
-fn settlement_name(settlement: Settlement) -> &'static str {
-    match settlement {
-        Settlement::Keep => "kept",
-        Settlement::GiveBack => "given_back",
-    }
-}
-
-/// Sendly replayed an answer that it had recorded under the request's `Idempotency-Key`: no code went out.
-fn is_replay(answer: &Answer) -> bool {
-    answer.headers.get("idempotency-replayed").is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"true"))
-}
-
-/// How long Sendly will refuse this phone, if that is what it said.
-fn sendlys_own_limit(answer: &Answer) -> Option<Duration> {
-    if answer.status != StatusCode::TOO_MANY_REQUESTS {
-        return None;
-    }
-    let failure = body::read_failure(&answer.body);
-    let wait = failure.retry_after.filter(|_| failure.error == code::RATE_LIMIT_EXCEEDED)?;
-    Some(Duration::from_secs(wait).min(LONGEST_HOLD))
+    publisher.publish(meaning::reply(outcome), ending);
 }
 
 /// Learns from a success, before anyone sees it: whose the id is, and what could not be charged before.
@@ -324,34 +273,6 @@ async fn learn(
         [(subject.phone != Some(phone), Key::Phone(phone)), (subject.verification.is_none(), Key::Verification(root))];
     for (_, key) in unknown_before.into_iter().filter(|(unknown, _)| *unknown) {
         ledger.record(policy, key, kind, charged_at).await;
-    }
-}
-
-/// What a retry of this exchange may be told.
-fn ending(outcome: &Exchanged) -> Ending {
-    match outcome {
-        Exchanged::NotSent => Ending::Nothing,
-        Exchanged::Cut(status) if !may_be_out(*status) => Ending::Passing,
-        Exchanged::Lost(_) | Exchanged::Cut(_) => Ending::Unknown,
-        Exchanged::Answered(answer) if answer.status == StatusCode::TOO_MANY_REQUESTS => Ending::Passing,
-        Exchanged::Answered(answer) if answer.status.is_server_error() => Ending::Passing,
-        Exchanged::Answered(_) => Ending::Final,
-    }
-}
-
-fn reply(outcome: Exchanged) -> Reply {
-    match outcome {
-        Exchanged::Answered(answer) => answer.into(),
-        Exchanged::Cut(status) if !may_be_out(status) => Reply::refused_and_broken_off(),
-        Exchanged::Cut(_) | Exchanged::Lost(Loss::Broken) => Reply::broken_off(),
-        Exchanged::NotSent => Reply::unreachable(),
-        Exchanged::Lost(Loss::Timeout) => Reply::upstream_timeout(),
-    }
-}
-
-impl From<Answer> for Reply {
-    fn from(answer: Answer) -> Self {
-        Reply { status: answer.status, headers: answer.headers, body: answer.body }
     }
 }
 

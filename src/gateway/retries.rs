@@ -174,9 +174,14 @@ impl Retries {
     }
 
     fn is_open_to_retries(&self, exchange: &Exchange, now: Moment) -> bool {
-        // What nobody knows answers every retry, also while a client is being told: its next try may come before that is done.
-        let unknown = matches!(exchange.over, Some((Ending::Unknown, _)));
-        let open = exchange.keyed || unknown || exchange.clients == 0;
+        let unclaimed = exchange.clients == 0;
+        let open = match exchange.over {
+            // Also while a client is being told: its next try may come before that is done.
+            Some((Ending::Unknown, _)) => true,
+            // Never what is being told: once it is, it is not given again.
+            Some((Ending::Passing, _)) => unclaimed,
+            _ => exchange.keyed || unclaimed,
+        };
         open && self.kept_until(exchange).is_none_or(|until| until > now)
     }
 
@@ -282,10 +287,10 @@ impl Publisher {
     fn finish(&mut self, ended: Ended) {
         let Some(sender) = self.sender.take() else { return };
         let now = self.retries.clock.now();
-        // First the answer, then the end: an exchange that has ended always has one.
         let ending = ended.ending;
-        sender.send_replace(Some(Arc::new(ended)));
+        // First the end, then the answer: whoever asks after a client has been told must not find it in flight still.
         self.retries.change(self.hash, self.serial, |exchange| exchange.over = Some((ending, now)));
+        sender.send_replace(Some(Arc::new(ended)));
     }
 }
 

@@ -1,0 +1,80 @@
+//! What an exchange's outcome means: for its charge, for a retry of it, and for the client. One table.
+
+use std::time::Duration;
+
+use http::StatusCode;
+
+use super::exchange::{Answer, Loss, Outcome};
+use super::reply::Reply;
+use super::retries::Ending;
+use crate::ledger::Settlement;
+use crate::sendly::{body, code};
+
+/// Sendly's longest documented window: no hold lasts longer, whatever an answer says.
+const LONGEST_HOLD: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// What an outcome means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Meaning {
+    /// Charges are kept whose code went out, or may have.
+    pub(super) settlement: Settlement,
+    /// Why, for the metric.
+    pub(super) reason: &'static str,
+    /// What a retry may be told.
+    pub(super) ending: Ending,
+}
+
+/// The table.
+pub(super) fn of(outcome: &Outcome) -> Meaning {
+    use Ending::{Final, Nothing, Passing, Unknown};
+    use Settlement::{GiveBack, Keep};
+    let (settlement, reason, ending) = match outcome {
+        Outcome::NotSent => (GiveBack, "not_sent", Nothing),
+        Outcome::Lost(Loss::Timeout) => (Keep, "timeout", Unknown),
+        Outcome::Lost(Loss::Broken) => (Keep, "broken", Unknown),
+        Outcome::Cut(status) if may_be_out(*status) => (Keep, "cut", Unknown),
+        Outcome::Cut(_) => (GiveBack, "rejected", Passing),
+        Outcome::Answered(answer) => match answer.status {
+            status if status.is_success() && is_replay(answer) => (GiveBack, "replayed", Final),
+            status if status.is_success() => (Keep, "success", Final),
+            StatusCode::TOO_MANY_REQUESTS => (GiveBack, "sendly_limit", Passing),
+            status if !may_be_out(status) => (GiveBack, "rejected", Final),
+            StatusCode::INTERNAL_SERVER_ERROR if body::read_failure(&answer.body).error == code::DELIVERY_FAILED => {
+                (GiveBack, "delivery_failed", Passing)
+            }
+            _ => (Keep, "server_error", Passing),
+        },
+    };
+    Meaning { settlement, reason, ending }
+}
+
+/// Whether a status alone leaves it open that a code went out.
+fn may_be_out(status: StatusCode) -> bool {
+    !(status.is_redirection() || status.is_client_error())
+}
+
+/// Sendly replayed an answer that it had recorded under the request's `Idempotency-Key`: no code went out.
+fn is_replay(answer: &Answer) -> bool {
+    answer.headers.get("idempotency-replayed").is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"true"))
+}
+
+/// How long Sendly will refuse this phone, if that is what it said.
+pub(super) fn hold(answer: &Answer) -> Option<Duration> {
+    if answer.status != StatusCode::TOO_MANY_REQUESTS {
+        return None;
+    }
+    let failure = body::read_failure(&answer.body);
+    let wait = failure.retry_after.filter(|_| failure.error == code::RATE_LIMIT_EXCEEDED)?;
+    Some(Duration::from_secs(wait).min(LONGEST_HOLD))
+}
+
+/// What the client is told.
+pub(super) fn reply(outcome: Outcome) -> Reply {
+    match outcome {
+        Outcome::Answered(Answer { status, headers, body }) => Reply { status, headers, body },
+        Outcome::Cut(status) if !may_be_out(status) => Reply::refused_and_broken_off(),
+        Outcome::Cut(_) | Outcome::Lost(Loss::Broken) => Reply::broken_off(),
+        Outcome::NotSent => Reply::unreachable(),
+        Outcome::Lost(Loss::Timeout) => Reply::upstream_timeout(),
+    }
+}

@@ -39,10 +39,7 @@ pub(super) async fn serve(
     let body = match session::read_body(session, gateway.config.clients.body_timeout).await {
         Ok(body) => body,
         Err(NoBody::Refused(reply)) => return reject(session, request, &reply).await,
-        Err(NoBody::Gone(error)) => {
-            request.outcome = Outcome::Abandoned;
-            return Err(error);
-        }
+        Err(NoBody::Broken(error)) => return Err(error),
     };
     let ask = match Ask::read(session, call, body) {
         Ok(ask) => ask,
@@ -364,13 +361,9 @@ async fn deliver(session: &mut Session, request: &mut Request, mut ticket: Ticke
     if request.outcome == Outcome::Allowed && matches!(ended.ending, Ending::Unknown | Ending::Nothing) {
         request.outcome = Outcome::Failed;
     }
-    let written = session::write(session, &ended.reply).await;
-    if written.is_err() {
-        request.outcome = Outcome::Abandoned;
-    } else {
-        ticket.delivered();
-    }
-    written
+    session::write(session, &ended.reply).await?;
+    ticket.delivered();
+    Ok(())
 }
 
 async fn reject(session: &mut Session, request: &mut Request, reply: &Reply) -> pingora::Result<bool> {

@@ -82,24 +82,24 @@ struct Ask {
 
 impl Ask {
     /// Understands a request, or says what is wrong with it.
-    fn read(session: &Session, call: &path::Call<'_>, body: Bytes) -> Result<Self, Reply> {
+    fn read(session: &Session, call: &path::Call<'_>, body: Bytes) -> Result<Self, Box<Reply>> {
         let headers = &session.req_header().headers;
         // By these a request is judged, or told apart from others: there must be no second reading of them.
         for name in [header::AUTHORIZATION, header::CONTENT_TYPE, IDEMPOTENCY_KEY, ORGANIZATION] {
             if headers.get_all(&name).iter().count() > 1 {
-                return Err(Reply::invalid_request(&format!("{name} may stand in a request once.")));
+                return Err(Reply::invalid_request(&format!("{name} may stand in a request once.")).into());
             }
         }
         if headers.contains_key(header::CONTENT_ENCODING) {
-            return Err(Reply::invalid_request("The body may not be encoded."));
+            return Err(Reply::invalid_request("The body may not be encoded.").into());
         }
         if let Some(name) = exchange::MISLEADING.iter().find(|name| headers.contains_key(*name)) {
-            return Err(Reply::invalid_request(&format!("{name} is not honoured here.")));
+            return Err(Reply::invalid_request(&format!("{name} is not honoured here.")).into());
         }
         let (kind, to) = match call.operation {
             Operation::Resend => (Kind::Resend, None),
             _ if !is_json(headers) => {
-                return Err(Reply::invalid_request("The Content-Type of a send must be application/json."));
+                return Err(Reply::invalid_request("The Content-Type of a send must be application/json.").into());
             }
             _ => (Kind::Send, Some(body::read_send(&body).map_err(Reply::unclear)?)),
         };

@@ -138,12 +138,16 @@ fn run(run: &Run) -> Result<(), Failure> {
     telemetry::start(&config.log, clock.clone()).map_err(Failure::unavailable)?;
     let sockets = Sockets::bind(&config).map_err(Failure::unavailable)?;
     let drain_timeout = config.drain_timeout;
-    runtime(config.workers)?.block_on(async {
+    let runtime = runtime(config.workers)?;
+    let served = runtime.block_on(async {
         if run.sandbox {
             config.upstream.origin = start_sandbox(&clock).await?;
         }
         let mut signals = Signals::new()?;
-        let running = server::start(config, sockets, clock).await.map_err(Failure::unavailable)?;
+        let running = tokio::select! {
+            started = server::start(config, sockets, clock) => started.map_err(Failure::unavailable)?,
+            _ = signals.stop() => return Ok(()),
+        };
         tracing::info!(address = %running.address, admin = %running.admin_address, "serving");
         if run.sandbox {
             say(&welcome(running.address, running.admin_address))?;
@@ -161,7 +165,10 @@ fn run(run: &Run) -> Result<(), Failure> {
             _ = signals.stop() => tracing::warn!("stopped at once, by a second signal"),
         }
         Ok(())
-    })
+    });
+    // Dropping it would wait for a name that is being looked up, for as long as that takes.
+    runtime.shutdown_background();
+    served
 }
 
 fn run_sandbox(listen: SocketAddr, limits: bool) -> Result<(), Failure> {

@@ -22,7 +22,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::proxy::{FailToProxy, ProxyHttp, Session};
-use pingora::upstreams::peer::HttpPeer;
+use pingora::upstreams::peer::{HttpPeer, Peer as _};
 
 use crate::clock::{Clock, Moment};
 use crate::config::Config;
@@ -235,12 +235,15 @@ impl ProxyHttp for Proxy {
     fn fail_to_connect(
         &self,
         _session: &mut Session,
-        _peer: &HttpPeer,
+        peer: &HttpPeer,
         _request: &mut Request,
         mut error: Box<pingora::Error>,
     ) -> Box<pingora::Error> {
         // Nothing was sent. Another of Sendly's addresses may be better.
         error.set_retry(self.0.peer.has_another());
+        if self.0.peer.has_another() {
+            tracing::warn!(address = %peer.address(), kind = error.etype().as_str(), "this address cannot be reached");
+        }
         error
     }
 
@@ -307,16 +310,26 @@ impl ProxyHttp for Proxy {
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &pingora::Error, request: &mut Request) -> FailToProxy {
-        request.outcome = Outcome::Failed;
-        let error_code = match passing::failure(error) {
-            // A header has gone out: another answer inside that one would only confuse.
-            Some(reply) if session.response_written().is_none() => match session::close_with(session, &reply).await {
+        let (outcome, reply) = passing::failure(error);
+        request.outcome = outcome;
+        if outcome == Outcome::Failed {
+            let (operation, source) = (request.operation.name(), error.esource().as_str());
+            tracing::warn!(operation, source, kind = error.etype().as_str(), "a request failed");
+        }
+        let error_code = match reply {
+            // An answer has begun: another inside that one would only confuse.
+            Some(reply) if session::told(session).is_none() => match session::close_with(session, &reply).await {
                 Ok(()) => reply.status.as_u16(),
                 Err(_) => 0,
             },
             _ => 0,
         };
         FailToProxy { error_code, can_reuse_downstream: false }
+    }
+
+    /// pingora's own line shows the bytes that it could not read, and they may hold a phone. The gateway has one of its own.
+    fn suppress_error_log(&self, _session: &Session, _request: &Request, _error: &pingora::Error) -> bool {
+        true
     }
 
     /// pingora's own log lines name a request by this. Neither paths nor queries belong there: they may hold phones.
@@ -334,7 +347,7 @@ impl ProxyHttp for Proxy {
         if !gateway.config.log.access {
             return;
         }
-        let status = session.response_written().map_or(0, |header| header.status.as_u16());
+        let status = session::told(session).map_or(0, |status| status.as_u16());
         tracing::info!(
             target: "access",
             method = session.req_header().method.as_str(),

@@ -8,12 +8,16 @@
 )]
 #![allow(dead_code, reason = "the support modules serve several suites")]
 
+#[path = "process/access.rs"]
+mod access;
 #[path = "process/arguments.rs"]
 mod arguments;
 #[path = "support/client.rs"]
 mod client;
 #[path = "support/process.rs"]
 mod process;
+#[path = "process/secrets.rs"]
+mod secrets;
 #[path = "process/stopping.rs"]
 mod stopping;
 #[path = "support/upstream.rs"]

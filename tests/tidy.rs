@@ -59,7 +59,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("tokio", &["cli", "gateway", "sandbox", "server", "work"]),
     ("toml", &["config"]),
     ("tower_service", &["gateway/exchange"]),
-    ("tracing", &["cli", "gateway", "metrics", "sandbox"]),
+    ("tracing", &["cli", "gateway", "metrics", "sandbox", "telemetry"]),
     ("tracing_subscriber", &["telemetry"]),
 ];
 

@@ -45,10 +45,7 @@ pub(super) async fn serve(
             session::close_with(session, &Reply::body_timeout()).await?;
             return Ok(true);
         }
-        Err(NoBody::Gone(error)) => {
-            request.outcome = Outcome::Abandoned;
-            return Err(error);
-        }
+        Err(NoBody::Broken(error)) => return Err(error),
     };
     let account = session::account(session, &gateway.config.hash_key);
     request.account = Some(account);
@@ -296,13 +293,9 @@ async fn deliver(session: &mut Session, request: &mut Request, mut ticket: Ticke
     if request.outcome == Outcome::Allowed && matches!(ended.ending, Ending::Unknown | Ending::Nothing) {
         request.outcome = Outcome::Failed;
     }
-    let written = session::write(session, &ended.reply).await;
-    if written.is_err() {
-        request.outcome = Outcome::Abandoned;
-    } else {
-        ticket.delivered();
-    }
-    written
+    session::write(session, &ended.reply).await?;
+    ticket.delivered();
+    Ok(())
 }
 
 async fn reject(session: &mut Session, request: &mut Request, reply: &Reply) -> pingora::Result<bool> {

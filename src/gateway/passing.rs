@@ -9,6 +9,7 @@ use pingora::{Error, ErrorSource, ErrorType};
 use super::Request;
 use super::exchange;
 use super::reply::Reply;
+use crate::metrics::Outcome;
 use crate::sendly::Operation;
 use crate::sendly::body::MAX_ANSWER;
 
@@ -94,24 +95,29 @@ pub(super) fn hold_back(capture: &mut Option<Capture>, chunk: &mut Option<Bytes>
     (!too_long).then_some(whole)
 }
 
-/// What a client is told of an exchange that failed; nothing, where it is the client that has gone.
-pub(super) fn failure(error: &Error) -> Option<Reply> {
+/// What became of a request that broke off, and what its client is told; nothing, where it is the client that has gone.
+pub(super) fn failure(error: &Error) -> (Outcome, Option<Reply>) {
     use ErrorType::{
         ConnectTimedout, ConnectionClosed, HTTPStatus, ReadError, ReadTimedout, TLSHandshakeTimedout, WriteError,
         WriteTimedout,
     };
-    match (error.esource(), error.etype()) {
-        (ErrorSource::Downstream, WriteError | WriteTimedout | ReadError | ConnectionClosed) => None,
-        (ErrorSource::Downstream, ReadTimedout) => Some(Reply::body_timeout()),
-        (ErrorSource::Downstream, _) => Some(Reply::invalid_request("The request cannot be read.")),
-        (_, HTTPStatus(502)) => Some(Reply::unreachable()),
-        (ErrorSource::Upstream, ReadTimedout | WriteTimedout) => Some(Reply::upstream_timeout()),
-        (ErrorSource::Upstream, ReadError | WriteError | ConnectionClosed) => Some(Reply::broken_off()),
-        (ErrorSource::Upstream, ConnectTimedout | TLSHandshakeTimedout) => Some(Reply::unreachable()),
-        (ErrorSource::Upstream, kind) if format!("{kind:?}").starts_with("Connect") => Some(Reply::unreachable()),
-        (ErrorSource::Upstream, _) => Some(Reply::broken_off()),
-        (ErrorSource::Internal | ErrorSource::Unset, _) => Some(Reply::internal()),
-    }
+    let (outcome, reply) = match (error.esource(), error.etype()) {
+        (ErrorSource::Downstream, WriteError | WriteTimedout | ReadError | ConnectionClosed) => {
+            return (Outcome::Abandoned, None);
+        }
+        (ErrorSource::Downstream, ReadTimedout) => (Outcome::Rejected, Reply::body_timeout()),
+        (ErrorSource::Downstream, _) => (Outcome::Rejected, Reply::invalid_request("The request cannot be read.")),
+        (_, HTTPStatus(502)) => (Outcome::Failed, Reply::unreachable()),
+        (ErrorSource::Upstream, ReadTimedout | WriteTimedout) => (Outcome::Failed, Reply::upstream_timeout()),
+        (ErrorSource::Upstream, ReadError | WriteError | ConnectionClosed) => (Outcome::Failed, Reply::broken_off()),
+        (ErrorSource::Upstream, ConnectTimedout | TLSHandshakeTimedout) => (Outcome::Failed, Reply::unreachable()),
+        (ErrorSource::Upstream, kind) if format!("{kind:?}").starts_with("Connect") => {
+            (Outcome::Failed, Reply::unreachable())
+        }
+        (ErrorSource::Upstream, _) => (Outcome::Failed, Reply::broken_off()),
+        (ErrorSource::Internal | ErrorSource::Unset, _) => (Outcome::Failed, Reply::internal()),
+    };
+    (outcome, Some(reply))
 }
 
 #[cfg(test)]

@@ -88,8 +88,8 @@ pub(super) enum NoBody {
     Refused(Reply),
     /// It has not come in time.
     Late,
-    /// The client broke off.
-    Gone(Box<pingora::Error>),
+    /// The client broke off, or its framing cannot be read.
+    Broken(Box<pingora::Error>),
 }
 
 /// Reads a limited request's whole body. One that is announced as too large is not waited for.
@@ -99,10 +99,10 @@ pub(super) async fn read_body(session: &mut Session, patience: Duration) -> Resu
     if announced.is_some_and(|length| length > MAX_REQUEST as u64) {
         return Err(NoBody::Refused(Reply::body_too_large()));
     }
-    expect_continue(session).await.map_err(NoBody::Gone)?;
+    expect_continue(session).await.map_err(NoBody::Broken)?;
     let read = async {
         let mut body = BytesMut::new();
-        while let Some(bytes) = session.read_request_body().await? {
+        while let Some(bytes) = session.read_request_body().await.map_err(|error| error.into_down())? {
             if body.len() + bytes.len() > MAX_REQUEST {
                 return Ok::<_, Box<pingora::Error>>(None);
             }
@@ -118,7 +118,7 @@ pub(super) async fn read_body(session: &mut Session, patience: Duration) -> Resu
         Ok(Ok(Some(body))) => Ok(body),
         Ok(Ok(None)) => Err(NoBody::Refused(Reply::body_too_large())),
         Ok(Err(error)) if *error.etype() == pingora::ErrorType::ReadTimedout => Err(NoBody::Late),
-        Ok(Err(error)) => Err(NoBody::Gone(error.into_down())),
+        Ok(Err(error)) => Err(NoBody::Broken(error)),
         Err(_) => Err(NoBody::Late),
     }
 }
@@ -137,7 +137,7 @@ pub(super) async fn expect_continue(session: &mut Session) -> pingora::Result<()
     if waits_for_leave(session) {
         // Or pingora takes the 100 for an answer that came too early, and closes.
         session.set_close_on_response_before_downstream_finish(false);
-        session.write_continue_response().await?;
+        session.write_continue_response().await.map_err(|error| error.into_down())?;
         session.set_close_on_response_before_downstream_finish(true);
     }
     Ok(())
@@ -192,8 +192,17 @@ pub(super) async fn gone(session: &mut Session) {
     let _ = session.read_body_or_idle(true).await;
 }
 
+/// The status that the client has been told, if it has been told any. That it may send its body is none yet.
+pub(super) fn told(session: &Session) -> Option<StatusCode> {
+    session.response_written().map(|header| header.status).filter(|status| !status.is_informational())
+}
+
 /// Writes a whole answer.
 pub(super) async fn write(session: &mut Session, reply: &Reply) -> pingora::Result<()> {
+    write_all(session, reply).await.map_err(|error| error.into_down())
+}
+
+async fn write_all(session: &mut Session, reply: &Reply) -> pingora::Result<()> {
     let mut header = ResponseHeader::build(reply.status, Some(reply.headers.len() + 2))?;
     for (name, value) in &reply.headers {
         header.append_header(name, value)?;

@@ -434,11 +434,11 @@ async fn a_client_that_only_stops_sending_gets_its_answer() {
 async fn read_post(stream: &mut TcpStream, body: usize) -> bool {
     let mut read = Vec::new();
     loop {
-        if let Some(end) = read.windows(4).position(|window| window == b"\r\n\r\n") {
-            if read.len() >= end + 4 + body {
-                assert_eq!(read.len(), end + 4 + body, "one request at a time");
-                return true;
-            }
+        if let Some(end) = read.windows(4).position(|window| window == b"\r\n\r\n")
+            && read.len() >= end + 4 + body
+        {
+            assert_eq!(read.len(), end + 4 + body, "one request at a time");
+            return true;
         }
         let mut buffer = [0; 4096];
         match stream.read(&mut buffer).await {

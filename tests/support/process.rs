@@ -98,7 +98,9 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         if self.ended.borrow().is_none() {
-            let _ = Command::new("sh").arg("-c").arg(format!("kill -KILL {}", self.pid)).status();
+            // It may just have ended by itself.
+            let kill = format!("kill -KILL {} 2>&-", self.pid);
+            let _ = Command::new("sh").arg("-c").arg(kill).status();
         }
     }
 }

@@ -1,0 +1,283 @@
+//! The access log: one line per request, with what became of it, and no more of a phone than may be seen.
+
+use serde_json::{Value, json};
+
+use crate::client::Wire;
+use crate::process::{Process, Serving};
+use crate::upstream::{Act, Upstream};
+
+const SEND: &str = r#"{"to":"+15550100123"}"#;
+const VERIFY: &str = "/api/v1/verify";
+
+async fn gateway(upstream: &Upstream, config: &str) -> Serving {
+    Process::gateway(config, &upstream.url(), &[]).await
+}
+
+/// The access log's lines so far: so many, and no more.
+async fn lines(serving: &Serving, many: usize) -> Vec<Value> {
+    let lines = serving.process.lines("\"target\":\"access\"", many).await;
+    assert_eq!(lines.len(), many, "{lines:#?}");
+    lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// Stops it, and returns its access log's lines.
+async fn all_lines(serving: Serving) -> Vec<Value> {
+    serving.process.signal("TERM");
+    assert_eq!(serving.process.code().await, 0);
+    let err = serving.process.err();
+    let lines = err.lines().filter(|line| line.contains("\"target\":\"access\""));
+    lines.map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// The line of a request that is asked alone.
+async fn line(
+    serving: &Serving,
+    nth: usize,
+    method: &str,
+    target: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> Value {
+    let answer = serving.ask(method, target, headers, body).await;
+    let line = lines(serving, nth).await.pop().unwrap();
+    assert_eq!(line["status"], answer.status.as_u16(), "{line}");
+    assert_eq!(line["bytes"], answer.body.len(), "{line}");
+    assert_eq!((&line["method"], &line["client"]), (&json!(method), &json!("127.0.0.1")), "{line}");
+    assert!(line["duration_ms"].as_f64().unwrap() > 0.0, "{line}");
+    line
+}
+
+fn what(line: &Value) -> [&str; 2] {
+    ["operation", "outcome"].map(|field| line[field].as_str().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_code_that_is_allowed_is_told_with_its_masked_phone_and_its_account() {
+    let upstream = Upstream::start().await;
+    let serving = gateway(&upstream, "").await;
+    let first = line(&serving, 1, "POST", VERIFY, &[], SEND).await;
+    assert_eq!(what(&first), ["send", "allowed"]);
+    assert_eq!(first["phone"], "+1555•••0123");
+    let account = first["account"].as_str().unwrap();
+    assert!(account.len() == 12 && account.bytes().all(|byte| byte.is_ascii_hexdigit()), "{first}");
+    let fields: Vec<&str> = first.as_object().unwrap().keys().map(String::as_str).collect();
+    for field in &fields {
+        assert!(
+            matches!(
+                *field,
+                "timestamp"
+                    | "level"
+                    | "target"
+                    | "method"
+                    | "operation"
+                    | "outcome"
+                    | "status"
+                    | "phone"
+                    | "account"
+                    | "client"
+                    | "duration_ms"
+                    | "bytes"
+            ),
+            "{field} is in {first}"
+        );
+    }
+    let other = line(&serving, 2, "POST", VERIFY, &[("authorization", "Bearer sk_test_v1_other")], SEND).await;
+    assert_ne!(other["account"], first["account"]);
+    upstream.knows("ver_1", "+15550100199");
+    let resend = line(&serving, 3, "POST", "/api/v1/verify/ver_1/resend", &[], "").await;
+    assert_eq!(
+        (what(&resend), &resend["phone"]),
+        (["resend", "allowed"], &json!("+1555•••0199")),
+        "as it was looked up"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_tells_which_limit_or_throttle_it_was() {
+    let upstream = Upstream::start().await;
+    let config = "[[throttles]]\nname = \"slow\"\nper = \"client\"\nrate = \"1/h\"\noperations = [\"check\"]\n\
+                  [[limits]]\nname = \"one\"\nper = \"phone\"\nmax = 1\nwindow = \"1h\"\n";
+    let serving = gateway(&upstream, config).await;
+    line(&serving, 1, "POST", VERIFY, &[], SEND).await;
+    let refused = line(&serving, 2, "POST", VERIFY, &[], SEND).await;
+    assert_eq!((what(&refused), &refused["refused_by"]), (["send", "refused"], &json!("one")));
+    assert_eq!((&refused["phone"], &refused["status"]), (&json!("+1555•••0123"), &json!(429)));
+    upstream.script(|_| Act::json(429, &json!({ "error": "rate_limit_exceeded", "message": "", "retryAfter": 60 })));
+    let other = SEND.replace("0123", "0124");
+    assert_eq!(
+        what(&line(&serving, 3, "POST", VERIFY, &[], &other).await),
+        ["send", "allowed"],
+        "it is Sendly that refuses"
+    );
+    let held = line(&serving, 4, "POST", VERIFY, &[], &other).await;
+    assert_eq!((what(&held), &held["refused_by"]), (["send", "refused"], &json!("hold")));
+    let check = "/api/v1/verify/ver_1/check";
+    line(&serving, 5, "POST", check, &[], "{}").await;
+    let throttled = line(&serving, 6, "POST", check, &[], "{}").await;
+    assert_eq!((what(&throttled), &throttled["refused_by"]), (["check", "throttled"], &json!("slow")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_rejected_is_told_once_whatever_is_wrong_with_it() {
+    let upstream = Upstream::start().await;
+    let serving = gateway(&upstream, "clients.body_timeout = \"500ms\"").await;
+    let mut nth = 0;
+    for (method, target, body, operation) in [
+        ("POST", VERIFY, "{", "send"),
+        ("POST", VERIFY, r#"{"to":"0123"}"#, "send"),
+        ("POST", "/api/v1/Verify", SEND, "other"),
+        ("PUT", VERIFY, SEND, "other"),
+        ("POST", "/api/v1/verify/ver_unknown/resend", "", "resend"),
+    ] {
+        nth += 1;
+        assert_eq!(
+            what(&line(&serving, nth, method, target, &[], body).await),
+            [operation, "rejected"],
+            "{target} {body}"
+        );
+    }
+    let head = |target: &str, more: &str| {
+        format!("POST {target} HTTP/1.1\r\nhost: g\r\ncontent-type: application/json\r\n{more}\r\n\r\n")
+    };
+    for (target, operation) in [(VERIFY, "send"), ("/api/v1/messages", "other")] {
+        for (bytes, status) in [
+            (head(target, "transfer-encoding: chunked") + "nonsense\r\n", 400),
+            (head(target, "content-length: 400") + "{", 408),
+        ] {
+            nth += 1;
+            let mut wire = serving.connect().await;
+            wire.write(&bytes).await;
+            let answer = wire.answer().await;
+            let line = lines(&serving, nth).await.pop().unwrap();
+            assert_eq!((what(&line), &line["status"]), ([operation, "rejected"], &json!(status)), "{line} {bytes}");
+            assert_eq!(answer.unwrap().status, status);
+        }
+    }
+    assert_eq!(all_lines(serving).await.len(), nth);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_passes_through_is_told_without_path_or_query() {
+    let upstream = Upstream::start().await;
+    let serving = gateway(&upstream, "").await;
+    let passed = line(&serving, 1, "GET", "/api/v1/messages/5550100123?to=%2B15550100123", &[], "").await;
+    assert_eq!(what(&passed), ["other", "passed"]);
+    assert!(passed.get("phone").is_none() && !passed.to_string().contains("5550100123"), "{passed}");
+    assert_eq!(what(&line(&serving, 2, "GET", VERIFY, &[], "").await), ["list", "passed"]);
+    assert_eq!(
+        what(&line(&serving, 3, "GET", "/api/v1/verify/ver_1", &[], "").await),
+        ["get", "passed"],
+        "a 404 of Sendly's"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_retry_is_told_as_one() {
+    let upstream = Upstream::start().await;
+    let serving = gateway(&upstream, "").await;
+    let key = [("idempotency-key", "k")];
+    assert_eq!(what(&line(&serving, 1, "POST", VERIFY, &key, SEND).await), ["send", "allowed"]);
+    let retry = line(&serving, 2, "POST", VERIFY, &key, SEND).await;
+    assert_eq!((what(&retry), &retry["phone"]), (["send", "retry"], &json!("+1555•••0123")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_sendly_breaks_is_told_as_failed() {
+    let upstream = Upstream::start().await;
+    upstream.script(|_| Act::BreakOff);
+    let serving = gateway(&upstream, "").await;
+    for (nth, (method, target, body, operation)) in [
+        ("POST", VERIFY, SEND, "send"),
+        ("GET", "/api/v1/messages", "", "other"),
+        ("GET", "/api/v1/verify/ver_1", "", "get"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let failed = line(&serving, nth + 1, method, target, &[], body).await;
+        assert_eq!((what(&failed), &failed["status"]), ([operation, "failed"], &json!(502)));
+    }
+    let closed = Upstream::closed();
+    let serving = Process::gateway("", &closed.url(), &[]).await;
+    for (nth, (method, body, operation)) in [("POST", SEND, "send"), ("GET", "", "list")].into_iter().enumerate() {
+        let failed = line(&serving, nth + 1, method, VERIFY, &[], body).await;
+        assert_eq!((what(&failed), &failed["status"]), ([operation, "failed"], &json!(502)));
+    }
+    // One that was told to send its body is told what became of it, too.
+    let mut wire = serving.connect().await;
+    let expects = "content-length: 2\r\nexpect: 100-continue\r\n";
+    wire.write(format!("POST /api/v1/messages HTTP/1.1\r\nhost: g\r\n{expects}\r\n{{}}")).await;
+    assert_eq!(wire.answer().await.unwrap().status, 100);
+    assert_eq!(wire.answer().await.unwrap().status, 502);
+    assert_eq!(lines(&serving, 3).await[2]["status"], 502);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_leaves_before_it_is_told_has_abandoned_its_request() {
+    let upstream = Upstream::start().await;
+    let serving = gateway(&upstream, "").await;
+    let mut nth = 0;
+
+    // In the middle of its body.
+    for target in [VERIFY, "/api/v1/messages"] {
+        let mut wire = serving.connect().await;
+        let continues = "content-length: 400\r\nexpect: 100-continue\r\n";
+        wire.write(format!("POST {target} HTTP/1.1\r\nhost: g\r\ncontent-type: application/json\r\n{continues}\r\n"))
+            .await;
+        assert_eq!(wire.answer().await.unwrap().status, 100, "it is being read");
+        wire.reset();
+        nth += 1;
+        let line = lines(&serving, nth).await.pop().unwrap();
+        assert_eq!(line["outcome"], "abandoned", "{line}");
+    }
+
+    // While Sendly is asked.
+    upstream.script(|_| Act::AnswerWhenLet(201, "{}".into()));
+    for (method, target, body, operation) in [("POST", VERIFY, SEND, "send"), ("GET", "/api/v1/messages", "", "other")]
+    {
+        let asked = upstream.seen().len();
+        let mut wire = Wire::connect(serving.address).await;
+        wire.request(method, target, &[], body.as_bytes()).await;
+        upstream.has_seen(asked + 1).await;
+        wire.reset();
+        if operation == "send" {
+            // The gateway has seen it go.
+            let unclaimed = async {
+                loop {
+                    let metrics = serving.admin("/metrics").await.body;
+                    if String::from_utf8(metrics).unwrap().contains("sendly_gateway_unclaimed_exchanges 1") {
+                        break;
+                    }
+                }
+            };
+            tokio::time::timeout(std::time::Duration::from_secs(20), unclaimed).await.expect("it is not seen to go");
+            upstream.let_go(1);
+        }
+        nth += 1;
+        let line = lines(&serving, nth).await.pop().unwrap();
+        // What it would have been told, where that was known.
+        let status = if operation == "send" { 201 } else { 0 };
+        assert_eq!((what(&line), &line["status"]), ([operation, "abandoned"], &json!(status)), "{line}");
+    }
+    assert_eq!(all_lines(serving).await.len(), nth);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_no_request_at_all_has_no_line() {
+    let upstream = Upstream::start().await;
+    let serving = gateway(&upstream, "").await;
+    for bytes in ["NONSENSE\r\n\r\n", "POST / HTTP/1.1\r\nhost: g\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n"] {
+        let mut wire = serving.connect().await;
+        wire.write(bytes).await;
+        assert_eq!(wire.answer().await.unwrap().status, 400);
+    }
+    assert_eq!(all_lines(serving).await, Vec::<Value>::new());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_access_log_can_be_switched_off() {
+    let upstream = Upstream::start().await;
+    let serving = gateway(&upstream, "log.access = false").await;
+    assert_eq!(serving.ask("POST", VERIFY, &[], SEND).await.status, 201);
+    assert_eq!(all_lines(serving).await, Vec::<Value>::new());
+}

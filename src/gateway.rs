@@ -306,12 +306,12 @@ impl ProxyHttp for Proxy {
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &pingora::Error, request: &mut Request) -> FailToProxy {
         request.outcome = Outcome::Failed;
-        let error_code = match passing::failure(error) {
-            // A header has gone out: another answer inside that one would only confuse.
+        let error_code = match passing::failure(error, request.sent_upstream.is_some()) {
             Some(reply) if session.response_written().is_none() => match session::close_with(session, &reply).await {
                 Ok(()) => reply.status.as_u16(),
                 Err(_) => 0,
             },
+            // A header has gone out: another answer inside that one would only confuse.
             _ => 0,
         };
         FailToProxy { error_code, can_reuse_downstream: false }

@@ -94,21 +94,17 @@ pub(super) fn hold_back(capture: &mut Option<Capture>, chunk: &mut Option<Bytes>
     (!too_long).then_some(whole)
 }
 
-/// What a client is told of an exchange that failed; nothing, where it is the client that has gone.
-pub(super) fn failure(error: &Error) -> Option<Reply> {
-    use ErrorType::{
-        ConnectTimedout, ConnectionClosed, HTTPStatus, ReadError, ReadTimedout, TLSHandshakeTimedout, WriteError,
-        WriteTimedout,
-    };
+/// What a client is told of an exchange that failed, perhaps before anything was sent; nothing, where it is the client that has
+/// gone.
+pub(super) fn failure(error: &Error, sent: bool) -> Option<Reply> {
+    use ErrorType::{ConnectionClosed, HTTPStatus, ReadError, ReadTimedout, WriteError, WriteTimedout};
     match (error.esource(), error.etype()) {
         (ErrorSource::Downstream, WriteError | WriteTimedout | ReadError | ConnectionClosed) => None,
         (ErrorSource::Downstream, ReadTimedout) => Some(Reply::body_timeout()),
         (ErrorSource::Downstream, _) => Some(Reply::invalid_request("The request cannot be read.")),
         (_, HTTPStatus(502)) => Some(Reply::unreachable()),
+        (ErrorSource::Upstream, _) if !sent => Some(Reply::unreachable()),
         (ErrorSource::Upstream, ReadTimedout | WriteTimedout) => Some(Reply::upstream_timeout()),
-        (ErrorSource::Upstream, ReadError | WriteError | ConnectionClosed) => Some(Reply::broken_off()),
-        (ErrorSource::Upstream, ConnectTimedout | TLSHandshakeTimedout) => Some(Reply::unreachable()),
-        (ErrorSource::Upstream, kind) if format!("{kind:?}").starts_with("Connect") => Some(Reply::unreachable()),
         (ErrorSource::Upstream, _) => Some(Reply::broken_off()),
         (ErrorSource::Internal | ErrorSource::Unset, _) => Some(Reply::internal()),
     }

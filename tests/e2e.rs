@@ -9,11 +9,21 @@
 )]
 #![allow(dead_code, reason = "the support modules serve several suites")]
 
+#[path = "e2e/bodies.rs"]
+mod bodies;
 #[path = "support/client.rs"]
 mod client;
+#[path = "e2e/disguises.rs"]
+mod disguises;
 #[path = "e2e/limits.rs"]
 mod limits;
+#[path = "e2e/passing.rs"]
+mod passing;
+#[path = "support/raw.rs"]
+mod raw;
 #[path = "support/start.rs"]
 mod start;
+#[path = "e2e/tls.rs"]
+mod tls;
 #[path = "support/upstream.rs"]
 mod upstream;

@@ -10,7 +10,7 @@ use crate::client::{Answer, Wire};
 use crate::upstream::Upstream;
 
 /// Somewhere in 2026; a test that cares moves it.
-const START: Moment = Moment::from_micros(1_795_424_400_000_000);
+pub(crate) const START: Moment = Moment::from_micros(1_795_424_400_000_000);
 
 /// A gateway before a scripted upstream.
 pub(crate) struct Gateway {

@@ -256,7 +256,7 @@ impl State {
                 Ok(response)
             }
             Act::BreakOff => Err(broken()),
-            Act::CutBody(status) => Ok(answer(status, Cut { begun: false }.boxed())),
+            Act::CutBody(status) => Ok(answer(status, Cut::default().boxed())),
             Act::Hang => {
                 self.never.notified().await;
                 Err(broken())
@@ -266,18 +266,28 @@ impl State {
 }
 
 /// A body that breaks off after its first bytes.
+#[derive(Default)]
 struct Cut {
-    begun: bool,
+    polled: usize,
 }
 
 impl hyper::body::Body for Cut {
     type Data = Bytes;
     type Error = std::io::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
-        Poll::Ready(Some(match std::mem::replace(&mut self.begun, true) {
-            false => Ok(Frame::data(Bytes::from_static(b"{\"id\":\"ver_"))),
-            true => Err(std::io::Error::other("scripted")),
-        }))
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
+        self.polled += 1;
+        match self.polled {
+            1 => Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"{\"id\":\"ver_"))))),
+            // Or hyper would break off before any of it has left.
+            2 => {
+                context.waker().wake_by_ref();
+                Poll::Pending
+            }
+            _ => Poll::Ready(Some(Err(std::io::Error::other("scripted")))),
+        }
     }
 }

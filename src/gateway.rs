@@ -310,7 +310,7 @@ impl ProxyHttp for Proxy {
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &pingora::Error, request: &mut Request) -> FailToProxy {
-        let (outcome, reply) = passing::failure(error);
+        let (outcome, reply) = passing::failure(error, request.sent_upstream.is_some());
         request.outcome = outcome;
         if outcome == Outcome::Failed {
             let (operation, source) = (request.operation.name(), error.esource().as_str());
@@ -322,6 +322,7 @@ impl ProxyHttp for Proxy {
                 Ok(()) => reply.status.as_u16(),
                 Err(_) => 0,
             },
+            // A header has gone out: another answer inside that one would only confuse.
             _ => 0,
         };
         FailToProxy { error_code, can_reuse_downstream: false }

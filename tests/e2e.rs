@@ -9,10 +9,18 @@
 )]
 #![allow(dead_code, reason = "the support modules serve several suites")]
 
+#[path = "e2e/bodies.rs"]
+mod bodies;
 #[path = "support/client.rs"]
 mod client;
+#[path = "e2e/disguises.rs"]
+mod disguises;
 #[path = "e2e/limits.rs"]
 mod limits;
+#[path = "e2e/passing.rs"]
+mod passing;
+#[path = "support/raw.rs"]
+mod raw;
 #[path = "e2e/retries.rs"]
 mod retries;
 #[path = "e2e/settlement.rs"]
@@ -21,5 +29,7 @@ mod settlement;
 mod start;
 #[path = "e2e/throttles.rs"]
 mod throttles;
+#[path = "e2e/tls.rs"]
+mod tls;
 #[path = "support/upstream.rs"]
 mod upstream;

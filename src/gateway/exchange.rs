@@ -128,6 +128,13 @@ impl Sendly {
                 return Outcome::Lost(Loss::Broken);
             }
         };
+        if response.status().is_informational() {
+            tracing::warn!(
+                status = response.status().as_u16(),
+                "Sendly answered with an upgrade that nobody asked for"
+            );
+            return Outcome::Lost(Loss::Broken);
+        }
         let (mut parts, body) = response.into_parts();
         match Limited::new(body, MAX_ANSWER).collect().await {
             Ok(body) => {

@@ -95,12 +95,10 @@ pub(super) fn hold_back(capture: &mut Option<Capture>, chunk: &mut Option<Bytes>
     (!too_long).then_some(whole)
 }
 
-/// What became of a request that broke off, and what its client is told; nothing, where it is the client that has gone.
-pub(super) fn failure(error: &Error) -> (Outcome, Option<Reply>) {
-    use ErrorType::{
-        ConnectTimedout, ConnectionClosed, HTTPStatus, ReadError, ReadTimedout, TLSHandshakeTimedout, WriteError,
-        WriteTimedout,
-    };
+/// What became of a request that broke off, perhaps before anything was sent, and what its client is told; nothing, where it is
+/// the client that has gone.
+pub(super) fn failure(error: &Error, sent: bool) -> (Outcome, Option<Reply>) {
+    use ErrorType::{ConnectionClosed, HTTPStatus, ReadError, ReadTimedout, WriteError, WriteTimedout};
     let (outcome, reply) = match (error.esource(), error.etype()) {
         (ErrorSource::Downstream, WriteError | WriteTimedout | ReadError | ConnectionClosed) => {
             return (Outcome::Abandoned, None);
@@ -108,12 +106,8 @@ pub(super) fn failure(error: &Error) -> (Outcome, Option<Reply>) {
         (ErrorSource::Downstream, ReadTimedout) => (Outcome::Rejected, Reply::body_timeout()),
         (ErrorSource::Downstream, _) => (Outcome::Rejected, Reply::invalid_request("The request cannot be read.")),
         (_, HTTPStatus(502)) => (Outcome::Failed, Reply::unreachable()),
+        (ErrorSource::Upstream, _) if !sent => (Outcome::Failed, Reply::unreachable()),
         (ErrorSource::Upstream, ReadTimedout | WriteTimedout) => (Outcome::Failed, Reply::upstream_timeout()),
-        (ErrorSource::Upstream, ReadError | WriteError | ConnectionClosed) => (Outcome::Failed, Reply::broken_off()),
-        (ErrorSource::Upstream, ConnectTimedout | TLSHandshakeTimedout) => (Outcome::Failed, Reply::unreachable()),
-        (ErrorSource::Upstream, kind) if format!("{kind:?}").starts_with("Connect") => {
-            (Outcome::Failed, Reply::unreachable())
-        }
         (ErrorSource::Upstream, _) => (Outcome::Failed, Reply::broken_off()),
         (ErrorSource::Internal | ErrorSource::Unset, _) => (Outcome::Failed, Reply::internal()),
     };

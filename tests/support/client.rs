@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use http::{HeaderMap, StatusCode};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
 
 pub(crate) const KEY: &str = "Bearer sk_test_v1_test";
 
@@ -33,9 +34,26 @@ impl Answer {
     }
 }
 
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {
+    /// From now on dropping it breaks the connection off.
+    fn do_not_linger(&self);
+}
+
+impl Stream for TcpStream {
+    fn do_not_linger(&self) {
+        self.set_zero_linger().unwrap();
+    }
+}
+
+impl Stream for TlsStream<TcpStream> {
+    fn do_not_linger(&self) {
+        self.get_ref().0.do_not_linger();
+    }
+}
+
 /// A connection on which a test writes what it likes.
 pub(crate) struct Wire {
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
     read: Vec<u8>,
 }
 
@@ -43,11 +61,21 @@ impl Wire {
     pub(crate) async fn connect(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).await.unwrap();
         stream.set_nodelay(true).unwrap();
-        Self { stream, read: Vec::new() }
+        Self::over(stream)
+    }
+
+    /// A connection that exists already.
+    pub(crate) fn over(stream: impl Stream + 'static) -> Self {
+        Self { stream: Box::new(stream), read: Vec::new() }
     }
 
     pub(crate) async fn write(&mut self, bytes: impl AsRef<[u8]>) {
         self.stream.write_all(bytes.as_ref()).await.unwrap();
+    }
+
+    /// Writes what the other side may not want to read. Whether it took all of it.
+    pub(crate) async fn try_write(&mut self, bytes: impl AsRef<[u8]>) -> bool {
+        self.stream.write_all(bytes.as_ref()).await.is_ok()
     }
 
     /// A request with the usual headers and a length that is right.
@@ -75,7 +103,7 @@ impl Wire {
 
     /// Breaks the connection off (RST).
     pub(crate) fn reset(self) {
-        self.stream.set_zero_linger().unwrap();
+        self.stream.do_not_linger();
     }
 
     /// Reads one answer; informational ones are answers too. `None` if the connection ends before one.
@@ -83,16 +111,37 @@ impl Wire {
         tokio::time::timeout(Duration::from_secs(30), self.read_answer()).await.expect("no answer comes")
     }
 
-    async fn read_answer(&mut self) -> Option<Answer> {
-        let (status, headers, length) = loop {
+    /// Reads an answer that has no body, whatever its headers say: one to a HEAD.
+    pub(crate) async fn bodiless_answer(&mut self) -> Option<Answer> {
+        let head = tokio::time::timeout(Duration::from_secs(30), self.read_head()).await.expect("no answer comes");
+        let (status, headers, _) = head?;
+        Some(Answer { status, headers, body: Vec::new() })
+    }
+
+    /// Everything until the other side closes. `None` if the connection broke.
+    pub(crate) async fn rest(&mut self) -> Option<Vec<u8>> {
+        let mut read = std::mem::take(&mut self.read);
+        let whole = tokio::time::timeout(Duration::from_secs(30), self.stream.read_to_end(&mut read)).await;
+        whole.expect("the connection stays open").is_ok().then_some(read)
+    }
+
+    async fn read_head(&mut self) -> Option<(StatusCode, HeaderMap, usize)> {
+        loop {
             if let Some(head) = self.take_head() {
-                break head;
+                return Some(head);
             }
             if !self.more().await {
                 return None;
             }
-        };
+        }
+    }
+
+    async fn read_answer(&mut self) -> Option<Answer> {
+        let (status, headers, length) = self.read_head().await?;
         let mut body = Vec::new();
+        if status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED {
+            return Some(Answer { status, headers, body });
+        }
         if headers.get("transfer-encoding").is_some_and(|value| value == "chunked") {
             loop {
                 let line_end = self.until(b"\r\n").await?;

@@ -294,6 +294,7 @@ impl State {
 }
 
 /// A body that breaks off after its first bytes.
+#[derive(Default)]
 struct Cut {
     polled: usize,
 }

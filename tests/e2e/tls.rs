@@ -1,0 +1,392 @@
+//! TLS on both sides: to clients by ALPN, HTTP/2 included; to Sendly with its certificate verified, on both ways there.
+
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request};
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body, Frame};
+use hyper::client::conn::http2::{SendRequest, handshake};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
+use rustls::crypto::ring::default_provider;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use sendly_gateway::clock::ManualClock;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::client::{Answer, KEY, Wire};
+use crate::raw::Raw;
+use crate::start::{Gateway, START, gateway_with, send_body, serve};
+use crate::upstream::Act;
+
+const PHONE: &str = "+15550100123";
+const SEND: &str = "/api/v1/verify";
+const MB: usize = 1 << 20;
+
+/// Writes a file that no other test writes.
+fn file(name: &str, contents: &str) -> PathBuf {
+    static FILES: AtomicUsize = AtomicUsize::new(0);
+    let nth = FILES.fetch_add(1, Ordering::Relaxed);
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{}-{nth}-{name}.pem", std::process::id()));
+    std::fs::write(&path, contents).unwrap();
+    path
+}
+
+/// Who signs certificates.
+struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    certificate: CertificateDer<'static>,
+    file: PathBuf,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        let file = file("ca", &certificate.pem());
+        Self { certificate: certificate.der().clone(), file, issuer: Issuer::new(params, key) }
+    }
+
+    fn sign(&self, names: &[&str], last_year: i32) -> Signed {
+        let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+        let mut params = CertificateParams::new(names).unwrap();
+        params.not_after = date_time_ymd(last_year, 1, 1);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        Signed { pem: certificate.pem(), certificate: certificate.der().clone(), key }
+    }
+}
+
+struct Signed {
+    certificate: CertificateDer<'static>,
+    pem: String,
+    key: KeyPair,
+}
+
+impl Signed {
+    /// The configuration of a server that has this certificate.
+    fn server(&self) -> Arc<ServerConfig> {
+        let key = PrivateKeyDer::try_from(self.key.serialize_der()).unwrap();
+        let config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![self.certificate.clone()], key);
+        Arc::new(config.unwrap())
+    }
+}
+
+/// A gateway that speaks TLS to its clients, and whom they trust.
+struct Secure {
+    gateway: Gateway,
+    authority: Authority,
+}
+
+impl Secure {
+    async fn start(config: &str) -> Self {
+        let authority = Authority::new();
+        let signed = authority.sign(&["gateway.test"], 4096);
+        let (cert, key) = (file("cert", &signed.pem), file("key", &signed.key.serialize_pem()));
+        let tls = format!("[tls]\ncert_file = {cert:?}\nkey_file = {key:?}\n");
+        Self { gateway: gateway_with(&format!("{config}\n{tls}")).await, authority }
+    }
+
+    async fn connect(&self, protocols: &[&str]) -> TlsStream<TcpStream> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.authority.certificate.clone()).unwrap();
+        let mut config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+        let stream = TcpStream::connect(self.gateway.running.address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        let name = ServerName::try_from("gateway.test").unwrap();
+        TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap()
+    }
+
+    async fn http2<B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Unpin + Send + 'static>(
+        &self,
+    ) -> SendRequest<B> {
+        let stream = self.connect(&["h2"]).await;
+        assert_eq!(stream.get_ref().1.alpn_protocol(), Some(b"h2".as_slice()));
+        let (sender, connection) = handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        sender
+    }
+}
+
+fn request<B>(method: Method, target: &str, body: B) -> Request<B> {
+    let uri = http::Uri::builder().scheme("https").authority("gateway.test").path_and_query(target).build().unwrap();
+    Request::builder()
+        .method(method)
+        .uri(uri)
+        .header("authorization", KEY)
+        .header("content-type", "application/json")
+        .body(body)
+        .unwrap()
+}
+
+async fn ask(http2: &mut SendRequest<Full<Bytes>>, method: Method, target: &str, body: impl Into<Bytes>) -> Answer {
+    let answer = http2.send_request(request(method, target, Full::new(body.into()))).await.unwrap();
+    let (parts, body) = answer.into_parts();
+    let body = body.collect().await.unwrap().to_bytes();
+    Answer { status: parts.status, headers: parts.headers, body: body.to_vec() }
+}
+
+fn concerns_the_connection(headers: &HeaderMap) -> bool {
+    ["connection", "keep-alive", "transfer-encoding", "upgrade"].iter().any(|name| headers.contains_key(*name))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn http_1_1_is_spoken_with_whoever_does_not_ask_for_more() {
+    let secure = Secure::start("").await;
+    for protocols in [&[][..], &["http/1.1"], &["spdy/3", "http/1.1"]] {
+        let mut wire = Wire::over(secure.connect(protocols).await);
+        for (target, body, status) in
+            [(SEND, send_body(PHONE), 201), (SEND, "{}".into(), 400), ("/api/v1/echo", "x".repeat(2 * MB), 200)]
+        {
+            wire.request("POST", target, &[], body.as_bytes()).await;
+            assert_eq!(wire.answer().await.unwrap().status, status, "{protocols:?} {target}");
+        }
+    }
+    // Far too much: the refusal is seen here too.
+    let mut wire = Wire::over(secure.connect(&[]).await);
+    wire.request("POST", SEND, &[], &vec![b' '; 8 * MB]).await;
+    assert_eq!(wire.answer().await.unwrap().status, 413);
+    assert!(wire.is_closed().await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn http_2_is_limited_like_http_1() {
+    let secure = Secure::start("").await;
+    let upstream = &secure.gateway.upstream;
+    let mut http2 = secure.http2().await;
+    let mut id = String::new();
+    for nth in 0..5 {
+        let target = ["/api/v1/verify", "//api/v1/verify", "/api/v1/%76erify"][nth % 3];
+        let sent = ask(&mut http2, Method::POST, target, send_body(PHONE)).await;
+        assert_eq!(sent.status, 201, "{sent:?}");
+        assert!(!concerns_the_connection(&sent.headers), "{sent:?}");
+        id = sent.json()["id"].as_str().unwrap().to_owned();
+    }
+    for target in [SEND, "//api/v1/verify", "/api/v1/x/../verify", "/api/v1/verify?x"] {
+        let refused = ask(&mut http2, Method::POST, target, send_body(PHONE)).await;
+        assert_eq!((refused.status.as_u16(), refused.error().as_str()), (429, "rate_limit_exceeded"), "{target}");
+        assert_eq!(refused.header("retry-after"), Some("600"));
+        assert!(!concerns_the_connection(&refused.headers), "{refused:?}");
+    }
+    let resend = format!("/api/v1/verify/{id}/resend");
+    for (method, target, body, status) in [
+        (Method::POST, resend.as_str(), String::new(), 429),
+        (Method::POST, resend.as_str(), "{}".into(), 429),
+        (Method::POST, SEND, "{}".into(), 400),
+        (Method::POST, SEND, String::new(), 400),
+        (Method::POST, SEND, "x".repeat(64 * 1024 + 1), 413),
+        (Method::POST, SEND, "x".repeat(8 * MB), 413),
+        (Method::POST, "/api/v1/verify/", send_body(PHONE), 404),
+        (Method::POST, "//other/api/v1/verify", send_body(PHONE), 404),
+        (Method::PUT, SEND, send_body(PHONE), 405),
+        (Method::GET, &resend, String::new(), 405),
+    ] {
+        let answer = ask(&mut http2, method, target, body).await;
+        assert_eq!(answer.status, status, "{target}: {answer:?}");
+        assert!(answer.json()["error"].is_string(), "{target}");
+    }
+    let head = ask(&mut http2, Method::HEAD, SEND, "").await;
+    assert_eq!((head.status.as_u16(), head.body.len()), (405, 0));
+    assert_eq!(upstream.codes(PHONE), 5);
+    assert_eq!(upstream.seen().len(), 5);
+    for seen in upstream.seen() {
+        assert_eq!(seen.target, SEND);
+        assert_eq!(seen.headers["host"], upstream.address.to_string());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_streams_of_one_connection_are_limited_together() {
+    let secure = Secure::start("").await;
+    let http2 = secure.http2().await;
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..40 {
+        let mut http2 = http2.clone();
+        tasks.spawn(async move { ask(&mut http2, Method::POST, SEND, send_body(PHONE)).await.status.as_u16() });
+    }
+    let mut statuses = tasks.join_all().await;
+    statuses.sort_unstable();
+    assert_eq!(statuses, [vec![201; 5], vec![429; 35]].concat());
+    assert_eq!(secure.gateway.upstream.codes(PHONE), 5);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everything_else_passes_through_http_2() {
+    let secure = Secure::start("").await;
+    let mut http2 = secure.http2().await;
+    let big: Bytes = (0..10 * MB).map(|nth| (nth % 251) as u8).collect::<Vec<_>>().into();
+    let answer = ask(&mut http2, Method::PUT, "/api/v1/media?x=%2F", big.clone()).await;
+    assert!(answer.status == 200 && answer.body == big, "ten megabytes, up and down");
+    secure.gateway.upstream.script(|_| {
+        let header = |name, value: &str| (name, value.to_owned());
+        let headers = vec![header("set-cookie", "a=1"), header("set-cookie", "b=2"), header("x-ratelimit-limit", "6")];
+        Act::Answer(418, headers, Bytes::from_static(b"tea"))
+    });
+    let answer = ask(&mut http2, Method::GET, "/api/v1/a%20b//c?d", "").await;
+    assert_eq!((answer.status.as_u16(), answer.body.as_slice()), (418, b"tea".as_slice()));
+    assert_eq!(answer.headers.get_all("set-cookie").iter().collect::<Vec<_>>(), ["a=1", "b=2"]);
+    assert_eq!(answer.header("x-ratelimit-limit"), Some("6"));
+    let head = ask(&mut http2, Method::HEAD, "/api/v1/messages", "").await;
+    assert_eq!((head.status.as_u16(), head.header("content-length")), (418, Some("3")));
+    let seen = secure.gateway.upstream.seen();
+    assert_eq!(seen[0].target, "/api/v1/media?x=%2F");
+    assert_eq!(seen[1].target, "/api/v1/a%20b//c?d");
+    assert_eq!(seen[1].headers["host"], secure.gateway.upstream.address.to_string());
+    assert_eq!(seen[1].headers["authorization"], KEY);
+    secure.gateway.upstream.script(|_| Act::CutBody(200));
+    let cut = http2.send_request(request(Method::GET, "/api/v1/messages", Full::default())).await.unwrap();
+    let cut = cut.into_body().collect().await;
+    assert!(cut.is_err(), "{cut:?}: a body that breaks off is seen to break off");
+    secure.gateway.upstream.script(|_| Act::BreakOff);
+    let broken = ask(&mut http2, Method::GET, "/api/v1/messages", "").await;
+    assert_eq!((broken.status.as_u16(), broken.error().as_str()), (502, "upstream_unreachable"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_is_read_on_its_way_through_http_2_is_learned() {
+    let secure = Secure::start("").await;
+    secure.gateway.upstream.knows("ver_seen", PHONE);
+    let mut http2 = secure.http2().await;
+    let seen = ask(&mut http2, Method::GET, "/api/v1/verify/ver_seen", "").await;
+    assert_eq!(seen.json()["phone"], PHONE);
+    assert_eq!(ask(&mut http2, Method::POST, "/api/v1/verify/ver_seen/resend", "").await.status, 200);
+    assert_eq!(secure.gateway.upstream.count(|seen| seen.is_lookup()), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_is_reset_in_mid_exchange_changes_nothing_about_its_outcome() {
+    let secure = Secure::start("").await;
+    let upstream = &secure.gateway.upstream;
+    let like_sendly = upstream.like_sendly();
+    upstream.script(move |seen| match like_sendly(seen) {
+        Act::Answer(status, _, body) => Act::AnswerWhenLet(status, body),
+        other => other,
+    });
+    let mut http2 = secure.http2().await;
+    let waiting = tokio::spawn(http2.send_request(request(Method::POST, SEND, Full::from(send_body(PHONE)))));
+    upstream.has_seen(1).await;
+    waiting.abort();
+    let _ = waiting.await;
+    upstream.let_go(1);
+    // Until it is settled.
+    while secure.gateway.metric("sendly_gateway_in_flight").await > 0 {}
+    // The retry gets the code that was bought.
+    let adopted = ask(&mut http2, Method::POST, SEND, send_body(PHONE)).await;
+    assert_eq!(adopted.status, 201);
+    assert_eq!(upstream.seen().len(), 1, "one click, one code");
+    upstream.let_go(5);
+    let resend = format!("/api/v1/verify/{}/resend", adopted.json()["id"].as_str().unwrap());
+    assert_eq!(ask(&mut http2, Method::POST, &resend, "").await.status, 200);
+    assert_eq!(upstream.count(|seen| seen.is_lookup()), 0, "its id was learned");
+    for _ in 0..3 {
+        assert_eq!(ask(&mut http2, Method::POST, SEND, send_body(PHONE)).await.status, 201);
+    }
+    assert_eq!(ask(&mut http2, Method::POST, SEND, send_body(PHONE)).await.status, 429, "it was charged, once");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_http_2_body_that_does_not_come_is_408() {
+    let secure = Secure::start("clients.body_timeout = \"50ms\"").await;
+    let mut http2 = secure.http2().await;
+    for begins in ["", "{\"to\":", &send_body(PHONE)] {
+        let body = Stalls { begins: Some(begins.to_owned().into()), ends: false };
+        let answer = http2.send_request(request(Method::POST, SEND, body)).await.unwrap();
+        assert_eq!(answer.status(), 408, "{begins}");
+    }
+    let body = Stalls { begins: Some("{}".into()), ends: true };
+    let answer = http2.send_request(request(Method::POST, SEND, body)).await.unwrap();
+    assert_eq!(answer.status(), 400, "the connection lives on");
+    assert_eq!(secure.gateway.upstream.seen().len(), 0);
+}
+
+/// A body that begins, and then ends or not.
+struct Stalls {
+    begins: Option<Bytes>,
+    ends: bool,
+}
+
+impl Body for Stalls {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        match self.begins.take() {
+            Some(bytes) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
+            None if self.ends => Poll::Ready(None),
+            None => Poll::Pending,
+        }
+    }
+}
+
+/// Asks for a code and for something else, through a gateway before this upstream: the statuses.
+async fn both_ways(host: &str, upstream: &Raw, authority: &Authority, config: &str) -> (u16, u16) {
+    let config = format!("upstream.ca_file = {:?}\n{config}", authority.file);
+    let url = format!("https://{host}:{}", upstream.address.port());
+    let running = serve(&config, &url, ManualClock::new(START).into()).await;
+    let mut statuses = (0, 0);
+    for _ in 0..6 {
+        let mut wire = Wire::connect(running.address).await;
+        wire.request("POST", SEND, &[], send_body(PHONE).as_bytes()).await;
+        let sent = wire.answer().await.unwrap();
+        statuses.0 = sent.status.as_u16();
+        let mut wire = Wire::connect(running.address).await;
+        wire.request("GET", "/api/v1/messages", &[], b"").await;
+        let passed = wire.answer().await.unwrap();
+        statuses.1 = passed.status.as_u16();
+        for failed in [sent, passed].iter().filter(|answer| answer.status == 502) {
+            assert_eq!(failed.error(), "upstream_unreachable");
+            assert!(failed.json()["message"].as_str().unwrap().contains("Nothing was sent"), "{failed:?}");
+        }
+    }
+    statuses
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sendly_is_spoken_to_if_its_certificate_is_good() {
+    let authority = Authority::new();
+    for (host, names) in [("127.0.0.1", ["127.0.0.1"]), ("localhost", ["localhost"])] {
+        let upstream = Raw::over_tls(authority.sign(&names, 4096).server()).await;
+        assert_eq!(both_ways(host, &upstream, &authority, "").await, (429, 200), "{host}");
+        assert_eq!(upstream.heard().len(), 5 + 6);
+        assert!(upstream.heard().iter().all(|heard| heard.all("host")[0].starts_with(host)));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_sent_and_nothing_charged_if_it_is_not() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    for (name, signed) in [
+        ("an unknown authority", other.sign(&["127.0.0.1"], 4096)),
+        ("another name", authority.sign(&["sendly.test"], 4096)),
+        ("another address", authority.sign(&["127.0.0.2"], 4096)),
+        ("no name", authority.sign(&[], 4096)),
+        ("expired", authority.sign(&["127.0.0.1"], 2020)),
+    ] {
+        let upstream = Raw::over_tls(signed.server()).await;
+        // Six times, and never a 429.
+        assert_eq!(both_ways("127.0.0.1", &upstream, &authority, "").await, (502, 502), "{name}");
+        assert!(upstream.heard().is_empty(), "{name}");
+    }
+    let plain = Raw::start().await;
+    let soon = "upstream.connect_timeout = \"50ms\"";
+    assert_eq!(both_ways("127.0.0.1", &plain, &authority, soon).await, (502, 502), "no TLS at all");
+    assert!(plain.heard().is_empty());
+}

@@ -207,7 +207,7 @@ fn request(method: &str, target: &str, headers: &[(&str, &str)], body: impl AsRe
         ("content-length", &length),
     ];
     let framed = given("transfer-encoding");
-    for (name, value) in usual.into_iter().filter(|(name, _)| !given(name) && !(framed && *name == "content-length")) {
+    for (name, value) in usual.into_iter().filter(|(name, _)| !(given(name) || framed && *name == "content-length")) {
         text.push_str(&format!("{name}: {value}\r\n"));
     }
     // A header whose value is `-` is one that is left out.
@@ -399,7 +399,7 @@ async fn no_spelling_of_its_path_lets_a_send_pass() {
         (format!("/api/v1/verify/{id}%20/resend"), NOT_A_ROUTE),
         (format!("/api/v1/verify/{id};x/resend"), NOT_A_ROUTE),
         (format!("/api/v1/verify/{id}.json/resend"), NOT_A_ROUTE),
-        (format!("/api/v1/verify/%2576er_1/resend"), NOT_A_ROUTE),
+        ("/api/v1/verify/%2576er_1/resend".to_owned(), NOT_A_ROUTE),
         (format!("/api/v1/verify/{id}/check/../resend"), Full),
         (format!("/api/v1/verify/{id}/check/resend"), NOT_A_ROUTE),
         (format!("/api/v1/verify/{id}/resend/check"), NOT_A_ROUTE),
@@ -701,7 +701,7 @@ async fn no_header_lets_a_send_pass() {
     assert_eq!(door.codes(), before + 1);
     door.tries("a key that is known", &post(SEND, &keyed, &body), &[Full]).await;
     let twice = [keyed[0], ("idempotency-key", "another")];
-    door.tries("two keys", &post(SEND, &twice, &body), &[Full]).await;
+    door.tries("two keys", &post(SEND, &twice, &body), &[INVALID]).await;
     door.verdict(6);
 }
 

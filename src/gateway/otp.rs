@@ -241,11 +241,9 @@ fn settlement(outcome: &Exchanged) -> (Settlement, &'static str) {
         Exchanged::Answered(answer) => match answer.status {
             status if status.is_success() && is_replay(answer) => (GiveBack, "replayed"),
             status if status.is_success() => (Keep, "success"),
-            StatusCode::TOO_MANY_REQUESTS => (GiveBack, "sendly_limit"),
+            StatusCode::TOO_MANY_REQUESTS if says(answer, code::RATE_LIMIT_EXCEEDED) => (GiveBack, "sendly_limit"),
             status if status.is_client_error() || status.is_redirection() => (GiveBack, "rejected"),
-            StatusCode::INTERNAL_SERVER_ERROR if body::read_failure(&answer.body).error == code::DELIVERY_FAILED => {
-                (GiveBack, "delivery_failed")
-            }
+            StatusCode::INTERNAL_SERVER_ERROR if says(answer, code::DELIVERY_FAILED) => (GiveBack, "delivery_failed"),
             _ => (Keep, "server_error"),
         },
     }
@@ -261,6 +259,11 @@ fn settlement_name(settlement: Settlement) -> &'static str {
         Settlement::Keep => "kept",
         Settlement::GiveBack => "given_back",
     }
+}
+
+/// Whether an answer's `error` is this.
+fn says(answer: &Answer, code: &str) -> bool {
+    body::read_failure(&answer.body).error == code
 }
 
 /// Sendly replayed an answer that it had recorded under the request's `Idempotency-Key`: no code went out.

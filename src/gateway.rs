@@ -322,7 +322,6 @@ impl ProxyHttp for Proxy {
                 Ok(()) => reply.status.as_u16(),
                 Err(_) => 0,
             },
-            // A header has gone out: another answer inside that one would only confuse.
             _ => 0,
         };
         FailToProxy { error_code, can_reuse_downstream: false }

@@ -92,6 +92,20 @@ pub struct Metrics {
 const BUCKETS: &[f64] =
     &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0];
 
+/// How and why a charge may be settled.
+const SETTLEMENTS: [(&str, &str); 10] = [
+    ("kept", "success"),
+    ("kept", "server_error"),
+    ("kept", "timeout"),
+    ("kept", "broken"),
+    ("kept", "cut"),
+    ("given_back", "not_sent"),
+    ("given_back", "rejected"),
+    ("given_back", "delivery_failed"),
+    ("given_back", "replayed"),
+    ("given_back", "sendly_limit"),
+];
+
 impl Metrics {
     /// A fresh set of metrics, all at zero.
     ///
@@ -177,6 +191,9 @@ impl Metrics {
             }
         }
         self.decisions.with_label_values(&["hold", "deny"]);
+        for (settlement, reason) in SETTLEMENTS {
+            self.settlements.with_label_values(&[settlement, reason]);
+        }
         for result in ["found", "not_found", "unavailable"] {
             self.lookups.with_label_values(&[result]);
         }

@@ -37,9 +37,12 @@ pub(super) fn of(outcome: &Outcome) -> Meaning {
         Outcome::Answered(answer) => match answer.status {
             status if status.is_success() && is_replay(answer) => (GiveBack, "replayed", Final),
             status if status.is_success() => (Keep, "success", Final),
-            StatusCode::TOO_MANY_REQUESTS => (GiveBack, "sendly_limit", Passing),
+            StatusCode::TOO_MANY_REQUESTS if says(answer, code::RATE_LIMIT_EXCEEDED) => {
+                (GiveBack, "sendly_limit", Passing)
+            }
+            StatusCode::TOO_MANY_REQUESTS => (GiveBack, "rejected", Passing),
             status if !may_be_out(status) => (GiveBack, "rejected", Final),
-            StatusCode::INTERNAL_SERVER_ERROR if body::read_failure(&answer.body).error == code::DELIVERY_FAILED => {
+            StatusCode::INTERNAL_SERVER_ERROR if says(answer, code::DELIVERY_FAILED) => {
                 (GiveBack, "delivery_failed", Passing)
             }
             _ => (Keep, "server_error", Passing),
@@ -51,6 +54,11 @@ pub(super) fn of(outcome: &Outcome) -> Meaning {
 /// Whether a status alone leaves it open that a code went out.
 fn may_be_out(status: StatusCode) -> bool {
     !(status.is_redirection() || status.is_client_error())
+}
+
+/// Whether an answer's `error` is this.
+fn says(answer: &Answer, code: &str) -> bool {
+    body::read_failure(&answer.body).error == code
 }
 
 /// Sendly replayed an answer that it had recorded under the request's `Idempotency-Key`: no code went out.

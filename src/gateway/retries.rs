@@ -296,7 +296,9 @@ impl Publisher {
 
 impl Drop for Publisher {
     fn drop(&mut self) {
-        self.finish(Ended::nobody_knows_how());
+        if self.sender.is_some() {
+            self.finish(Ended::nobody_knows_how());
+        }
     }
 }
 

@@ -92,8 +92,9 @@ fn outcomes() -> Vec<Row> {
         rows.push(Row(code, Act::error(status, code), status, GIVEN_BACK, "rejected"));
     }
     for code in ["max_attempts_exceeded", "too_many_failed_key_attempts", "too_many_concurrent_verifications"] {
-        rows.push(Row(code, Act::error(429, code), 429, GIVEN_BACK, "sendly_limit"));
+        rows.push(Row(code, Act::error(429, code), 429, GIVEN_BACK, "rejected"));
     }
+    rows.push(Row("no wait", Act::error(429, "rate_limit_exceeded"), 429, GIVEN_BACK, "sendly_limit"));
     rows
 }
 

@@ -79,11 +79,10 @@ impl Gateway {
         String::from_utf8(wire.answer().await.unwrap().body).unwrap()
     }
 
-    /// How many charges were settled so; a series is absent until its first.
+    /// How many charges were settled so.
     pub(crate) async fn settled(&self, settlement: &str, reason: &str) -> u64 {
-        let series = format!("sendly_gateway_settlements_total{{reason=\"{reason}\",settlement=\"{settlement}\"}} ");
-        let text = self.metrics().await;
-        text.lines().find_map(|line| line.strip_prefix(&series)).map_or(0, |value| value.parse().unwrap())
+        let labels = format!("reason=\"{reason}\",settlement=\"{settlement}\"");
+        self.metric(&format!("sendly_gateway_settlements_total{{{labels}}}")).await
     }
 
     /// Waits until nothing is in flight.

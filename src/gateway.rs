@@ -1,6 +1,6 @@
 //! The proxy: what a request is, and which way it goes.
 //!
-//! Sends and resends are answered by [`otp`] in an exchange of their own. Everything else streams through pingora's proxy path
+//! Sends and resends are answered by `gateway/otp.rs` in an exchange of their own. Everything else streams through pingora's proxy path
 //! as it came, except that answers which show a verification's phone are read on their way, so that the phone is known before
 //! the client can use the id.
 

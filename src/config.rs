@@ -95,7 +95,7 @@ pub struct Tls {
 pub struct Clients {
     /// How long an idle connection is kept.
     pub keep_alive: Duration,
-    /// For the whole body of a limited request.
+    /// For the whole body of a limited request, and between two reads of any other body.
     pub body_timeout: Duration,
     /// Between two writes of an answer.
     pub write_timeout: Duration,

@@ -81,7 +81,7 @@ pub struct Metrics {
     in_flight: IntGauge,
     tracked: IntGauge,
     capacity: IntGauge,
-    uncounted: IntGauge,
+    uncounted: IntCounter,
     verifications: IntGauge,
     kept_answers: IntGauge,
     unclaimed: IntGauge,
@@ -142,6 +142,11 @@ impl Metrics {
                 .buckets(BUCKETS.to_vec()),
         )?;
         registry.register(Box::new(request_time.clone()))?;
+        let uncounted = IntCounter::new(
+            "sendly_gateway_uncounted_charges_total",
+            "Charges that went uncounted per a key because there was no room for it.",
+        )?;
+        registry.register(Box::new(uncounted.clone()))?;
         let build = IntGaugeVec::new(
             Opts::new("sendly_gateway_build_info", "Always 1; the build is in the labels."),
             &["version"],
@@ -169,7 +174,7 @@ impl Metrics {
             in_flight: gauge("in_flight", "Requests and exchanges with Sendly that are under way.")?,
             tracked: gauge("tracked_keys", "Phones, verifications and accounts that have a log.")?,
             capacity: gauge("tracked_keys_max", "How many there is room for.")?,
-            uncounted: gauge("uncounted_charges", "Charges that found no room and went uncounted since the start.")?,
+            uncounted,
             verifications: gauge("known_verifications", "Verifications whose phone is known.")?,
             kept_answers: gauge("kept_answers", "Answers that are kept for a retry.")?,
             unclaimed: gauge(
@@ -261,7 +266,7 @@ impl Metrics {
         set(&self.in_flight, sizes.in_flight);
         set(&self.tracked, sizes.tracked);
         set(&self.capacity, sizes.capacity);
-        set(&self.uncounted, sizes.uncounted);
+        self.uncounted.inc_by((sizes.uncounted as u64).saturating_sub(self.uncounted.get()));
         set(&self.verifications, sizes.verifications);
         set(&self.kept_answers, sizes.kept_answers);
         set(&self.unclaimed, sizes.unclaimed);

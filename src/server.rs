@@ -48,10 +48,12 @@ impl Sockets {
     /// Binds both listeners of a configuration.
     ///
     /// # Errors
-    /// The address that cannot be bound, and why.
+    /// The address that cannot be bound, the key that names it, and why.
     pub fn bind(config: &Config) -> Result<Self, String> {
-        let bind = |address: SocketAddr| TcpListener::bind(address).map_err(|error| format!("{address}: {error}"));
-        Ok(Self { proxy: bind(config.listen)?, admin: bind(config.admin.listen)? })
+        let bind = |key: &str, address: SocketAddr| {
+            TcpListener::bind(address).map_err(|error| format!("{key}: {address}: {error}"))
+        };
+        Ok(Self { proxy: bind("listen", config.listen)?, admin: bind("admin.listen", config.admin.listen)? })
     }
 }
 
@@ -82,7 +84,7 @@ pub async fn start(config: Config, sockets: Sockets, clock: Clock) -> Result<Run
         threads: config.workers,
         upstream_keepalive_pool_size: config.upstream.max_idle,
         ca_file: config.upstream.ca_file.as_ref().map(|file| file.display().to_string()),
-        // Of connecting, not of sending.
+        // Of connecting; and of an idempotent request whose reused connection was dead. Never of a POST.
         max_retries: 2,
         ..ServerConf::default()
     });

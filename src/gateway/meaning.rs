@@ -41,11 +41,12 @@ pub(super) fn of(outcome: &Outcome) -> Meaning {
                 (GiveBack, "sendly_limit", Passing)
             }
             StatusCode::TOO_MANY_REQUESTS => (GiveBack, "rejected", Passing),
-            status if !may_be_out(status) => (GiveBack, "rejected", Final),
+            status if !may_be_out(status) => (GiveBack, "rejected", Passing),
             StatusCode::INTERNAL_SERVER_ERROR if says(answer, code::DELIVERY_FAILED) => {
                 (GiveBack, "delivery_failed", Passing)
             }
-            _ => (Keep, "server_error", Passing),
+            // What may be out is not asked for again by a retry.
+            _ => (Keep, "server_error", Unknown),
         },
     };
     Meaning { settlement, reason, ending }

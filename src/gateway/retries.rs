@@ -32,11 +32,11 @@ pub struct Fingerprint {
 /// How an exchange ended, as far as a retry is concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// With an answer that would be the same again (2xx, 3xx, 4xx but 429).
+    /// With a success.
     Final,
-    /// With an answer that may be another next time (5xx, Sendly's 429).
+    /// With nothing bought, so that asking again buys nothing twice (3xx, 4xx, `delivery_failed`).
     Passing,
-    /// With nobody knowing whether Sendly carried it out.
+    /// With nobody knowing whether a code went out: no answer, a broken one, or a 5xx.
     Unknown,
     /// Without anything having been sent: refused, or Sendly not reached. A retry is to be judged anew.
     Nothing,
@@ -215,7 +215,13 @@ impl Retries {
         }
         if exchange.is_kept() {
             let worth_keeping = self.kept_until(exchange).is_some_and(|until| until > now);
-            if worth_keeping && self.kept() < self.settings.max_kept {
+            // What was bought, or may have been, and is not delivered always finds room: nobody can fill it without a good key.
+            let may_be_bought_twice = match exchange.over {
+                Some((Ending::Unknown, _)) => true,
+                Some((Ending::Final, _)) => !exchange.delivered,
+                _ => false,
+            };
+            if worth_keeping && (may_be_bought_twice || self.kept() < self.settings.max_kept) {
                 self.kept.fetch_add(1, Ordering::Relaxed);
             } else {
                 entry.get_mut().swap_remove(place);

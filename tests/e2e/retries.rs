@@ -117,7 +117,7 @@ async fn sixteen_requests_with_one_key_are_one_exchange() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_final_answer_is_given_again_under_its_key_and_for_ten_minutes() {
-    for act in [Act::verification(201, "ver_once", PHONE), Act::error(402, "insufficient_credits")] {
+    for act in [Act::verification(201, "ver_once", PHONE)] {
         let gateway = gateway().await;
         gateway.upstream.script(move |_| act.clone());
         for target in [SEND, "/api/v1/verify/ver_once/resend"] {
@@ -138,9 +138,8 @@ async fn a_final_answer_is_given_again_under_its_key_and_for_ten_minutes() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_that_may_be_another_next_time_is_not_given_again() {
     for (status, code) in [
-        (500, "internal_error"),
+        (402, "insufficient_credits"),
         (500, "delivery_failed"),
-        (503, "internal_error"),
         (429, "max_attempts_exceeded"),
         (429, "rate_limit_exceeded"),
     ] {
@@ -385,7 +384,28 @@ async fn also_a_failure_that_could_not_be_delivered_is_adopted() {
         gateway.is_idle().await;
         gateway.upstream.behave();
         assert_eq!(ask(&gateway, SEND, &[]).await.status, 503, "its code may be out");
-        assert_eq!(ask(&gateway, SEND, &[]).await.status, 201, "told once, it is not told again");
+        assert_eq!(ask(&gateway, SEND, &[]).await.status, 503, "and an SDK asks three times");
+        gateway.wait(Duration::from_secs(15));
+        assert_eq!(ask(&gateway, SEND, &[]).await.status, 201, "by then it is a new click");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_error_that_may_have_sent_a_code_buys_no_second_one_by_its_retries() {
+    for status in [500, 502, 503, 504, 520] {
+        for headers in [&[][..], &[A_KEY]] {
+            let gateway = gateway().await;
+            gateway.upstream.script(move |_| Act::error(status, "internal_error"));
+            assert_eq!(ask(&gateway, SEND, headers).await.status, status);
+            gateway.upstream.behave();
+            for _ in 0..3 {
+                gateway.wait(Duration::from_secs(4));
+                assert_eq!(ask(&gateway, SEND, headers).await.status, status);
+            }
+            assert_eq!(bought(&gateway), 1, "{status}");
+            gateway.wait(Duration::from_secs(3));
+            assert_eq!(ask(&gateway, SEND, headers).await.status, 201, "by then it is a new click");
+        }
     }
 }
 

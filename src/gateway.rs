@@ -29,12 +29,12 @@ use crate::config::Config;
 use crate::ledger::{Ledger, memory::Memory};
 use crate::metrics::{Metrics, Outcome, Sizes};
 use crate::phone::Phone;
-use crate::policy::Policy;
-use crate::policy::subject::Account;
+use crate::policy::subject::{Account, Verification};
+use crate::policy::{Key, Policy};
 use crate::sendly::Operation;
 use crate::sendly::path::{self, Reading};
 use crate::throttle::Throttles;
-use crate::verifications::Verifications;
+use crate::verifications::{Known, Verifications};
 use crate::work::{UnderWay, Work};
 use reply::Reply;
 use retries::Retries;
@@ -127,6 +127,15 @@ impl Gateway {
     /// How often to [`sweep`](Self::sweep).
     pub fn sweep_every(&self) -> Duration {
         self.config.memory.sweep_every
+    }
+
+    /// Learns that two ids are one verification. What was charged to either counts for both.
+    async fn join(&self, asked: Verification, answered: Verification, phone: Phone, now: Moment) -> Known {
+        let (known, joined) = self.verifications.join(asked, answered, phone, now);
+        if let Some(other) = joined {
+            self.ledger.absorb(&self.policy, Key::Verification(known.root), Key::Verification(other)).await;
+        }
+        known
     }
 
     /// Learns whose phone an answer shows. Called before any client can see the answer.

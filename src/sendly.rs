@@ -69,6 +69,8 @@ pub mod code {
     pub const INVALID_REQUEST: &str = "invalid_request";
     /// 400: `to` is not a phone number in E.164.
     pub const INVALID_PHONE_FORMAT: &str = "invalid_phone_format";
+    /// 401: no API key.
+    pub const UNAUTHORIZED: &str = "unauthorized";
     /// 404: no such verification, or no such route.
     pub const NOT_FOUND: &str = "not_found";
     /// 429: a window is full. The eight SDKs know it; five of them sleep through a short one and then buy a code.

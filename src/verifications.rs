@@ -3,7 +3,8 @@
 //! A resend names its verification and no phone, and may answer another id. So each id leads to a phone and to the *root*:
 //! the first id under which the gateway met the verification, which is the one that its cooldown counts against.
 //!
-//! Forgetting is safe, so the oldest id makes room for the newest: an id that is not known here is looked up at Sendly.
+//! The oldest id makes room for the newest: an id that is not known here is looked up at Sendly. What is lost with it is its root,
+//! and so at worst one cooldown; its phone's limits are not.
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};

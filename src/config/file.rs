@@ -202,9 +202,10 @@ fn rules(keys: &mut Section<'_, '_>, config: &Config) {
     let cooldowns = config.limits.iter().filter(|limit| limit.per == Per::Verification);
     if let Some(longest) = cooldowns.max_by_key(|limit| limit.window) {
         keys.rule(
-            longest.window <= memory.remember_verifications,
+            // An id that is seen again is remembered anew only in the second half of its time.
+            longest.window * 2 <= memory.remember_verifications,
             &["memory.remember_verifications"],
-            format!("at least {}, the window of the limit {}", span::text(longest.window), longest.name),
+            format!("at least {}, twice the window of the limit {}", span::text(longest.window * 2), longest.name),
         );
     }
 }

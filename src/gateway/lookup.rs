@@ -78,8 +78,7 @@ impl Gateway {
             Outcome::Answered(answer) if answer.status.is_success() => match body::read_shown(&answer.body) {
                 body::Shown { id: Some(id), phone: Some(phone) } => {
                     let answered = self.config.hash_key.verification(&id);
-                    let (known, _) = self.verifications.join(asked, answered, phone, now);
-                    (Whose::Known(known), "found")
+                    (Whose::Known(self.join(asked, answered, phone, now).await), "found")
                 }
                 _ => (Whose::Unknown, "unavailable"),
             },

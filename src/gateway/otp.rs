@@ -85,6 +85,9 @@ fn unfit(session: &Session, operation: Operation) -> Option<Reply> {
             return Some(Reply::invalid_request(&format!("{name} may stand in a request once.")));
         }
     }
+    if !is_bearer(session.get_header_bytes(header::AUTHORIZATION)) {
+        return Some(Reply::unauthorized());
+    }
     if headers.contains_key(header::CONTENT_ENCODING) {
         return Some(Reply::invalid_request("The body may not be encoded."));
     }
@@ -143,6 +146,15 @@ impl Ask {
         let keyed = (1..=255).contains(&key.len()) && key.iter().all(|byte| (b' '..=b'~').contains(byte));
         Fingerprint { hash: gateway.config.hash_key.hash(b"exchange", parts), keyed }
     }
+}
+
+/// `Bearer` and one token (RFC 6750, 2.1). Whatever else two servers may read as different keys, and so count apart.
+fn is_bearer(authorization: &[u8]) -> bool {
+    let mut words = authorization.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+    let token = |word: &[u8]| word.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(byte));
+    words.next().is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"bearer"))
+        && words.next().is_some_and(token)
+        && words.next().is_none()
 }
 
 /// `application/json`, in UTF-8 if it says so.
@@ -254,22 +266,20 @@ async fn learn(
     let (policy, ledger) = (&gateway.policy, &gateway.ledger);
     let answered = gateway.config.hash_key.verification(&id);
     let root = match subject.verification {
-        Some(asked) => {
-            let (known, joined) = gateway.verifications.join(asked, answered, phone, now);
-            if let Some(other) = joined {
-                ledger.absorb(policy, Key::Verification(known.root), Key::Verification(other)).await;
-            }
-            known.root
-        }
+        Some(asked) => gateway.join(asked, answered, phone, now).await.root,
         None => gateway.verifications.learn(answered, phone, now).root,
     };
     if settlement == Settlement::GiveBack {
         return;
     }
-    let unknown_before: [(bool, Key); 2] =
-        [(subject.phone != Some(phone), Key::Phone(phone)), (subject.verification.is_none(), Key::Verification(root))];
-    for (_, key) in unknown_before.into_iter().filter(|(unknown, _)| *unknown) {
-        ledger.record(policy, key, kind, charged_at).await;
+    match subject.phone {
+        Some(charged) if charged == phone => {}
+        // Sendly sent it elsewhere than it was asked to, as to another spelling of one number: both are one from now on.
+        Some(charged) if kind == Kind::Send => ledger.absorb(policy, Key::Phone(phone), Key::Phone(charged)).await,
+        _ => ledger.record(policy, Key::Phone(phone), kind, charged_at).await,
+    }
+    if subject.verification.is_none() {
+        ledger.record(policy, Key::Verification(root), kind, charged_at).await;
     }
 }
 

@@ -140,6 +140,12 @@ impl Reply {
         }
     }
 
+    /// No API key, or none that could be read in one way.
+    pub fn unauthorized() -> Self {
+        let message = "Authorization must be Bearer and an API key.";
+        Self::error(StatusCode::UNAUTHORIZED, code::UNAUTHORIZED, message)
+    }
+
     /// The body did not arrive in time.
     pub fn body_timeout() -> Self {
         let message = "The request's body did not arrive in time.";
@@ -267,6 +273,7 @@ mod tests {
         let others = [
             Reply::not_a_route(),
             Reply::wrong_method("POST"),
+            Reply::unauthorized(),
             Reply::body_timeout(),
             Reply::body_too_large(),
             Reply::unreachable(),

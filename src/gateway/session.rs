@@ -188,7 +188,8 @@ async fn drain(session: &mut Session, most: usize, patience: Duration) -> bool {
 
 /// Resolves when the client has gone. Stays pending for as long as it is there.
 pub(super) async fn gone(session: &mut Session) {
-    // Any way of returning means it: while the client is there and silent, this does not return.
+    // Any way of returning means it: while the client is there and silent, this does not return. Nor does it once the client has
+    // sent the bytes of its next request: from then on pingora does not watch it any more.
     let _ = session.read_body_or_idle(true).await;
 }
 

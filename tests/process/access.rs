@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::client::Wire;
+use crate::client::{KEY, Wire};
 use crate::process::{Process, Serving};
 use crate::upstream::{Act, Upstream};
 
@@ -137,7 +137,8 @@ async fn what_is_rejected_is_told_once_whatever_is_wrong_with_it() {
         );
     }
     let head = |target: &str, more: &str| {
-        format!("POST {target} HTTP/1.1\r\nhost: g\r\ncontent-type: application/json\r\n{more}\r\n\r\n")
+        let usual = format!("host: g\r\nauthorization: {KEY}\r\ncontent-type: application/json");
+        format!("POST {target} HTTP/1.1\r\n{usual}\r\n{more}\r\n\r\n")
     };
     for (target, operation) in [(VERIFY, "send"), ("/api/v1/messages", "other")] {
         for (bytes, status) in [
@@ -222,8 +223,8 @@ async fn a_client_that_leaves_before_it_is_told_has_abandoned_its_request() {
     for target in [VERIFY, "/api/v1/messages"] {
         let mut wire = serving.connect().await;
         let continues = "content-length: 400\r\nexpect: 100-continue\r\n";
-        wire.write(format!("POST {target} HTTP/1.1\r\nhost: g\r\ncontent-type: application/json\r\n{continues}\r\n"))
-            .await;
+        let headers = format!("host: g\r\nauthorization: {KEY}\r\ncontent-type: application/json\r\n{continues}");
+        wire.write(format!("POST {target} HTTP/1.1\r\n{headers}\r\n")).await;
         assert_eq!(wire.answer().await.unwrap().status, 100, "it is being read");
         wire.reset();
         nth += 1;

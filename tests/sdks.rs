@@ -48,6 +48,7 @@ scenarios!(
     the_sixth_code_in_ten_minutes_is_refused_at_once,
     a_trailing_slash_in_the_base_url_changes_nothing,
     a_resend_in_the_cooldown_is_refused_at_once,
+    a_short_wait_is_not_slept_through,
     a_send_that_the_sdk_retries_buys_one_code,
     a_resend_that_the_sdk_retries_buys_one_code,
     a_send_whose_outcome_nobody_knows_is_not_bought_again,
@@ -194,4 +195,18 @@ fn a_send_whose_outcome_nobody_knows_is_not_bought_again(sdk: Sdk) {
     let sent = client.send(PHONE);
     assert!(!sent.ok, "{sent:?}");
     assert_eq!(gateway.codes(PHONE), 1, "the SDK's retries bought another");
+}
+
+fn a_short_wait_is_not_slept_through(sdk: Sdk) {
+    let limit = "[[limits]]\nname = \"short\"\nper = \"phone\"\nmax = 1\nwindow = \"30s\"\n";
+    let gateway = gateway::start_with(limit);
+    let mut client = Client::new(sdk, &gateway.base_url(), PATIENT);
+    assert!(client.send(PHONE).ok);
+
+    let refused = client.send(PHONE);
+    assert!(!refused.ok, "{refused:?}");
+    assert_at_once(&refused);
+    let expected = if sdk == Sdk::Python { "rate_limit_wait" } else { "rate_limit_exceeded" };
+    assert_eq!((refused.http, refused.code.as_deref()), (Some(429), Some(expected)), "{refused:?}");
+    assert_eq!(gateway.codes(PHONE), 1);
 }

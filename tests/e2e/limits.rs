@@ -231,3 +231,39 @@ async fn at_the_bound_a_new_phone_is_refused_and_no_counted_one_forgotten() {
     assert_eq!(gateway.send(PHONE).await.status, 429);
     assert_eq!(gateway.upstream.codes(OTHER), 0);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_spellings_of_a_number_that_sendly_takes_for_one_share_its_codes() {
+    let gateway = gateway().await;
+    const TRUNK: &str = "+4407911123456";
+    const REAL: &str = "+447911123456";
+    gateway.upstream.script(|seen| Act::verification(201, &format!("ver_{}", seen.body.len()), REAL));
+    for phone in [TRUNK, REAL, TRUNK, REAL, TRUNK] {
+        gateway.send_ok(phone).await;
+    }
+    for phone in [TRUNK, REAL] {
+        assert_eq!(gateway.send(phone).await.json()["retryAfter"], 600, "{phone}");
+    }
+    gateway.wait(10 * MINUTE);
+    gateway.send_ok(REAL).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_api_key_has_one_reading_or_none() {
+    let gateway = gateway().await;
+    for authorization in [
+        "",
+        "Bearer",
+        "Bearer ",
+        "sk_test_v1_test",
+        "Basic sk_test_v1_test",
+        "Bearer a b",
+        "Bearer a,b",
+        "Bearer a, Bearer b",
+    ] {
+        let answer =
+            gateway.ask("POST", "/api/v1/verify", &[("authorization", authorization)], &send_body(PHONE)).await;
+        assert_eq!((answer.status.as_u16(), answer.error().as_str()), (401, "unauthorized"), "{authorization:?}");
+    }
+    assert!(gateway.upstream.seen().is_empty());
+}

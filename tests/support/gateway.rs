@@ -39,6 +39,11 @@ struct SlowSendly {
 
 /// Starts a gateway and a sandbox, each on a free port of 127.0.0.1, and returns when both answer.
 pub(crate) fn start() -> Gateway {
+    start_with("")
+}
+
+/// The same with this configuration.
+pub(crate) fn start_with(config: &str) -> Gateway {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let clock = Clock::system();
     let sandbox = Sandbox::new(Options::default());
@@ -56,7 +61,8 @@ pub(crate) fn start() -> Gateway {
             ("UPSTREAM_URL", &format!("http://{upstream}")),
         ];
         let environment = given.map(|(key, value)| (format!("SENDLY_GATEWAY_{key}"), value.to_owned()));
-        let config = Config::parse("", "test", environment.into_iter()).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+        let config =
+            Config::parse(config, "test", environment.into_iter()).unwrap_or_else(|mistakes| panic!("{mistakes}"));
         let sockets = Sockets::bind(&config).unwrap();
         server::start(config, sockets, clock).await.unwrap()
     });

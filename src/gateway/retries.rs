@@ -189,7 +189,9 @@ impl Retries {
     fn kept_until(&self, exchange: &Exchange) -> Option<Moment> {
         let (ending, at) = exchange.over?;
         let Settings { undelivered, unknown, idempotency, .. } = self.settings;
-        let waits_for_its_client = if exchange.delivered { Duration::ZERO } else { undelivered };
+        // While a client is being told, it counts as told: only one that has gone is waited for.
+        let told = exchange.delivered || exchange.clients > 0;
+        let waits_for_its_client = if told { Duration::ZERO } else { undelivered };
         let span = match ending {
             Ending::Nothing => Duration::ZERO,
             Ending::Passing => waits_for_its_client,

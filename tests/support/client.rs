@@ -71,11 +71,13 @@ impl Wire {
 
     pub(crate) async fn write(&mut self, bytes: impl AsRef<[u8]>) {
         self.stream.write_all(bytes.as_ref()).await.unwrap();
+        // TLS may hold the end of it back.
+        self.stream.flush().await.unwrap();
     }
 
     /// Writes what the other side may not want to read. Whether it took all of it.
     pub(crate) async fn try_write(&mut self, bytes: impl AsRef<[u8]>) -> bool {
-        self.stream.write_all(bytes.as_ref()).await.is_ok()
+        self.stream.write_all(bytes.as_ref()).await.is_ok() && self.stream.flush().await.is_ok()
     }
 
     /// A request with the usual headers and a length that is right.

@@ -249,8 +249,9 @@ impl ProxyHttp for Proxy {
         mut error: Box<pingora::Error>,
     ) -> Box<pingora::Error> {
         // Nothing was sent. Another of Sendly's addresses may be better.
-        error.set_retry(self.0.peer.has_another());
-        if self.0.peer.has_another() {
+        let another = self.0.peer.has_another();
+        error.set_retry(another);
+        if another {
             tracing::warn!(address = %peer.address(), kind = error.etype().as_str(), "this address cannot be reached");
         }
         error

@@ -12,7 +12,7 @@ use std::fmt;
 use arrayvec::ArrayVec;
 
 use crate::clock::Moment;
-use crate::policy::{Decision, Key, Kind, Policy, Subject};
+use crate::policy::{Decision, Key, Kind, Policy, Refusal, Subject};
 use memory::Memory;
 
 /// The store behind the verbs.
@@ -28,7 +28,7 @@ pub enum Verdict {
     /// It may go out, and is charged.
     Reserved(Reservation),
     /// A limit refuses. Nothing was charged anywhere.
-    Refused,
+    Refused(Refusal),
     /// A key of it is new, and there is no room for another. Nothing was charged anywhere.
     NoRoom,
 }
@@ -55,7 +55,7 @@ impl Ledger {
                     memory::Verdict::Charged(charge) => {
                         Verdict::Reserved(Reservation { ledger: self.clone(), charge, ends: Settlement::Keep })
                     }
-                    memory::Verdict::Refused => Verdict::Refused,
+                    memory::Verdict::Refused(refusal) => Verdict::Refused(refusal),
                     memory::Verdict::NoRoom => Verdict::NoRoom,
                 };
                 (decision, verdict)

@@ -198,9 +198,9 @@ async fn decide(gateway: &Arc<Gateway>, session: &Session, request: &mut Request
     let policy = &gateway.policy;
     let (decision, verdict) = gateway.ledger.reserve(policy, &subject, ask.kind, gateway.clock.now()).await;
     gateway.metrics.decision(policy, &decision);
-    let decided = match (verdict, decision.refusal) {
-        (Verdict::Reserved(reservation), _) => Decided::Go(reservation),
-        (Verdict::Refused, Some(refusal)) => {
+    let decided = match verdict {
+        Verdict::Reserved(reservation) => Decided::Go(reservation),
+        Verdict::Refused(refusal) => {
             request.outcome = Outcome::Refused;
             request.refused_by = Some(match refusal.by {
                 Obstacle::Limit(place) => {
@@ -211,7 +211,7 @@ async fn decide(gateway: &Arc<Gateway>, session: &Session, request: &mut Request
             let fields = gateway.config.replies.ratelimit_headers;
             Decided::Stop(Reply::refused(policy, &refusal, session::user_agent(session), fields))
         }
-        (Verdict::NoRoom | Verdict::Refused, _) => {
+        Verdict::NoRoom => {
             request.outcome = Outcome::NoRoom;
             tracing::error!("there is no room to count another key: raise memory.max_keys");
             Decided::Stop(Reply::no_room())

@@ -13,7 +13,7 @@ use parking_lot::{Mutex, MutexGuard};
 use super::{Charge, Settlement};
 use crate::clock::Moment;
 use crate::policy::window::Log;
-use crate::policy::{Decision, Key, Kind, Policy, Retention, Subject, WhenFull};
+use crate::policy::{Decision, Key, Kind, Policy, Refusal, Retention, Subject, WhenFull};
 
 /// More shards than any machine has cores: two requests rarely meet in one, and a sweep holds one up only briefly.
 const SHARDS: usize = 256;
@@ -48,7 +48,7 @@ pub enum Verdict {
     /// It was charged.
     Charged(Charge),
     /// A limit refuses.
-    Refused,
+    Refused(Refusal),
     /// There is no room for a new key.
     NoRoom,
 }
@@ -100,7 +100,8 @@ impl Memory {
         if let Some(refusal) = &mut decision.refusal {
             // Told from the clock of whoever asked, though it was judged as of a sweep that came after that was read.
             refusal.retry_after += now.since(asked);
-            return (decision, Verdict::Refused);
+            let refusal = *refusal;
+            return (decision, Verdict::Refused(refusal));
         }
         // One time for all of them, so that settling needs to know only one.
         let at = logs().fold(now, |at, (_, log)| log.not_before(at));

@@ -73,7 +73,7 @@ pub fn a_refusal_charges_nothing_anywhere(new: New) {
     buy(&ledger, &policy, &subject(0, 0, 0), Resend, START);
     for nth in 0..20 {
         let (_, verdict) = ask(&ledger, &policy, &subject(nth % 2, nth % 2, 0), Resend, START + SECOND);
-        assert!(matches!(verdict, Verdict::Refused));
+        assert!(matches!(verdict, Verdict::Refused(_)));
     }
     let once = (vec![], vec![START], None);
     for key in [phone_key(), verification_key(0), Key::Account(account(0))] {

@@ -123,7 +123,7 @@ pub fn wait_of(ledger: &Ledger, policy: &Policy, subject: &Subject, kind: Kind, 
             reservation.settle(Settlement::GiveBack);
             None
         }
-        (decision, Verdict::Refused) => Some(decision.refusal.unwrap().retry_after),
+        (decision, Verdict::Refused(_)) => Some(decision.refusal.unwrap().retry_after),
         (_, Verdict::NoRoom) => panic!("no room"),
     }
 }

@@ -31,12 +31,11 @@ use governor::state::keyed::DashMapStateStore;
 use governor::{Quota, RateLimiter};
 use sendly_gateway::clock::{Clock, Moment};
 use sendly_gateway::config::Config;
-use sendly_gateway::ledger::memory::{self, Memory};
+use sendly_gateway::ledger::memory::{self, Bounds, Memory};
 use sendly_gateway::ledger::{Ledger, Settlement, Verdict};
 use sendly_gateway::phone::Phone;
 use sendly_gateway::policy::subject::{Account, HashKey, Subject, Verification};
 use sendly_gateway::policy::{Key, Kind, Policy, WhenFull};
-use sendly_gateway::verifications::Verifications;
 
 // The gateway's own.
 #[global_allocator]
@@ -206,8 +205,11 @@ fn compare(count: u64, decisions: u64, rounds: usize) -> Result<(), Box<dyn Erro
     let (time, frozen) = (Time::new(), Time::new());
 
     let (memory, per_phone) = weighed(&keys, || admitting(&keys, &policy, &time, step));
-    let (known, per_verification) = weighed(&keys, || known(&keys));
+    let (_known, per_verification) = weighed(&keys, || known(&keys, &policy));
     let (governor, per_governor_key) = weighed(&keys, || governor(&keys, &time, step, 1));
+    for (id, phone) in keys.verifications.iter().zip(&keys.phones) {
+        memory.learn(*id, *phone, Moment::from_micros(START));
+    }
     let (full, full_governor) = (full(&keys, &policy), self::governor(&keys, &frozen, 0, 5));
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     let verbs =
@@ -254,7 +256,7 @@ fn compare(count: u64, decisions: u64, rounds: usize) -> Result<(), Box<dyn Erro
             true,
             Some(1),
             passing().verbs(&ledger, Kind::Resend, |nth| {
-                let found = known.find(keys.verifications[nth], Moment::from_micros(START));
+                let found = memory.whose(keys.verifications[nth], Moment::from_micros(START));
                 let (phone, verification) = (found.map(|known| known.phone), found.map(|known| known.root));
                 Subject { phone, verification, ..keys.send(nth) }
             }),
@@ -296,9 +298,14 @@ fn compare(count: u64, decisions: u64, rounds: usize) -> Result<(), Box<dyn Erro
     Ok(())
 }
 
+fn unbounded() -> Bounds {
+    let (keys, verifications, remember) = (usize::MAX, usize::MAX, Duration::from_secs(31 * 24 * 60 * 60));
+    Bounds { keys, when_full: WhenFull::Refuse, verifications, remember }
+}
+
 /// A ledger in which every phone has had one code.
 fn admitting(keys: &Keys, policy: &Policy, time: &Time, step: u64) -> Arc<Memory> {
-    let memory = Memory::new(usize::MAX, WhenFull::Refuse);
+    let memory = Memory::new(unbounded());
     for nth in 0..keys.phones.len() {
         time.pass(step);
         if let (_, memory::Verdict::Charged(charge)) = memory.reserve(policy, &keys.send(nth), Kind::Send, time.now()) {
@@ -310,7 +317,7 @@ fn admitting(keys: &Keys, policy: &Policy, time: &Time, step: u64) -> Arc<Memory
 
 /// A ledger in which every phone has had all the codes that ten minutes allow.
 fn full(keys: &Keys, policy: &Policy) -> Arc<Memory> {
-    let memory = Memory::new(usize::MAX, WhenFull::Refuse);
+    let memory = Memory::new(unbounded());
     let at = Moment::from_micros(START);
     for phone in keys.phones.iter().flat_map(|phone| [phone; 5]) {
         memory.record(policy, Key::Phone(*phone), Kind::Send, at);
@@ -321,13 +328,15 @@ fn full(keys: &Keys, policy: &Policy) -> Arc<Memory> {
     Arc::new(memory)
 }
 
-/// Every verification, learned.
-fn known(keys: &Keys) -> Verifications {
-    let verifications = Verifications::new(2 * keys.phones.len(), Duration::from_secs(u64::from(u32::MAX)));
+/// Every verification learned, and resent once.
+fn known(keys: &Keys, policy: &Policy) -> Arc<Memory> {
+    let memory = Memory::new(unbounded());
+    let at = Moment::from_micros(START);
     for (id, phone) in keys.verifications.iter().zip(&keys.phones) {
-        verifications.learn(*id, *phone, Moment::from_micros(START));
+        memory.learn(*id, *phone, at);
+        memory.record(policy, Key::Verification(*id), Kind::Resend, at);
     }
-    verifications
+    Arc::new(memory)
 }
 
 /// governor with what comes nearest to 5 in 10 minutes, asked about every key so many times.

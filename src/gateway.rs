@@ -26,15 +26,15 @@ use pingora::upstreams::peer::{HttpPeer, Peer as _};
 
 use crate::clock::{Clock, Moment};
 use crate::config::Config;
-use crate::ledger::{Ledger, memory::Memory};
+use crate::ledger::Ledger;
+use crate::ledger::memory::{Bounds, Dropped, Memory};
 use crate::metrics::{Metrics, Outcome, Sizes};
 use crate::phone::Phone;
-use crate::policy::subject::{Account, Verification};
-use crate::policy::{Key, Policy};
+use crate::policy::Policy;
+use crate::policy::subject::Account;
 use crate::sendly::Operation;
 use crate::sendly::path::{self, Reading};
 use crate::throttle::Throttles;
-use crate::verifications::{Known, Verifications};
 use crate::work::{UnderWay, Work};
 use reply::Reply;
 use retries::Retries;
@@ -47,7 +47,6 @@ pub struct Gateway {
     clock: Clock,
     ledger: Ledger,
     memory: Arc<Memory>,
-    verifications: Verifications,
     throttles: Throttles,
     retries: Arc<Retries>,
     lookups: lookup::Lookups,
@@ -64,13 +63,17 @@ impl Gateway {
     /// What is wrong with the way to Sendly.
     pub fn new(config: Config, clock: Clock) -> Result<Arc<Self>, String> {
         let policy = Policy::new(config.limits.clone());
-        let memory = Arc::new(Memory::new(config.memory.max_keys, config.memory.when_full));
+        let memory = Arc::new(Memory::new(Bounds {
+            keys: config.memory.max_keys,
+            when_full: config.memory.when_full,
+            verifications: config.memory.max_verifications,
+            remember: config.memory.remember_verifications,
+        }));
         Ok(Arc::new(Self {
             metrics: Metrics::new(&policy).map_err(|error| error.to_string())?,
             work: Work::default(),
             ledger: Ledger::Memory(Arc::clone(&memory)),
             memory,
-            verifications: Verifications::new(config.memory.max_verifications, config.memory.remember_verifications),
             throttles: Throttles::new(&config.throttles, &clock),
             retries: Retries::new(config.retries, clock.clone()),
             lookups: lookup::Lookups::default(),
@@ -94,7 +97,7 @@ impl Gateway {
             tracked: self.memory.tracked(),
             capacity: self.memory.max_keys(),
             uncounted: self.memory.uncounted(),
-            verifications: self.verifications.len(),
+            verifications: self.memory.verifications(),
             kept_answers: self.retries.kept(),
             unclaimed: self.retries.unclaimed(),
         });
@@ -113,13 +116,12 @@ impl Gateway {
 
     /// Drops whatever nothing can need any more. A shard at a time, and the others get their turn in between.
     pub async fn sweep(&self) {
-        let mut keys = 0;
         for shard in 0..self.memory.shards() {
-            keys += self.memory.sweep_one(shard, &self.policy, self.clock.now());
+            let Dropped { keys, verifications } = self.memory.sweep_one(shard, &self.policy, self.clock.now());
+            self.metrics.swept("keys", keys);
+            self.metrics.swept("verifications", verifications);
             tokio::task::yield_now().await;
         }
-        self.metrics.swept("keys", keys);
-        self.metrics.swept("verifications", self.verifications.sweep(self.clock.now()));
         self.metrics.swept("answers", self.retries.sweep());
         self.metrics.swept("throttles", self.throttles.sweep());
     }
@@ -129,20 +131,11 @@ impl Gateway {
         self.config.memory.sweep_every
     }
 
-    /// Learns that two ids are one verification. What was charged to either counts for both.
-    async fn join(&self, asked: Verification, answered: Verification, phone: Phone, now: Moment) -> Known {
-        let (known, joined) = self.verifications.join(asked, answered, phone, now);
-        if let Some(other) = joined {
-            self.ledger.absorb(&self.policy, Key::Verification(known.root), Key::Verification(other)).await;
-        }
-        known
-    }
-
     /// Learns whose phone an answer shows. Called before any client can see the answer.
     fn learn(&self, body: &[u8], now: Moment) {
         let shown = crate::sendly::body::read_shown(body);
         if let (Some(id), Some(phone)) = (shown.id, shown.phone) {
-            self.verifications.learn(self.config.hash_key.verification(&id), phone, now);
+            self.ledger.learn(self.config.hash_key.verification(&id), phone, now);
         }
     }
 }

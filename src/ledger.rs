@@ -3,15 +3,19 @@
 //! The one verb that matters is [`Ledger::reserve`]: it judges a code against every limit that it meets and, if none refuses,
 //! charges it to every key at once. What it hands out has to be settled: kept, because an SMS went out or may have, or given
 //! back, because none did. A [`Reservation`] is settled exactly once: settling consumes it, and one that is dropped unsettled
-//! (its task panicked, the process is being torn down) is kept, because a code that nobody can vouch for may be out.
+//! (its task panicked, the process is being torn down) is kept, because a code that nobody can vouch for may be out. Keeping is
+//! what happens when nothing does: only giving back changes the ledger again. It has to come within
+//! [`UNSETTLED`](crate::policy::window::UNSETTLED).
+//!
+//! The ledger also knows whose a verification is: id → phone, learned from Sendly's answers.
 
 pub mod memory;
 
 use std::fmt;
 
-use arrayvec::ArrayVec;
-
 use crate::clock::Moment;
+use crate::phone::Phone;
+use crate::policy::subject::{Account, Verification};
 use crate::policy::{Decision, Key, Kind, Policy, Refusal, Subject};
 use memory::Memory;
 
@@ -33,11 +37,24 @@ pub enum Verdict {
     NoRoom,
 }
 
+/// What is known of a verification.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// Where its codes go.
+    pub phone: Phone,
+    /// The id that its cooldown counts against: the first under which the gateway met it.
+    pub root: Verification,
+}
+
 /// A charge that is to be settled: where, when, and as what.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Charge {
-    /// The keys that were charged.
-    pub keys: ArrayVec<Key, { Subject::MAX_KEYS }>,
+    /// The phone that was charged, if one was.
+    pub phone: Option<Phone>,
+    /// The verification that was charged, if one was.
+    pub verification: Option<Verification>,
+    /// The account that was charged, if it was.
+    pub account: Option<Account>,
     /// The time that they were charged with.
     pub at: Moment,
     /// What was counted.
@@ -82,6 +99,35 @@ impl Ledger {
     pub async fn hold(&self, key: Key, until: Moment) {
         match self {
             Ledger::Memory(memory) => memory.hold(key, until),
+        }
+    }
+
+    /// What is known of the verification with this id.
+    pub async fn whose(&self, id: Verification, now: Moment) -> Option<Known> {
+        match self {
+            Ledger::Memory(memory) => memory.whose(id, now),
+        }
+    }
+
+    /// Learns that `id` is a verification of this phone. What it is rooted in stays, if it is known.
+    pub fn learn(&self, id: Verification, phone: Phone, now: Moment) -> Known {
+        match self {
+            Ledger::Memory(memory) => memory.learn(id, phone, now),
+        }
+    }
+
+    /// Learns that `asked` and `answered` are two ids of one verification: what was charged to either counts for both. Returns
+    /// what both are now.
+    pub async fn join(
+        &self,
+        policy: &Policy,
+        asked: Verification,
+        answered: Verification,
+        phone: Phone,
+        now: Moment,
+    ) -> Known {
+        match self {
+            Ledger::Memory(memory) => memory.join(policy, asked, answered, phone, now),
         }
     }
 

@@ -4,7 +4,7 @@
 //!
 //! - `clock`: the only place that reads the time. `phone`: a number in E.164. `work`: what is under way.
 //! - `sendly`: the API as data. `policy`: the limits, the exact log, the decision.
-//! - `ledger`: who has had how many codes. `verifications`: whose an id is.
+//! - `ledger`: who has had how many codes, and whose an id is.
 //! - `config`: what an operator may write. `metrics`: what is counted. `throttle`: smoothed rates on attempts.
 //! - `gateway`: the proxy. `admin`: the operators' listener. `sandbox`: a Sendly for development.
 //! - `telemetry`: log lines. `server`: the wiring. `cli`: the command line.
@@ -23,5 +23,4 @@ pub mod sendly;
 pub mod server;
 pub mod telemetry;
 pub mod throttle;
-pub mod verifications;
 pub mod work;

@@ -24,6 +24,14 @@ impl Phone {
         self.0.get()
     }
 
+    /// The phone whose digits spell this number; `None` if it has fewer than 2 of them or more than 15.
+    pub const fn from_digits(digits: u64) -> Option<Self> {
+        match NonZeroU64::new(digits) {
+            Some(number) if digits >= 10 && digits < 10_u64.pow(MAX_DIGITS as u32) => Some(Self(number)),
+            _ => None,
+        }
+    }
+
     /// The full number, `+` and all. Never for a log, a metric, a header or an error.
     pub fn to_e164(self) -> String {
         format!("+{}", self.0)

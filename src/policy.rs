@@ -110,10 +110,70 @@ pub struct Limit {
     pub code: RefusalCode,
 }
 
-/// All limits that are in force, in the config's order.
+/// All limits that are in force, in the config's order, and what follows from them.
 #[derive(Clone, Debug, Default)]
 pub struct Policy {
     limits: Vec<Limit>,
+    phone: Rules,
+    verification: Rules,
+    account: Rules,
+    enforces: bool,
+}
+
+/// A limit as it is asked: with no more than that takes.
+#[derive(Clone, Copy, Debug)]
+pub struct Rule {
+    /// Its place among the limits.
+    pub place: usize,
+    /// Codes, from 1.
+    pub max: u32,
+    /// Half-open.
+    pub window: Duration,
+    /// What it counts.
+    pub counts: Counts,
+    /// Whether it refuses.
+    pub enforced: bool,
+}
+
+/// The limits per one thing.
+#[derive(Clone, Debug, Default)]
+struct Rules {
+    /// Those that a send meets.
+    sends: Vec<Rule>,
+    /// Those that a resend meets.
+    resends: Vec<Rule>,
+    retention: Retention,
+    enforces: bool,
+}
+
+impl Rules {
+    fn new(limits: &[Limit], per: Per) -> Self {
+        let mine = || limits.iter().enumerate().filter(|(_, limit)| limit.per == per);
+        let met = |kind| -> Vec<Rule> {
+            let counting = mine().filter(|(_, limit)| limit.counts.includes(kind));
+            let rule = |(place, limit): (usize, &Limit)| {
+                let Limit { max, window, counts, mode, .. } = *limit;
+                Rule { place, max, window, counts, enforced: mode == Mode::Enforce }
+            };
+            counting.map(rule).collect()
+        };
+        let keep = |rules: &[Rule]| {
+            rules.iter().fold(Keep::NOTHING, |keep, rule| Keep {
+                charges: keep.charges.max(rule.max as usize),
+                window: keep.window.max(rule.window),
+            })
+        };
+        let (sends, resends) = (met(Kind::Send), met(Kind::Resend));
+        let retention = Retention { sends: keep(&sends), resends: keep(&resends) };
+        Self { sends, resends, retention, enforces: mine().any(|(_, limit)| limit.mode == Mode::Enforce) }
+    }
+
+    fn met(&self, kind: Kind) -> &[Rule] {
+        match kind {
+            Kind::Send => &self.sends,
+            Kind::Resend => &self.resends,
+        }
+    }
 }
 
 /// How many limits a policy may have.
@@ -168,11 +228,25 @@ pub struct Decision {
     pub refusal: Option<Refusal>,
 }
 
+/// What a request is judged by: of one of its keys, whom that counts for, its log, and until when Sendly itself refuses it.
+#[derive(Clone, Copy, Debug)]
+pub struct Record<'l> {
+    /// Whom it counts for.
+    pub per: Per,
+    /// Nothing, of a key that nothing is known of.
+    pub log: Option<&'l Log>,
+    /// The end of a hold.
+    pub held_until: Option<Moment>,
+}
+
 impl Policy {
     /// A policy of these limits. Only the first [`MAX_LIMITS`] are taken; the config refuses more.
     pub fn new(mut limits: Vec<Limit>) -> Self {
         limits.truncate(MAX_LIMITS);
-        Self { limits }
+        let rules = |per| Rules::new(&limits, per);
+        let (phone, verification, account) = (rules(Per::Phone), rules(Per::Verification), rules(Per::Account));
+        let enforces = limits.iter().any(|limit| limit.mode == Mode::Enforce);
+        Self { limits, phone, verification, account, enforces }
     }
 
     /// The limits, in the config's order.
@@ -182,62 +256,62 @@ impl Policy {
 
     /// Whether a code of this kind is to be logged per this: whether any limit counts it.
     pub fn counts(&self, per: Per, kind: Kind) -> bool {
-        self.limits.iter().any(|limit| limit.per == per && limit.counts.includes(kind))
+        !self.rules(per).met(kind).is_empty()
     }
 
     /// How much of a log per this has to be kept.
     pub fn retention(&self, per: Per) -> Retention {
-        let of = |kind| {
-            let counting = self.limits.iter().filter(|limit| limit.per == per && limit.counts.includes(kind));
-            counting.fold(Keep::NOTHING, |keep, limit| Keep {
-                charges: keep.charges.max(limit.max as usize),
-                window: keep.window.max(limit.window),
-            })
-        };
-        Retention { sends: of(Kind::Send), resends: of(Kind::Resend) }
+        self.rules(per).retention
     }
 
     /// Whether any limit per this refuses.
     pub fn enforces(&self, per: Per) -> bool {
-        self.limits.iter().any(|limit| limit.per == per && limit.mode == Mode::Enforce)
+        self.rules(per).enforces
     }
 
-    /// Judges a request for one more code of `kind` against `logs`: each log once, with whom it counts for.
+    /// Judges a request for one more code of `kind` against what is known of its keys, each once.
     ///
     /// Every limit is asked, also after one has refused: the longest wait speaks. Sendly's hold counts only if this policy
     /// enforces anything, so that a policy of shadows refuses nothing.
-    pub fn judge<'l>(&self, logs: impl IntoIterator<Item = (Per, &'l Log)>, kind: Kind, now: Moment) -> Decision {
+    pub fn judge<'l>(&self, records: impl IntoIterator<Item = Record<'l>>, kind: Kind, now: Moment) -> Decision {
         let mut decision = Decision::default();
-        let mut longest = |refusal: Refusal| {
-            if decision.refusal.is_none_or(|other| other.retry_after < refusal.retry_after) {
-                decision.refusal = Some(refusal);
+        for Record { per, log, held_until } in records {
+            if let Some(until) = held_until.filter(|until| self.enforces && *until > now) {
+                decision.refuse(Refusal { by: Obstacle::Hold, retry_after: until.since(now) });
             }
-        };
-        let (mut met, mut reached) = (LimitSet::default(), LimitSet::default());
-        let enforces = self.limits.iter().any(|limit| limit.mode == Mode::Enforce);
-        for (per, log) in logs {
-            if let Some(retry_after) = log.held(now).filter(|_| enforces) {
-                longest(Refusal { by: Obstacle::Hold, retry_after });
-            }
-            for (place, limit) in self.limits.iter().enumerate() {
-                if limit.per != per || !limit.counts.includes(kind) {
-                    continue;
-                }
-                met.insert(place);
-                if let Some(retry_after) = log.full(limit, now) {
-                    reached.insert(place);
-                    if limit.mode == Mode::Enforce {
-                        longest(Refusal { by: Obstacle::Limit(place), retry_after });
+            for rule in self.rules(per).met(kind) {
+                decision.met.insert(rule.place);
+                if let Some(retry_after) = log.and_then(|log| log.full(rule, now)) {
+                    decision.reached.insert(rule.place);
+                    if rule.enforced {
+                        decision.refuse(Refusal { by: Obstacle::Limit(rule.place), retry_after });
                     }
                 }
             }
         }
-        Decision { met, reached, ..decision }
+        decision
+    }
+
+    fn rules(&self, per: Per) -> &Rules {
+        match per {
+            Per::Phone => &self.phone,
+            Per::Verification => &self.verification,
+            Per::Account => &self.account,
+        }
+    }
+}
+
+impl Decision {
+    /// The longest wait speaks; of equals, the first.
+    fn refuse(&mut self, refusal: Refusal) {
+        if self.refusal.is_none_or(|other| other.retry_after < refusal.retry_after) {
+            self.refusal = Some(refusal);
+        }
     }
 }
 
 /// How much of a log any limit can still need: of each kind, since a limit may count one alone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Retention {
     /// Of the sends.
     pub sends: Keep,
@@ -246,7 +320,7 @@ pub struct Retention {
 }
 
 /// How many charges of one kind are to be kept, and for how long.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Keep {
     /// The newest so many.
     pub charges: usize,
@@ -288,8 +362,12 @@ mod tests {
     /// A log of one resend, now, and of nothing else.
     fn one_resend(policy: &Policy, per: Per) -> Log {
         let mut log = Log::default();
-        log.record(NOW, Kind::Resend, policy.retention(per));
+        log.take(NOW, Kind::Resend, policy.retention(per));
         log
+    }
+
+    fn record(per: Per, log: &Log) -> Record<'_> {
+        Record { per, log: Some(log), held_until: None }
     }
 
     fn refusal(by: Obstacle, micros: u64) -> Option<Refusal> {
@@ -304,22 +382,23 @@ mod tests {
             limit(Per::Phone, 1, 60, Counts::BOTH, Mode::Enforce),
             limit(Per::Phone, 1, 99, Counts::BOTH, Mode::Shadow),
         ]);
-        let mut phone = one_resend(&policy, Per::Phone);
-        let account = one_resend(&policy, Per::Account);
-        let judge = |phone: &Log| policy.judge([(Per::Phone, phone), (Per::Account, &account)], Kind::Send, NOW);
-        assert_eq!(judge(&phone).refusal, refusal(Obstacle::Limit(2), 60), "the phone's log is asked first");
-        phone.hold(NOW + Duration::from_micros(60));
-        assert_eq!(judge(&phone).refusal, refusal(Obstacle::Hold, 60));
-        phone.hold(NOW + Duration::from_micros(61));
-        assert_eq!(judge(&phone).refusal, refusal(Obstacle::Hold, 61));
-        assert_eq!((judge(&phone).met, judge(&phone).reached), (LimitSet(0b1111), LimitSet(0b1111)));
+        let (phone, account) = (one_resend(&policy, Per::Phone), one_resend(&policy, Per::Account));
+        let judge = |held: u64| {
+            let held_until = Some(NOW + Duration::from_micros(held));
+            let phone = Record { held_until, ..record(Per::Phone, &phone) };
+            policy.judge([phone, record(Per::Account, &account)], Kind::Send, NOW)
+        };
+        assert_eq!(judge(0).refusal, refusal(Obstacle::Limit(2), 60), "the phone's log is asked first");
+        assert_eq!(judge(60).refusal, refusal(Obstacle::Hold, 60));
+        assert_eq!(judge(61).refusal, refusal(Obstacle::Hold, 61));
+        assert_eq!((judge(61).met, judge(61).reached), (LimitSet(0b1111), LimitSet(0b1111)));
     }
 
     #[test]
     fn a_limit_that_does_not_count_a_kind_is_not_met_by_it() {
         let policy = Policy::new(vec![limit(Per::Verification, 1, 60, Counts::RESENDS, Mode::Enforce)]);
         let log = one_resend(&policy, Per::Verification);
-        let judge = |kind| policy.judge([(Per::Verification, &log)], kind, NOW);
+        let judge = |kind| policy.judge([record(Per::Verification, &log)], kind, NOW);
         assert_eq!(judge(Kind::Send), Decision::default());
         assert_eq!(judge(Kind::Resend).refusal, refusal(Obstacle::Limit(0), 60));
         assert!(!policy.counts(Per::Verification, Kind::Send) && policy.counts(Per::Verification, Kind::Resend));
@@ -327,11 +406,10 @@ mod tests {
 
     #[test]
     fn a_hold_refuses_only_if_some_limit_does() {
-        let mut held = Log::default();
-        held.hold(NOW + Duration::from_micros(5));
+        let held = Record { per: Per::Phone, log: None, held_until: Some(NOW + Duration::from_micros(5)) };
         for (mode, expected) in [(Mode::Enforce, refusal(Obstacle::Hold, 5)), (Mode::Shadow, None)] {
             let policy = Policy::new(vec![limit(Per::Account, 9, 60, Counts::BOTH, mode)]);
-            assert_eq!(policy.judge([(Per::Phone, &held)], Kind::Send, NOW).refusal, expected, "{mode:?}");
+            assert_eq!(policy.judge([held], Kind::Send, NOW).refusal, expected, "{mode:?}");
         }
     }
 
@@ -353,7 +431,7 @@ mod tests {
         let policy = Policy::new(vec![limit(Per::Phone, 1, 60, Counts::BOTH, Mode::Shadow); MAX_LIMITS + 1]);
         assert_eq!(policy.limits().len(), MAX_LIMITS);
         let log = one_resend(&policy, Per::Phone);
-        let reached = policy.judge([(Per::Phone, &log)], Kind::Send, NOW).reached;
+        let reached = policy.judge([record(Per::Phone, &log)], Kind::Send, NOW).reached;
         assert!((0..MAX_LIMITS).all(|place| reached.contains(place)) && !reached.contains(MAX_LIMITS));
     }
 }

@@ -25,9 +25,10 @@ mod threads;
 mod world;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use sendly_gateway::ledger::Ledger;
-use sendly_gateway::ledger::memory::Memory;
+use sendly_gateway::ledger::memory::{Bounds, Memory};
 use sendly_gateway::policy::WhenFull;
 
 /// The suite, on the store that `$new` makes: an empty ledger with room for whatever a test does.
@@ -88,5 +89,10 @@ macro_rules! behaves {
 behaves!(in_memory, crate::ledger_in_memory);
 
 fn ledger_in_memory() -> Ledger {
-    Ledger::Memory(Arc::new(Memory::new(1_000_000, WhenFull::Refuse)))
+    Ledger::Memory(Arc::new(Memory::new(Bounds {
+        keys: 1_000_000,
+        when_full: WhenFull::Refuse,
+        verifications: 1_000_000,
+        remember: Duration::from_secs(24 * 60 * 60),
+    })))
 }

@@ -10,9 +10,9 @@ use tokio::sync::watch;
 
 use super::Gateway;
 use super::exchange::{Answer, Call, Outcome};
+use crate::ledger::Known;
 use crate::policy::subject::Verification;
 use crate::sendly::{API, Operation, body};
-use crate::verifications::Known;
 
 /// Look-ups that are under way.
 #[derive(Debug, Default)]
@@ -40,7 +40,7 @@ impl Gateway {
     /// remembered.
     pub(super) async fn whose(self: &Arc<Self>, id: &str, headers: &HeaderMap) -> Whose {
         let verification = self.config.hash_key.verification(id);
-        if let Some(known) = self.verifications.find(verification, self.clock.now()) {
+        if let Some(known) = self.ledger.whose(verification, self.clock.now()).await {
             return Whose::Known(known);
         }
         let value = |name: &header::HeaderName| headers.get(name).map_or(b"".as_slice(), |value| value.as_bytes());
@@ -78,7 +78,7 @@ impl Gateway {
             Outcome::Answered(answer) if answer.status.is_success() => match body::read_shown(&answer.body) {
                 body::Shown { id: Some(id), phone: Some(phone) } => {
                     let answered = self.config.hash_key.verification(&id);
-                    (Whose::Known(self.join(asked, answered, phone, now).await), "found")
+                    (Whose::Known(self.ledger.join(&self.policy, asked, answered, phone, now).await), "found")
                 }
                 _ => (Whose::Unknown, "unavailable"),
             },

@@ -266,8 +266,8 @@ async fn learn(
     let (policy, ledger) = (&gateway.policy, &gateway.ledger);
     let answered = gateway.config.hash_key.verification(&id);
     let root = match subject.verification {
-        Some(asked) => gateway.join(asked, answered, phone, now).await.root,
-        None => gateway.verifications.learn(answered, phone, now).root,
+        Some(asked) => ledger.join(policy, asked, answered, phone, now).await.root,
+        None => ledger.learn(answered, phone, now).root,
     };
     if settlement == Settlement::GiveBack {
         return;

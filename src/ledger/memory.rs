@@ -1,40 +1,48 @@
-//! The ledger in memory: sharded maps from key to log.
+//! The ledger in memory: sharded tables from key to log, one of them for each kind of key.
 //!
-//! A request's keys lie in up to three shards. Their locks are taken together, in the order of the shards, so that no two
-//! requests can wait for each other; they are held for a few hundred nanoseconds and never across an await.
+//! A request's keys lie in up to three shards. Their locks are taken together, the phone's first, then the verification's, then the
+//! account's, so that no two requests can wait for each other; they are held for a few hundred nanoseconds and never across an
+//! await.
 
-use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicUsize, Ordering};
+mod entries;
+mod shards;
+mod table;
+mod verifications;
 
-use arrayvec::ArrayVec;
-use hashbrown::HashMap;
-use parking_lot::{Mutex, MutexGuard};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
-use super::{Charge, Settlement};
+use super::{Charge, Known, Settlement};
 use crate::clock::Moment;
-use crate::policy::window::Log;
-use crate::policy::{Decision, Key, Kind, Policy, Refusal, Retention, Subject, WhenFull};
+use crate::phone::Phone;
+use crate::policy::subject::{Account, Verification};
+use crate::policy::{Decision, Key, Kind, Per, Policy, Refusal, Subject, WhenFull};
+use entries::{OfAccount, OfPhone, OfVerification};
+use shards::{Locked, SHARDS, Shards, Swept};
+use verifications::Verifications;
 
-/// More shards than any machine has cores: two requests rarely meet in one, and a sweep holds one up only briefly.
-const SHARDS: usize = 256;
-
-type Logs = HashMap<Key, Log, RandomState>;
-
-#[derive(Debug)]
-struct Shard {
-    logs: Logs,
-    /// Keys that turned out to be another's: which, and the time of the last charge that went there with it. Remembered for
-    /// as long as that charge counts, so that a reservation of the old key settles where its charge is.
-    moved: HashMap<Key, (Key, Moment), RandomState>,
-    /// The time of its last sweep. A log that was dropped can testify no more, so nothing is judged as of an earlier time.
-    swept: Moment,
+/// How much is remembered at most.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Logs, holds, and notes of which key became which.
+    pub keys: usize,
+    /// What becomes of a code whose key is one too many.
+    pub when_full: WhenFull,
+    /// Ids whose phone is known. An old one makes room for a new one.
+    pub verifications: usize,
+    /// For how long an id is known, after it was learned or seen again.
+    pub remember: Duration,
 }
 
 /// See the module's documentation.
 #[derive(Debug)]
 pub struct Memory {
-    shards: Box<[Mutex<Shard>]>,
-    hasher: RandomState,
+    phones: Shards<OfPhone>,
+    verifications: Verifications,
+    accounts: Shards<OfAccount>,
+    /// The time of the last sweep, in microseconds. A log that was dropped can testify no more, so nothing is judged as of an
+    /// earlier time. It is set before a shard is swept: whoever locks that shard afterwards sees it.
+    swept: AtomicU64,
     tracked: AtomicUsize,
     /// How often a key found no room, and something went uncounted per it.
     uncounted: AtomicUsize,
@@ -53,25 +61,61 @@ pub enum Verdict {
     NoRoom,
 }
 
+/// What a sweep dropped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Dropped {
+    /// Logs, holds, and notes of which key became which.
+    pub keys: usize,
+    /// Ids whose phone was known.
+    pub verifications: usize,
+}
+
+/// The keys of a request, locked.
+struct Keys<'m> {
+    phone: Option<Locked<'m, OfPhone>>,
+    verification: Option<Locked<'m, OfVerification>>,
+    account: Option<Locked<'m, OfAccount>>,
+}
+
+impl<'m> Keys<'m> {
+    fn each(&self) -> impl Iterator<Item = &dyn shards::Key> {
+        let phone = self.phone.as_ref().map(|key| key as &dyn shards::Key);
+        let verification = self.verification.as_ref().map(|key| key as &dyn shards::Key);
+        let account = self.account.as_ref().map(|key| key as &dyn shards::Key);
+        [phone, verification, account].into_iter().flatten()
+    }
+
+    fn each_mut(&mut self) -> impl Iterator<Item = &mut (dyn shards::Key + 'm)> {
+        let phone = self.phone.as_mut().map(|key| key as &mut (dyn shards::Key + 'm));
+        let verification = self.verification.as_mut().map(|key| key as &mut (dyn shards::Key + 'm));
+        let account = self.account.as_mut().map(|key| key as &mut (dyn shards::Key + 'm));
+        [phone, verification, account].into_iter().flatten()
+    }
+
+    /// Lets go of those that are not to be charged.
+    fn retain(&mut self, mut stays: impl FnMut(&dyn shards::Key) -> bool) {
+        self.phone.take_if(|key| !stays(key));
+        self.verification.take_if(|key| !stays(key));
+        self.account.take_if(|key| !stays(key));
+    }
+}
+
 impl Memory {
-    /// An empty ledger that tracks at most `max_keys` keys.
-    pub fn new(max_keys: usize, when_full: WhenFull) -> Self {
-        let hasher = RandomState::new();
-        let shard = || {
-            let (logs, moved) = (Logs::with_hasher(hasher.clone()), HashMap::with_hasher(hasher.clone()));
-            Mutex::new(Shard { logs, moved, swept: Moment::from_micros(0) })
-        };
+    /// An empty ledger.
+    pub fn new(bounds: Bounds) -> Self {
         Self {
-            shards: std::iter::repeat_with(shard).take(SHARDS).collect(),
-            hasher,
+            phones: Shards::new(),
+            verifications: Verifications::new(bounds.verifications, bounds.remember),
+            accounts: Shards::new(),
+            swept: AtomicU64::new(0),
             tracked: AtomicUsize::new(0),
             uncounted: AtomicUsize::new(0),
-            max_keys,
-            when_full,
+            max_keys: bounds.keys,
+            when_full: bounds.when_full,
         }
     }
 
-    /// Keys that are remembered: those that have a log, and those whose log became another's.
+    /// Keys that are counted, held, or known to have become another's.
     pub fn tracked(&self) -> usize {
         self.tracked.load(Ordering::Relaxed)
     }
@@ -87,16 +131,17 @@ impl Memory {
         self.uncounted.load(Ordering::Relaxed)
     }
 
+    /// Verifications that are remembered.
+    pub fn verifications(&self) -> usize {
+        self.verifications.shards.len()
+    }
+
     /// See [`Ledger::reserve`](super::Ledger::reserve).
     pub fn reserve(&self, policy: &Policy, subject: &Subject, kind: Kind, now: Moment) -> (Decision, Verdict) {
-        let mut held = self.lock(&subject.keys());
-        let keys = held.keys.clone();
-        let nothing = Log::default();
-        let logs = || keys.iter().map(|key| (key.per(), held.get(key).unwrap_or(&nothing)));
-
+        let mut keys = self.lock(subject.phone, subject.verification, Some(subject.account));
         let asked = now;
-        let now = asked.max(held.swept());
-        let mut decision = policy.judge(logs(), kind, now);
+        let now = asked.max(Moment::from_micros(self.swept.load(Ordering::Relaxed)));
+        let mut decision = policy.judge(keys.each().map(shards::Key::record), kind, now);
         if let Some(refusal) = &mut decision.refusal {
             // Told from the clock of whoever asked, though it was judged as of a sweep that came after that was read.
             refusal.retry_after += now.since(asked);
@@ -104,112 +149,162 @@ impl Memory {
             return (decision, Verdict::Refused(refusal));
         }
         // One time for all of them, so that settling needs to know only one.
-        let at = logs().fold(now, |at, (_, log)| log.not_before(at));
+        let logs = keys.each().filter_map(|key| key.record().log);
+        let at = logs.fold(now, |at, log| log.not_before(at));
 
-        let mut counted: ArrayVec<Key, { Subject::MAX_KEYS }> =
-            keys.iter().copied().filter(|key| policy.counts(key.per(), kind)).collect();
+        let counted = |key: &dyn shards::Key| policy.counts(key.per(), kind);
+        let is_known = |key: &dyn shards::Key| key.record().log.is_some();
         // A key that only shadow limits count must not refuse anything for want of room either: it takes what is left.
-        let known = |key: &Key| held.get(key).is_some();
-        let needed = |key: &Key| self.when_full == WhenFull::Refuse && policy.enforces(key.per());
-        if !self.make_room(counted.iter().filter(|key| !known(key) && needed(key)).count()) {
+        let needed = |key: &dyn shards::Key| self.when_full == WhenFull::Refuse && policy.enforces(key.per());
+        if !self.make_room(keys.each().filter(|key| counted(*key) && !is_known(*key) && needed(*key)).count()) {
             return (decision, Verdict::NoRoom);
         }
-        counted.retain(|key| known(key) || needed(key) || self.has_room());
-        for key in &counted {
-            held.entry(*key).take(at, kind, policy.retention(key.per()));
+        keys.retain(|key| counted(key) && (is_known(key) || needed(key) || self.has_room()));
+        keys.each_mut().for_each(|key| key.charge(at, kind, policy.retention(key.per())));
+        let Keys { phone, verification, account } = &keys;
+        let charge = Charge {
+            phone: phone.as_ref().map(Locked::id),
+            verification: verification.as_ref().map(Locked::id),
+            account: account.as_ref().map(Locked::id),
+            at,
+            kind,
+        };
+        (decision, Verdict::Charged(charge))
+    }
+
+    /// Settles a charge. To be called at most once for each; keeping one is nothing that would have to be done.
+    pub fn settle(&self, charge: &Charge, settlement: Settlement) {
+        if settlement == Settlement::Keep {
+            return;
         }
-        (decision, Verdict::Charged(Charge { keys: counted, at, kind }))
+        // What was swept meanwhile no limit needs any more.
+        let mut keys = self.lock(charge.phone, charge.verification, charge.account);
+        let gone = keys.each_mut().filter_map(|key| key.give_back(charge.at, charge.kind).then_some(())).count();
+        self.tracked.fetch_sub(gone, Ordering::Relaxed);
     }
 
     /// See [`Ledger::record`](super::Ledger::record).
     pub fn record(&self, policy: &Policy, key: Key, kind: Kind, at: Moment) {
         if policy.counts(key.per(), kind) {
-            self.with_log(key, |log| log.record(at, kind, policy.retention(key.per())));
+            let mut keys = self.lock_one(key);
+            for key in keys.each_mut() {
+                if key.record().log.is_some() || self.has_room() {
+                    key.charge(at, kind, policy.retention(key.per()));
+                }
+            }
         }
     }
 
     /// See [`Ledger::absorb`](super::Ledger::absorb).
     pub fn absorb(&self, policy: &Policy, into: Key, from: Key) {
-        let mut held = self.lock(&[into, from]);
-        let &[into, from] = held.keys.as_slice() else { return };
-        if into == from || held.get(&from).is_none() || (held.get(&into).is_none() && !self.has_room()) {
-            return;
+        let retention = policy.retention(into.per());
+        let room = |more: isize| match usize::try_from(more) {
+            Ok(0) => true,
+            Ok(_) => self.has_room(),
+            Err(_) => {
+                self.tracked.fetch_sub(more.unsigned_abs(), Ordering::Relaxed);
+                true
+            }
+        };
+        match (into, from) {
+            (Key::Phone(into), Key::Phone(from)) => self.phones.absorb(into, from, retention, room),
+            (Key::Verification(into), Key::Verification(from)) => {
+                self.verifications.shards.absorb(into, from, retention, room);
+            }
+            (Key::Account(into), Key::Account(from)) => self.accounts.absorb(into, from, retention, room),
+            // Nothing is both.
+            _ => {}
         }
-        let Some(shard) = held.shard_mut(&from) else { return };
-        let log = shard.logs.remove(&from).unwrap_or_default();
-        shard.moved.insert(from, (into, log.newest().unwrap_or(Moment::from_micros(0))));
-        held.entry(into).absorb(log, policy.retention(into.per()));
     }
 
     /// See [`Ledger::hold`](super::Ledger::hold).
     pub fn hold(&self, key: Key, until: Moment) {
-        self.with_log(key, |log| log.hold(until));
-    }
-
-    /// Settles a charge. To be called once for each.
-    pub fn settle(&self, charge: &Charge, settlement: Settlement) {
-        let mut held = self.lock(&charge.keys);
-        for key in held.keys.clone() {
-            // If it was swept meanwhile, no limit needs to know any more.
-            let Some(log) = held.get_mut(&key) else { continue };
-            match settlement {
-                Settlement::Keep => log.keep(charge.at, charge.kind),
-                Settlement::GiveBack => log.give_back(charge.at, charge.kind),
-            }
-            if log.is_empty() && held.remove(&key).is_some() {
-                self.tracked.fetch_sub(1, Ordering::Relaxed);
+        let mut keys = self.lock_one(key);
+        for key in keys.each_mut() {
+            if key.record().held_until.is_some() || self.has_room() {
+                key.hold(until);
             }
         }
     }
 
-    /// Drops every log that no limit can need any more, one shard at a time, and calls `between` after each shard. Returns how
-    /// many there were.
+    /// See [`Ledger::whose`](super::Ledger::whose).
+    pub fn whose(&self, id: Verification, now: Moment) -> Option<Known> {
+        self.verifications.find(id, now)
+    }
+
+    /// See [`Ledger::learn`](super::Ledger::learn).
+    pub fn learn(&self, id: Verification, phone: Phone, now: Moment) -> Known {
+        self.verifications.learn(id, phone, now)
+    }
+
+    /// See [`Ledger::join`](super::Ledger::join).
+    pub fn join(
+        &self,
+        policy: &Policy,
+        asked: Verification,
+        answered: Verification,
+        phone: Phone,
+        now: Moment,
+    ) -> Known {
+        let (known, other) = self.verifications.join(asked, answered, phone, now);
+        if let Some(other) = other {
+            self.absorb(policy, Key::Verification(known.root), Key::Verification(other));
+        }
+        known
+    }
+
+    /// Drops whatever no limit can need any more, a shard at a time, and calls `between` after each. Returns how much that was.
     ///
     /// From then on nothing is judged as of an earlier time: a `now` that lies in the future refuses codes until it has come.
-    pub fn sweep(&self, policy: &Policy, now: Moment, mut between: impl FnMut()) -> usize {
-        let mut dropped = 0;
-        for shard in &self.shards {
-            dropped += self.sweep_shard(shard, policy, now);
+    pub fn sweep(&self, policy: &Policy, now: Moment, mut between: impl FnMut()) -> Dropped {
+        let mut all = Dropped::default();
+        for shard in 0..self.shards() {
+            let dropped = self.sweep_one(shard, policy, now);
+            all.keys += dropped.keys;
+            all.verifications += dropped.verifications;
             between();
         }
-        dropped
+        all
     }
 
     /// How many shards [`sweep_one`](Self::sweep_one) knows.
-    pub fn shards(&self) -> usize {
-        self.shards.len()
+    pub const fn shards(&self) -> usize {
+        SHARDS
     }
 
-    /// Sweeps one shard. Returns how many logs were dropped.
-    pub fn sweep_one(&self, shard: usize, policy: &Policy, now: Moment) -> usize {
-        self.shards.get(shard).map_or(0, |shard| self.sweep_shard(shard, policy, now))
+    /// Sweeps one shard of each kind. Returns what was dropped.
+    pub fn sweep_one(&self, shard: usize, policy: &Policy, now: Moment) -> Dropped {
+        let now = now.max(Moment::from_micros(self.swept.fetch_max(now.as_micros(), Ordering::Relaxed)));
+        let mut verifications = 0;
+        let swept = [
+            self.phones.sweep(shard, policy.retention(Per::Phone), now, |_| false),
+            self.verifications.shards.sweep(shard, policy.retention(Per::Verification), now, |entry| {
+                let was_known = entry.whose().is_some();
+                let stays = self.verifications.is_remembered(entry, now);
+                verifications += usize::from(was_known && !stays);
+                stays
+            }),
+            self.accounts.sweep(shard, policy.retention(Per::Account), now, |_| false),
+        ];
+        let keys = swept.iter().map(|Swept { logs, notes }| logs + notes).sum();
+        self.tracked.fetch_sub(keys, Ordering::Relaxed);
+        Dropped { keys, verifications }
     }
 
-    fn sweep_shard(&self, shard: &Mutex<Shard>, policy: &Policy, now: Moment) -> usize {
-        use crate::policy::Per;
-        let retention = |per| policy.retention(per);
-        let (phone, verification, account) =
-            (retention(Per::Phone), retention(Per::Verification), retention(Per::Account));
-        let of = |key: &Key| -> Retention {
-            match key.per() {
-                Per::Phone => phone,
-                Per::Verification => verification,
-                Per::Account => account,
-            }
-        };
-        let mut shard = shard.lock();
-        let Shard { logs, moved, swept } = &mut *shard;
-        *swept = now.max(*swept);
-        let now = *swept;
-        let before = logs.len() + moved.len();
-        logs.retain(|key, log| !log.is_spent(of(key), now));
-        moved.retain(|key, (_, newest)| *newest + of(key).longest() > now);
-        let dropped = before - logs.len() - moved.len();
-        if logs.capacity() > 4 * logs.len().max(16) {
-            logs.shrink_to_fit();
+    fn lock(&self, phone: Option<Phone>, verification: Option<Verification>, account: Option<Account>) -> Keys<'_> {
+        // Always in this order.
+        let phone = phone.map(|phone| self.phones.lock(phone));
+        let verification = verification.map(|verification| self.verifications.shards.lock(verification));
+        let account = account.map(|account| self.accounts.lock(account));
+        Keys { phone, verification, account }
+    }
+
+    fn lock_one(&self, key: Key) -> Keys<'_> {
+        match key {
+            Key::Phone(phone) => self.lock(Some(phone), None, None),
+            Key::Verification(verification) => self.lock(None, Some(verification), None),
+            Key::Account(account) => self.lock(None, None, Some(account)),
         }
-        self.tracked.fetch_sub(dropped, Ordering::Relaxed);
-        dropped
     }
 
     /// Counts `new` more keys, if there is room for all of them.
@@ -225,98 +320,5 @@ impl Memory {
             self.uncounted.fetch_add(1, Ordering::Relaxed);
         }
         room
-    }
-
-    fn with_log(&self, key: Key, change: impl FnOnce(&mut Log)) {
-        let mut held = self.lock(&[key]);
-        let &[key] = held.keys.as_slice() else { return };
-        if held.get(&key).is_some() || self.has_room() {
-            change(held.entry(key));
-        }
-    }
-
-    /// Locks the shards of these keys, or of the keys that they have become.
-    fn lock(&self, keys: &[Key]) -> Locked<'_> {
-        let mut keys: ArrayVec<Key, { Subject::MAX_KEYS }> = keys.iter().copied().take(Subject::MAX_KEYS).collect();
-        loop {
-            let held = Locked { memory: self, guards: self.lock_shards(&keys), keys };
-            if held.guards.iter().all(|(_, shard)| shard.moved.is_empty()) {
-                return held;
-            }
-            let became =
-                |key: &Key| held.shard(key).and_then(|shard| shard.moved.get(key)).map_or(*key, |(into, _)| *into);
-            keys = held.keys.iter().map(became).collect();
-            if keys == held.keys {
-                return held;
-            }
-        }
-    }
-
-    fn lock_shards(&self, keys: &[Key]) -> Guards<'_> {
-        let mut shards: ArrayVec<usize, { Subject::MAX_KEYS }> = keys.iter().map(|key| self.shard_of(key)).collect();
-        shards.sort_unstable();
-        let mut guards = Guards::new();
-        for shard in shards {
-            if guards.last().is_none_or(|(last, _)| *last != shard)
-                && let Some(logs) = self.shards.get(shard)
-            {
-                guards.push((shard, logs.lock()));
-            }
-        }
-        guards
-    }
-
-    fn shard_of(&self, key: &Key) -> usize {
-        // The map below uses the lowest and the highest bits of the same hash.
-        (self.hasher.hash_one(key) >> 24) as usize % SHARDS
-    }
-}
-
-/// Locked shards, each once, in their order.
-type Guards<'m> = ArrayVec<(usize, MutexGuard<'m, Shard>), { Subject::MAX_KEYS }>;
-
-/// The logs of a few keys, locked.
-struct Locked<'m> {
-    memory: &'m Memory,
-    /// The keys that were asked for, each as what it has become.
-    keys: ArrayVec<Key, { Subject::MAX_KEYS }>,
-    guards: Guards<'m>,
-}
-
-impl Locked<'_> {
-    fn shard(&self, key: &Key) -> Option<&Shard> {
-        let place = self.memory.shard_of(key);
-        self.guards.iter().find(|(held, _)| *held == place).map(|(_, shard)| &**shard)
-    }
-
-    fn shard_mut(&mut self, key: &Key) -> Option<&mut Shard> {
-        let place = self.memory.shard_of(key);
-        self.guards.iter_mut().find(|(held, _)| *held == place).map(|(_, shard)| &mut **shard)
-    }
-
-    /// When the last of the shards was swept.
-    fn swept(&self) -> Moment {
-        self.guards.iter().map(|(_, shard)| shard.swept).fold(Moment::from_micros(0), Moment::max)
-    }
-
-    fn get(&self, key: &Key) -> Option<&Log> {
-        self.shard(key)?.logs.get(key)
-    }
-
-    fn get_mut(&mut self, key: &Key) -> Option<&mut Log> {
-        self.shard_mut(key)?.logs.get_mut(key)
-    }
-
-    /// The key's log; a new one, for which room was made, if it has none.
-    fn entry(&mut self, key: Key) -> &mut Log {
-        #[allow(
-            clippy::expect_used,
-            reason = "only keys whose shards were locked are asked for, three lines from the lock"
-        )]
-        self.shard_mut(&key).expect("the key's shard is locked").logs.entry(key).or_default()
-    }
-
-    fn remove(&mut self, key: &Key) -> Option<Log> {
-        self.shard_mut(key)?.logs.remove(key)
     }
 }

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::hash::{BuildHasher, RandomState};
+use std::num::{NonZeroU64, NonZeroU128};
 
 use arrayvec::ArrayVec;
 use siphasher::sip128::{Hasher128, SipHasher13};
@@ -9,13 +10,19 @@ use siphasher::sip128::{Hasher128, SipHasher13};
 use super::Per;
 use crate::phone::Phone;
 
-/// A verification, as the keyed hash of one of its ids. 128 bits: no two ids share one.
+/// A verification, as 72 bits of the keyed hash of one of its ids. That any two of ten million ids share them has odds of one in
+/// a hundred million; nobody who does not know the key can build two that do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Verification(u128);
+pub struct Verification {
+    /// 8 of them: a ledger may keep verifications apart by these, and need not store them.
+    pub group: u8,
+    /// The other 64. Never 0.
+    pub within: NonZeroU64,
+}
 
 /// An account, as the keyed hash of its API key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Account(u128);
+pub struct Account(NonZeroU128);
 
 /// The secret under which ids and API keys are hashed.
 ///
@@ -71,7 +78,9 @@ impl HashKey {
         if id.bytes().any(|byte| byte.is_ascii_uppercase()) {
             id.to_mut().make_ascii_lowercase();
         }
-        Verification(self.hash(b"verification", [id.as_bytes()]))
+        let [group, within @ ..] = self.hash(b"verification", [id.as_bytes()]).to_be_bytes();
+        let within = within.last_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
+        Verification { group, within: NonZeroU64::new(within).unwrap_or(NonZeroU64::MIN) }
     }
 
     /// The account whose requests carry this `Authorization`. Spellings of the same key (letter case of the scheme, spaces)
@@ -82,14 +91,19 @@ impl HashKey {
             Some(end) => text.get(end..).unwrap_or_default().trim_ascii(),
             None => text,
         };
-        Account(self.hash(b"account", [key]))
+        Account(NonZeroU128::new(self.hash(b"account", [key])).unwrap_or(NonZeroU128::MIN))
     }
 }
 
 impl Account {
+    /// The hash. Never 0.
+    pub const fn bits(self) -> NonZeroU128 {
+        self.0
+    }
+
     /// What a log may show of it.
     pub fn short(self) -> String {
-        format!("{:012x}", self.0 & 0xffff_ffff_ffff)
+        format!("{:012x}", self.0.get() & 0xffff_ffff_ffff)
     }
 }
 

@@ -3,41 +3,57 @@
 //! A limit of *max* codes in any *window* is exact if and only if a code is let through exactly when the max-th newest one
 //! before it has left the window `(now - window, now]`. So a log keeps the newest charges and looks at one of them: no
 //! estimate, no bucket, no burst.
+//!
+//! There may be tens of millions of logs, and most hold one charge: that one stands in the log itself, which has 16 bytes. Only
+//! the second one takes the log to the heap.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::{Counts, Kind, Limit, Retention};
+use super::{Counts, Kind, Retention, Rule};
 use crate::clock::Moment;
 
-/// The codes that went to one key, oldest first, and until when Sendly itself refuses it more.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Log {
-    charges: VecDeque<Charge>,
-    held_until: Option<Moment>,
+/// For how long a charge may yet be given back, and how far two readings of the clock may lie apart.
+///
+/// An exchange is over in well under a minute. Until then no charge makes an older one needless: it may turn out never to have
+/// been. Were it given back even later, shadow limits could miss a charge that was forgotten for it; a limit that is enforced
+/// could not, since what it let through had left its window by then.
+pub const UNSETTLED: Duration = Duration::from_secs(120);
+
+/// The codes that went to one key, oldest first.
+#[derive(Clone, Debug, Default)]
+pub struct Log(Charges);
+
+#[derive(Clone, Debug)]
+enum Charges {
+    /// At most one: 0 is none.
+    One(u64),
+    /// How many there are; they themselves; room for more.
+    Many(Box<[u64]>),
 }
 
-/// When a code went out, of which kind, and whether it may yet be given back, in one word.
+impl Default for Charges {
+    fn default() -> Self {
+        Charges::One(0)
+    }
+}
+
+/// When a code went out, and of which kind, in one word. Never 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Charge(u64);
 
 impl Charge {
-    const PENDING: u64 = 0b10;
-    const RESEND: u64 = 0b01;
+    const RESEND: u64 = 1;
 
-    fn settled(at: Moment, kind: Kind) -> Self {
-        Self(at.as_micros() << 2 | if kind == Kind::Resend { Self::RESEND } else { 0 })
+    fn new(at: Moment, kind: Kind) -> Self {
+        // A moment of the epoch's very first microsecond is that of the second: 0 is no charge.
+        Self(at.as_micros().max(1) << 1 | if kind == Kind::Resend { Self::RESEND } else { 0 })
     }
 
-    fn pending(at: Moment, kind: Kind) -> Self {
-        Self(Self::settled(at, kind).0 | Self::PENDING)
+    const fn at(self) -> Moment {
+        Moment::from_micros(self.0 >> 1)
     }
 
-    fn at(self) -> Moment {
-        Moment::from_micros(self.0 >> 2)
-    }
-
-    fn kind(self) -> Kind {
+    const fn kind(self) -> Kind {
         if self.0 & Self::RESEND == 0 { Kind::Send } else { Kind::Resend }
     }
 
@@ -45,30 +61,21 @@ impl Charge {
     fn leaves(self, retention: Retention) -> Moment {
         self.at() + retention.of(self.kind()).window
     }
-
-    fn is_pending(self) -> bool {
-        self.0 & Self::PENDING != 0
-    }
 }
 
 impl Log {
-    /// How long until `limit` lets one more code through; `None` if it does now.
+    /// How long until a limit lets one more code through; `None` if it does now.
     ///
     /// A `now` before the newest charge (another thread read its clock first, or time ran backwards) is judged as that
     /// charge's moment, but the wait is told from the `now` that was given.
-    pub fn full(&self, limit: &Limit, now: Moment) -> Option<Duration> {
-        let leaves = self.nth_newest(limit.counts, limit.max)?.at() + limit.window;
+    pub fn full(&self, rule: &Rule, now: Moment) -> Option<Duration> {
+        let leaves = self.nth_newest(rule.counts, rule.max)?.at() + rule.window;
         (leaves > self.not_before(now)).then(|| leaves.since(now))
-    }
-
-    /// How long Sendly's own refusal still holds this key.
-    pub fn held(&self, now: Moment) -> Option<Duration> {
-        self.held_until.filter(|until| *until > now).map(|until| until.since(now))
     }
 
     /// When it was charged last.
     pub fn newest(&self) -> Option<Moment> {
-        self.charges.back().map(|charge| charge.at())
+        self.charges().last().map(|charge| Charge(*charge).at())
     }
 
     /// The time at which a charge can be taken: `now`, but never before the newest charge, so that the log stays in order.
@@ -76,111 +83,171 @@ impl Log {
         self.newest().map_or(now, |newest| newest.max(now))
     }
 
-    /// Takes a charge that is still to be settled.
+    /// Takes a charge.
     pub fn take(&mut self, at: Moment, kind: Kind, retention: Retention) {
-        self.insert(Charge::pending(at, kind), retention);
-    }
-
-    /// Takes a charge that is settled already.
-    pub fn record(&mut self, at: Moment, kind: Kind, retention: Retention) {
-        self.insert(Charge::settled(at, kind), retention);
-    }
-
-    /// Settles a charge taken earlier: it stays.
-    pub fn keep(&mut self, at: Moment, kind: Kind) {
-        if let Some(charge) = self.find_pending(at, kind).and_then(|place| self.charges.get_mut(place)) {
-            *charge = Charge::settled(at, kind);
+        let charge = Charge::new(at, kind);
+        match &self.0 {
+            Charges::One(0) => self.0 = Charges::One(charge.0),
+            Charges::One(only) => {
+                let (older, newer) = in_order(Charge(*only), charge);
+                self.0 = if is_needless(older, newer, retention) {
+                    Charges::One(newer.0)
+                } else {
+                    Charges::Many(boxed(&[older.0, newer.0], 3))
+                };
+            }
+            Charges::Many(_) => self.insert(charge, retention),
         }
     }
 
-    /// Settles a charge taken earlier: it never was.
-    pub fn give_back(&mut self, at: Moment, kind: Kind) {
-        if let Some(place) = self.find_pending(at, kind) {
-            self.charges.remove(place);
+    /// Gives a charge back: it never was. Returns whether it was there.
+    pub fn give_back(&mut self, at: Moment, kind: Kind) -> bool {
+        let charge = Charge::new(at, kind).0;
+        let Some(place) = self.charges().iter().rposition(|other| *other == charge) else { return false };
+        match &mut self.0 {
+            Charges::One(only) => *only = 0,
+            Charges::Many(words) => {
+                if let Some((count, charges)) = words.split_first_mut() {
+                    let end = (*count as usize).min(charges.len());
+                    charges.copy_within(place + 1..end, place);
+                    *count = end.saturating_sub(1) as u64;
+                }
+            }
         }
+        if self.charges().is_empty() {
+            self.0 = Charges::default();
+        }
+        true
     }
 
     /// Takes over what another log holds.
-    pub fn absorb(&mut self, other: Log, retention: Retention) {
-        other.charges.into_iter().for_each(|charge| self.insert(charge, retention));
-        self.held_until = self.held_until.max(other.held_until);
+    pub fn absorb(&mut self, other: &Log, retention: Retention) {
+        other.charges().iter().map(|charge| Charge(*charge)).for_each(|c| self.take(c.at(), c.kind(), retention));
     }
 
-    /// Lets nothing through until then; an earlier end changes nothing.
-    pub fn hold(&mut self, until: Moment) {
-        self.held_until = self.held_until.max(Some(until));
-    }
-
-    /// Whether it says nothing: no charge, and no hold.
+    /// Whether it says nothing.
     pub fn is_empty(&self) -> bool {
-        self.charges.is_empty() && self.held_until.is_none()
+        self.charges().is_empty()
     }
 
     /// Whether no limit can need it any more. It does not matter then what becomes of a charge that is still to be settled.
     pub fn is_spent(&self, retention: Retention, now: Moment) -> bool {
-        self.held(now).is_none() && self.charges.iter().rev().all(|charge| charge.leaves(retention) <= now)
+        self.charges().iter().rev().all(|charge| Charge(*charge).leaves(retention) <= now)
     }
 
+    fn charges(&self) -> &[u64] {
+        match &self.0 {
+            Charges::One(0) => &[],
+            Charges::One(charge) => std::slice::from_ref(charge),
+            Charges::Many(words) => match words.split_first() {
+                Some((count, charges)) => charges.get(..*count as usize).unwrap_or(charges),
+                None => &[],
+            },
+        }
+    }
+
+    /// Puts a charge where it belongs: nearly always at the end.
     fn insert(&mut self, charge: Charge, retention: Retention) {
-        let place = self.charges.partition_point(|other| other.at() <= charge.at());
-        self.charges.insert(place, charge);
-        self.forget(charge.kind(), retention);
-        // Most keys never have more than a few charges, and there are many keys.
-        if self.charges.capacity() > 2 * self.charges.len().max(2) {
-            self.charges.shrink_to(self.charges.len());
+        if let Charges::Many(words) = &mut self.0
+            && let Some((count, charges)) = words.split_first_mut()
+            && (*count as usize) < charges.len()
+        {
+            let end = *count as usize;
+            let newer = charges.iter().take(end).rev().take_while(|other| Charge(**other).at() > charge.at()).count();
+            charges.copy_within(end - newer..end, end - newer + 1);
+            if let Some(place) = charges.get_mut(end - newer) {
+                *place = charge.0;
+            }
+            *count += 1;
+            return;
         }
+        self.make_room(charge, retention);
+        self.insert(charge, retention);
     }
 
-    /// Forgets what no limit can need, whatever becomes of the charges that are still to be settled: so only those that are
-    /// settled can make another one needless.
-    fn forget(&mut self, kind: Kind, retention: Retention) {
-        let settled = |charge: &&Charge| !charge.is_pending();
-        // No request is judged as of a time before the newest charge that stays.
-        if let Some(newest) = self.charges.iter().rev().find(settled).map(|charge| charge.at()) {
-            while self.charges.front().is_some_and(|oldest| oldest.leaves(retention) <= newest) {
-                self.charges.pop_front();
-            }
-        }
-        let most = retention.of(kind).charges;
-        if self.charges.len() > most {
-            let needless = |charge: &Charge| settled(&charge) && charge.kind() == kind;
-            let count = self.charges.iter().filter(|charge| needless(charge)).count();
-            for _ in most..count {
-                let oldest = self.charges.iter().position(needless);
-                oldest.and_then(|place| self.charges.remove(place));
-            }
-        }
-    }
-
-    fn find_pending(&self, at: Moment, kind: Kind) -> Option<usize> {
-        self.charges.iter().rposition(|charge| *charge == Charge::pending(at, kind))
+    /// Forgets what no limit can need once `coming` is there, and moves to where there is room, if that is not enough.
+    fn make_room(&mut self, coming: Charge, retention: Retention) {
+        let charges = self.charges();
+        let newest = self.not_before(coming.at());
+        // Nothing settled is judged as of a time before this.
+        let settled = newest - UNSETTLED;
+        let spare = |kind| {
+            let counted =
+                charges.iter().map(|charge| Charge(*charge)).filter(|c| c.kind() == kind && c.at() <= settled);
+            counted.count().saturating_sub(retention.of(kind).charges)
+        };
+        let (mut sends, mut resends) = (spare(Kind::Send), spare(Kind::Resend));
+        let kept: Vec<u64> = charges
+            .iter()
+            .copied()
+            .filter(|charge| {
+                let charge = Charge(*charge);
+                let spare = if charge.kind() == Kind::Send { &mut sends } else { &mut resends };
+                let beyond = *spare > 0;
+                *spare = spare.saturating_sub(1);
+                !beyond && charge.leaves(retention) > settled
+            })
+            .collect();
+        // A quarter of room, so that what is moved is moved seldom.
+        let room = (kept.len() + 2).max(kept.len() * 5 / 4);
+        self.0 = Charges::Many(boxed(&kept, room));
     }
 
     fn nth_newest(&self, counts: Counts, n: u32) -> Option<Charge> {
-        let n = n as usize;
+        let (charges, n) = (self.charges(), n as usize);
         if counts == Counts::BOTH {
-            return self.charges.len().checked_sub(n).and_then(|place| self.charges.get(place)).copied();
+            return charges.get(charges.len().checked_sub(n)?).copied().map(Charge);
         }
-        self.charges.iter().rev().filter(|charge| counts.includes(charge.kind())).nth(n.checked_sub(1)?).copied()
+        let counted =
+            charges.iter().rev().map(|charge| Charge(*charge)).filter(|charge| counts.includes(charge.kind()));
+        { counted }.nth(n.checked_sub(1)?)
     }
+}
+
+/// The same charges, in whatever room.
+impl PartialEq for Log {
+    fn eq(&self, other: &Self) -> bool {
+        self.charges() == other.charges()
+    }
+}
+
+impl Eq for Log {}
+
+/// Whether no limit can need the older of two charges, whatever becomes of the newer one.
+fn is_needless(older: Charge, newer: Charge, retention: Retention) -> bool {
+    older.leaves(retention) + UNSETTLED <= newer.at()
+}
+
+fn in_order(one: Charge, other: Charge) -> (Charge, Charge) {
+    if other.at() < one.at() { (other, one) } else { (one, other) }
+}
+
+fn boxed(charges: &[u64], room: usize) -> Box<[u64]> {
+    let mut words = Vec::with_capacity(room + 1);
+    words.push(charges.len() as u64);
+    words.extend_from_slice(charges);
+    words.resize(room + 1, 0);
+    words.into_boxed_slice()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{Keep, Mode, Per, RefusalCode};
+    use crate::policy::Keep;
     use Kind::{Resend, Send};
 
-    /// Two codes in ten microseconds.
-    fn two_in_ten(counts: Counts) -> Limit {
-        let window = Duration::from_micros(10);
-        let code = RefusalCode::RateLimitExceeded;
-        Limit { name: "two".into(), per: Per::Phone, max: 2, window, counts, mode: Mode::Enforce, code }
+    /// Long beside what may yet be given back.
+    const WINDOW: u64 = 1_000_000_000;
+    const LATER: u64 = 120_000_000;
+
+    /// Two codes in a window.
+    fn two(counts: Counts) -> Rule {
+        Rule { place: 0, max: 2, window: Duration::from_micros(WINDOW), counts, enforced: true }
     }
 
     fn retention() -> Retention {
-        let two_for_ten = Keep { charges: 2, window: Duration::from_micros(10) };
-        Retention { sends: two_for_ten, resends: two_for_ten }
+        let two = Keep { charges: 2, window: Duration::from_micros(WINDOW) };
+        Retention { sends: two, resends: two }
     }
 
     fn at(micros: u64) -> Moment {
@@ -189,33 +256,38 @@ mod tests {
 
     fn log_of(charges: impl IntoIterator<Item = (u64, Kind)>) -> Log {
         let mut log = Log::default();
-        charges.into_iter().for_each(|(micros, kind)| log.record(at(micros), kind, retention()));
+        charges.into_iter().for_each(|(micros, kind)| log.take(at(micros), kind, retention()));
         log
     }
 
     fn wait(log: &Log, now: u64) -> Option<u64> {
-        log.full(&two_in_ten(Counts::BOTH), at(now)).map(|wait| u64::try_from(wait.as_micros()).unwrap())
+        log.full(&two(Counts::BOTH), at(now)).map(|wait| u64::try_from(wait.as_micros()).unwrap())
+    }
+
+    #[test]
+    fn a_log_of_one_code_has_sixteen_bytes_and_nothing_on_the_heap() {
+        assert_eq!(size_of::<Log>(), 16);
+        assert!(matches!(log_of([(100, Send)]).0, Charges::One(_)));
     }
 
     #[test]
     fn a_window_ends_now_and_excludes_its_beginning() {
-        // Codes at 100 and 103, two in ten microseconds. At 109 the window is (99, 109] and holds both; at 110 it is
-        // (100, 110], and the first has just left.
+        // At WINDOW + 99 the window is (99, WINDOW + 99] and holds both; a microsecond later the first has just left.
         let log = log_of([(100, Send), (103, Send)]);
-        assert_eq!(wait(&log, 103), Some(7), "the code of this very microsecond counts");
-        assert_eq!(wait(&log, 109), Some(1));
-        assert_eq!(wait(&log, 110), None);
-        // One at 110: now 103 is the second newest, and leaves at 113.
-        let log = log_of([(100, Send), (103, Send), (110, Send)]);
-        assert_eq!(wait(&log, 112), Some(1));
-        assert_eq!(wait(&log, 113), None);
+        assert_eq!(wait(&log, 103), Some(WINDOW - 3), "the code of this very microsecond counts");
+        assert_eq!(wait(&log, WINDOW + 99), Some(1));
+        assert_eq!(wait(&log, WINDOW + 100), None);
+        // One more: now 103 is the second newest.
+        let log = log_of([(100, Send), (103, Send), (WINDOW + 100, Send)]);
+        assert_eq!(wait(&log, WINDOW + 102), Some(1));
+        assert_eq!(wait(&log, WINDOW + 103), None);
     }
 
     #[test]
     fn two_codes_of_one_microsecond_are_two() {
         let log = log_of([(100, Send), (100, Send)]);
-        assert_eq!(wait(&log, 100), Some(10));
-        assert_eq!(wait(&log, 110), None);
+        assert_eq!(wait(&log, 100), Some(WINDOW));
+        assert_eq!(wait(&log, WINDOW + 100), None);
     }
 
     #[test]
@@ -227,36 +299,33 @@ mod tests {
     #[test]
     fn a_limit_looks_only_at_the_kinds_that_it_counts() {
         let log = log_of([(100, Resend), (101, Send), (102, Resend), (103, Send)]);
-        let wait = |counts| log.full(&two_in_ten(counts), at(104));
-        assert_eq!(wait(Counts::BOTH), Some(Duration::from_micros(8)), "until 102 leaves");
-        assert_eq!(wait(Counts::RESENDS), Some(Duration::from_micros(6)), "until 100 leaves");
-        assert_eq!(wait(Counts { send: true, resend: false }), Some(Duration::from_micros(7)), "until 101 leaves");
+        let wait = |counts| log.full(&two(counts), at(104)).unwrap().as_micros() as u64;
+        assert_eq!(wait(Counts::BOTH), WINDOW - 2, "until 102 leaves");
+        assert_eq!(wait(Counts::RESENDS), WINDOW - 4, "until 100 leaves");
+        assert_eq!(wait(Counts { send: true, resend: false }), WINDOW - 3, "until 101 leaves");
     }
 
     #[test]
     fn a_clock_that_is_behind_is_judged_as_of_the_newest_charge_and_waits_from_where_it_stands() {
         let log = log_of([(100, Send), (103, Send)]);
-        assert_eq!(wait(&log, 90), Some(20), "until 110");
+        assert_eq!(wait(&log, 90), Some(WINDOW + 10));
         assert_eq!(log.not_before(at(90)), at(103));
         // 100 has left the window that ends at the newest, so it has left for every clock.
-        assert_eq!(wait(&log_of([(100, Send), (110, Send)]), 105), None);
+        assert_eq!(wait(&log_of([(100, Send), (WINDOW + 100, Send)]), 105), None);
     }
 
     #[test]
-    fn a_hold_is_over_at_its_end() {
-        let mut log = Log::default();
-        log.hold(at(100));
-        log.hold(at(50));
-        assert_eq!(log.held(at(99)), Some(Duration::from_micros(1)));
-        assert_eq!(log.held(at(100)), None);
-        assert!(!log.is_spent(retention(), at(99)) && log.is_spent(retention(), at(100)));
+    fn charges_stand_in_their_order_however_they_come() {
+        let log = log_of([(107, Send), (103, Send), (105, Resend), (101, Send), (109, Send)]);
+        let times: Vec<_> = log.charges().iter().map(|charge| Charge(*charge).at().as_micros()).collect();
+        assert_eq!(times, [101, 103, 105, 107, 109]);
     }
 
     #[test]
     fn a_log_is_spent_when_its_newest_charge_leaves_the_window() {
         let log = log_of([(100, Send), (103, Send)]);
-        assert!(!log.is_spent(retention(), at(112)));
-        assert!(log.is_spent(retention(), at(113)));
+        assert!(!log.is_spent(retention(), at(WINDOW + 102)));
+        assert!(log.is_spent(retention(), at(WINDOW + 103)));
         assert!(!log_of([(200, Send)]).is_spent(retention(), at(100)), "a charge in the future has not left");
     }
 
@@ -264,37 +333,32 @@ mod tests {
     fn what_may_be_given_back_makes_no_other_charge_needless() {
         let mut log = log_of([(100, Send), (103, Send)]);
         // As if a shadow limit let them through: far over max, and past the first's window.
-        for micros in 104..124 {
-            log.take(at(micros), Send, retention());
-        }
-        for micros in 104..124 {
-            log.give_back(at(micros), Send);
-        }
-        assert_eq!(wait(&log, 109), Some(1), "100 and 103 are still there");
+        let late = (0..40).map(|nth| WINDOW + 90 + nth);
+        late.clone().for_each(|micros| log.take(at(micros), Send, retention()));
+        late.for_each(|micros| assert!(log.give_back(at(micros), Send)));
+        assert_eq!(log, log_of([(100, Send), (103, Send)]));
     }
 
     #[test]
-    fn a_log_stays_small_however_much_was_pending_at_once() {
-        let mut log = Log::default();
-        for _ in 0..100 {
-            log.take(at(100), Send, retention());
-        }
-        assert_eq!(log.charges.len(), 100);
-        (0..100).for_each(|_| log.keep(at(100), Send));
-        log.record(at(100), Send, retention());
-        log.record(at(100), Resend, retention());
-        assert_eq!(log.charges.len(), 3, "two sends, which is all that a limit looks at, and the resend");
-        assert!(log.charges.capacity() <= 2 * 3);
-        log.record(at(110), Send, retention());
-        assert_eq!(log.charges.len(), 1);
+    fn what_was_given_back_is_not_given_back_twice() {
+        let mut log = log_of([(100, Send), (100, Send), (100, Resend)]);
+        assert!(log.give_back(at(100), Send) && log.give_back(at(100), Send));
+        assert!(!log.give_back(at(100), Send));
+        assert_eq!(log, log_of([(100, Resend)]));
+        assert!(log.give_back(at(100), Resend) && log.is_empty());
     }
 
     #[test]
-    fn a_charge_is_settled_once() {
+    fn a_log_keeps_no_more_than_some_limit_can_need() {
+        // As under a shadow limit: one after the other, far over max.
         let mut log = Log::default();
-        log.take(at(100), Send, retention());
-        log.keep(at(100), Send);
-        log.give_back(at(100), Send);
-        assert_eq!(log, log_of([(100, Send)]), "what was kept cannot be given back");
+        for nth in 0..10_000 {
+            log.take(at(100 + nth * LATER / 10), Send, retention());
+        }
+        // Two that are settled, those of the last two minutes, and a quarter of room.
+        assert!(log.charges().len() <= (2 + 10) * 5 / 4 + 2, "{}", log.charges().len());
+        // One a window: nothing is ever on the heap.
+        let log = log_of((0..100).map(|nth| (100 + nth * (WINDOW + LATER), Resend)));
+        assert!(matches!(log.0, Charges::One(_)), "{log:?}");
     }
 }

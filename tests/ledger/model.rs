@@ -2,6 +2,7 @@
 //!
 //! It forgets nothing, bounds nothing and sorts nothing, so that there is nothing in it to get wrong.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use sendly_gateway::clock::Moment;
@@ -81,7 +82,7 @@ impl Model {
         self.swept = self.swept.max(now);
     }
 
-    /// How many keys some limit still needs, or a hold.
+    /// How many keys some limit still needs, and how many are held.
     pub fn needed(&self, now: Moment) -> usize {
         let now = now.max(self.swept);
         let charged = self.charges.iter().filter(|charge| charge.there);
@@ -93,7 +94,8 @@ impl Model {
             })
         });
         let held = self.holds.iter().filter(|(_, until)| *until > now).map(|(key, _)| *key);
-        needed.map(|charge| charge.key).chain(held).collect::<std::collections::HashSet<_>>().len()
+        let distinct = |keys: &mut dyn Iterator<Item = Key>| keys.collect::<HashSet<_>>().len();
+        distinct(&mut needed.map(|charge| charge.key)) + distinct(&mut held.into_iter())
     }
 
     fn charge(&mut self, key: Key, kind: Kind, at: Moment) -> Option<usize> {

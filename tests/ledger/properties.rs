@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 use sendly_gateway::clock::Moment;
-use sendly_gateway::ledger::Settlement;
+use sendly_gateway::ledger::{Reservation, Settlement};
 use sendly_gateway::policy::{Key, Kind, Limit, Mode, Obstacle, Policy};
 
 use super::world::*;
@@ -52,6 +52,7 @@ fn windows_hold(new: New, limits: Vec<Limit>, events: &[Event]) -> Result<(), Te
             (Event::Keep(nth) | Event::Drop(nth), None) if !open.is_empty() => {
                 out.push(open.swap_remove(nth % open.len()));
             }
+            (Event::Advance(_), _) => out.extend(open.extract_if(.., |(.., at)| !may_be_open(*at, world.now))),
             _ => {}
         }
     }
@@ -139,6 +140,10 @@ pub fn what_is_given_back_never_was(new: New) {
         let mut stirred = World::new(new(), shadows);
         let mut open = Vec::new();
         for (nth, event) in events.iter().enumerate() {
+            let after = pure.after(event);
+            for late in open.extract_if(.., |reservation: &mut Reservation| !may_be_open(reservation.at(), after)) {
+                late.settle(Settlement::GiveBack);
+            }
             pure.step(event);
             stirred.step(event);
             for (resend, who, when) in extras.iter().filter(|(.., when)| when.index(events.len()) == nth) {

@@ -9,6 +9,7 @@ use sendly_gateway::clock::Moment;
 use sendly_gateway::ledger::{Ledger, Reservation, Settlement, Verdict};
 use sendly_gateway::phone::Phone;
 use sendly_gateway::policy::subject::{Account, HashKey, Verification};
+use sendly_gateway::policy::window::UNSETTLED;
 use sendly_gateway::policy::{Counts, Decision, Key, Kind, Limit, Mode, Per, Policy, RefusalCode, Subject};
 
 use super::model::{Charged, Judgement, Model};
@@ -273,9 +274,16 @@ pub struct World {
     pub policy: Policy,
     pub model: Model,
     pub now: Moment,
+    /// The latest that it ever was.
+    latest: Moment,
     open: Vec<(Reservation, Charged)>,
     /// Which verification each id is rooted in, as `Verifications` would know it.
     roots: Vec<usize>,
+}
+
+/// Whether a reservation taken then can still be open now.
+pub fn may_be_open(taken: Moment, now: Moment) -> bool {
+    taken + UNSETTLED > now
 }
 
 /// A request that was made in it, and both answers.
@@ -294,7 +302,7 @@ pub struct Answer {
 impl World {
     pub fn new(ledger: Ledger, limits: Vec<Limit>) -> Self {
         let (policy, model) = (Policy::new(limits.clone()), Model::new(limits));
-        Self { ledger, policy, model, now: START, open: Vec::new(), roots: (0..VERIFICATIONS).collect() }
+        Self { ledger, policy, model, now: START, latest: START, open: Vec::new(), roots: (0..VERIFICATIONS).collect() }
     }
 
     /// All keys that events speak of.
@@ -353,8 +361,15 @@ impl World {
                     self.roots.iter_mut().filter(|root| **root == from).for_each(|root| *root = into);
                 }
             }
-            Event::Advance(step) => self.now = self.now + step.span(limits),
-            Event::StepBack(step) => self.now = self.now - step.span(limits),
+            Event::Advance(step) => {
+                self.now = self.now + step.span(limits);
+                self.latest = self.latest.max(self.now);
+                // No exchange takes as long as that: whatever is still open was dropped.
+                let now = self.now;
+                self.open.retain(|(reservation, _)| may_be_open(reservation.at(), now));
+            }
+            // Nor do clocks disagree by more.
+            Event::StepBack(step) => self.now = (self.now - step.span(limits)).max(self.latest - UNSETTLED),
             Event::Sweep => match &self.ledger {
                 Ledger::Memory(memory) => {
                     memory.sweep(&self.policy, self.now, || ());
@@ -379,6 +394,14 @@ impl World {
             (_, expected) => (None, expected.map(|(at, _)| at)),
         };
         Answer { subject, kind, ledger: decision.into(), model, no_room, charged, expected }
+    }
+
+    /// When an event will have happened.
+    pub fn after(&self, event: &Event) -> Moment {
+        match event {
+            Event::Advance(step) => self.now + step.span(self.policy.limits()),
+            _ => self.now,
+        }
     }
 
     /// Drops all reservations that are open.

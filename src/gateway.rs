@@ -24,6 +24,7 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::proxy::{FailToProxy, ProxyHttp, Session};
 use pingora::upstreams::peer::{HttpPeer, Peer as _};
 
+use crate::access::{AccessLog, Entry};
 use crate::clock::{Clock, Moment};
 use crate::config::Config;
 use crate::ledger::Ledger;
@@ -53,6 +54,7 @@ pub struct Gateway {
     sendly: exchange::Sendly,
     peer: peer::Peer,
     metrics: Metrics,
+    access: AccessLog,
     work: Work,
 }
 
@@ -60,7 +62,7 @@ impl Gateway {
     /// A gateway that has seen nothing yet.
     ///
     /// # Errors
-    /// What is wrong with the way to Sendly.
+    /// What is wrong with the way to Sendly, or with the access log.
     pub fn new(config: Config, clock: Clock) -> Result<Arc<Self>, String> {
         let policy = Policy::new(config.limits.clone());
         let memory = Arc::new(Memory::new(Bounds {
@@ -71,6 +73,7 @@ impl Gateway {
         }));
         Ok(Arc::new(Self {
             metrics: Metrics::new(&policy).map_err(|error| error.to_string())?,
+            access: AccessLog::start(&config.log)?,
             work: Work::default(),
             ledger: Ledger::Memory(Arc::clone(&memory)),
             memory,
@@ -90,6 +93,11 @@ impl Gateway {
         &self.work
     }
 
+    /// What it tells of each request.
+    pub fn access(&self) -> &AccessLog {
+        &self.access
+    }
+
     /// The metrics as text, sizes brought up to date.
     pub fn expose(&self) -> Vec<u8> {
         self.metrics.sizes(Sizes {
@@ -100,6 +108,7 @@ impl Gateway {
             verifications: self.memory.verifications(),
             kept_answers: self.retries.kept(),
             unclaimed: self.retries.unclaimed(),
+            lines_dropped: self.access.dropped(),
         });
         self.metrics.expose()
     }
@@ -345,25 +354,25 @@ impl ProxyHttp for Proxy {
         if request.under_way.is_none() {
             return;
         }
-        let took = gateway.clock.now().since(request.began);
+        let at = gateway.clock.now();
+        let took = at.since(request.began);
         gateway.metrics.request(request.operation, request.outcome, took);
-        if !gateway.config.log.access {
+        if !gateway.access.is_on() {
             return;
         }
-        let status = session::told(session).map_or(0, |status| status.as_u16());
-        tracing::info!(
-            target: "access",
-            method = session.req_header().method.as_str(),
-            operation = request.operation.name(),
-            outcome = request.outcome.name(),
-            status,
-            phone = request.phone.map(tracing::field::display),
-            account = request.account.map(|account| tracing::field::display(account.short())),
-            refused_by = request.refused_by.as_deref(),
-            client = request.client.map(tracing::field::display),
-            duration_ms = took.as_secs_f64() * 1e3,
-            bytes = session.body_bytes_sent(),
-        );
+        gateway.access.tell(&Entry {
+            at,
+            method: session.req_header().method.as_str(),
+            operation: request.operation,
+            outcome: request.outcome,
+            status: session::told(session).map_or(0, |status| status.as_u16()),
+            phone: request.phone,
+            account: request.account,
+            refused_by: request.refused_by.as_deref(),
+            client: request.client,
+            took,
+            bytes: session.body_bytes_sent(),
+        });
     }
 }
 

@@ -6,9 +6,11 @@
 //! - `sendly`: the API as data. `policy`: the limits, the exact log, the decision.
 //! - `ledger`: who has had how many codes, and whose an id is.
 //! - `config`: what an operator may write. `metrics`: what is counted. `throttle`: smoothed rates on attempts.
+//! - `access`: a line for each request.
 //! - `gateway`: the proxy. `admin`: the operators' listener. `sandbox`: a Sendly for development.
 //! - `telemetry`: log lines. `server`: the wiring. `cli`: the command line.
 
+pub mod access;
 pub mod admin;
 pub mod cli;
 pub mod clock;

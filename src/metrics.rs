@@ -82,6 +82,7 @@ pub struct Metrics {
     tracked: IntGauge,
     capacity: IntGauge,
     uncounted: IntCounter,
+    lines_dropped: IntCounter,
     verifications: IntGauge,
     kept_answers: IntGauge,
     unclaimed: IntGauge,
@@ -142,11 +143,11 @@ impl Metrics {
                 .buckets(BUCKETS.to_vec()),
         )?;
         registry.register(Box::new(request_time.clone()))?;
-        let uncounted = IntCounter::new(
-            "sendly_gateway_uncounted_charges_total",
-            "Charges that went uncounted per a key because there was no room for it.",
-        )?;
-        registry.register(Box::new(uncounted.clone()))?;
+        let total = |name: &str, help: &str| -> Result<IntCounter, prometheus::Error> {
+            let total = IntCounter::new(format!("sendly_gateway_{name}"), help)?;
+            registry.register(Box::new(total.clone()))?;
+            Ok(total)
+        };
         let build = IntGaugeVec::new(
             Opts::new("sendly_gateway_build_info", "Always 1; the build is in the labels."),
             &["version"],
@@ -174,7 +175,14 @@ impl Metrics {
             in_flight: gauge("in_flight", "Requests and exchanges with Sendly that are under way.")?,
             tracked: gauge("tracked_keys", "Phones, verifications and accounts that have a log.")?,
             capacity: gauge("tracked_keys_max", "How many there is room for.")?,
-            uncounted,
+            uncounted: total(
+                "uncounted_charges_total",
+                "Charges that went uncounted per a key because there was no room for it.",
+            )?,
+            lines_dropped: total(
+                "access_log_dropped_total",
+                "Lines of the access log that standard error did not take.",
+            )?,
             verifications: gauge("known_verifications", "Verifications whose phone is known.")?,
             kept_answers: gauge("kept_answers", "Answers that are kept for a retry.")?,
             unclaimed: gauge(
@@ -266,7 +274,9 @@ impl Metrics {
         set(&self.in_flight, sizes.in_flight);
         set(&self.tracked, sizes.tracked);
         set(&self.capacity, sizes.capacity);
-        self.uncounted.inc_by((sizes.uncounted as u64).saturating_sub(self.uncounted.get()));
+        let raise = |total: &IntCounter, to: u64| total.inc_by(to.saturating_sub(total.get()));
+        raise(&self.uncounted, sizes.uncounted as u64);
+        raise(&self.lines_dropped, sizes.lines_dropped);
         set(&self.verifications, sizes.verifications);
         set(&self.kept_answers, sizes.kept_answers);
         set(&self.unclaimed, sizes.unclaimed);
@@ -299,6 +309,8 @@ pub struct Sizes {
     pub kept_answers: usize,
     /// Exchanges in flight whose client has gone.
     pub unclaimed: usize,
+    /// Lines of the access log that were dropped.
+    pub lines_dropped: u64,
 }
 
 #[cfg(test)]

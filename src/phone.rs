@@ -18,6 +18,17 @@ pub struct Phone(NonZeroU64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotE164;
 
+/// What may be shown of a phone. The last digits may begin with zeros.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ends {
+    /// Its first digits.
+    pub first: u64,
+    /// Its last ones.
+    pub last: u64,
+    /// How many are shown at either end: 0 to 4.
+    pub digits: u32,
+}
+
 impl Phone {
     /// The number that its digits spell: below 10¹⁵, and never 0.
     pub const fn digits(self) -> u64 {
@@ -30,6 +41,15 @@ impl Phone {
             Some(number) if digits >= 10 && digits < 10_u64.pow(MAX_DIGITS as u32) => Some(Self(number)),
             _ => None,
         }
+    }
+
+    /// Its first and last digits, as many as may be shown: at most four of each, and never most of it.
+    pub const fn ends(self) -> Ends {
+        let all = self.0.get();
+        let many = all.ilog10() + 1;
+        let fair = many * 4 / 11;
+        let digits = if fair < 4 { fair } else { 4 };
+        Ends { first: all / 10_u64.pow(many - digits), last: all % 10_u64.pow(digits), digits }
     }
 
     /// The full number, `+` and all. Never for a log, a metric, a header or an error.
@@ -56,11 +76,10 @@ impl FromStr for Phone {
 /// `+1555•••0123`: at most the first four digits and the last four.
 impl fmt::Display for Phone {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let digits = self.0.to_string();
-        let shown = (digits.len() * 4 / 11).min(4);
-        let (head, rest) = digits.split_at(shown);
-        let (_, tail) = rest.split_at(rest.len() - shown);
-        write!(f, "+{head}•••{tail}")
+        match self.ends() {
+            Ends { digits: 0, .. } => f.write_str("+•••"),
+            Ends { first, last, digits } => write!(f, "+{first}•••{last:0width$}", width = digits as usize),
+        }
     }
 }
 
@@ -110,6 +129,9 @@ mod tests {
         assert_eq!(format!("{phone} {phone:?}"), "+1555•••0123 +1555•••0123");
         let short: Phone = "+1234".parse().unwrap();
         assert_eq!(short.to_string(), "+1•••4");
+        let zeros: Phone = "+10000000000".parse().unwrap();
+        assert_eq!(zeros.to_string(), "+1000•••0000");
+        assert_eq!("+12".parse::<Phone>().unwrap().to_string(), "+•••");
     }
 
     proptest! {

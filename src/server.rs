@@ -57,7 +57,7 @@ impl Sockets {
     }
 }
 
-/// A gateway that serves. Dropping it stops it at once.
+/// A gateway that serves. Dropping it stops it at once, and writes out what its access log holds.
 #[derive(Debug)]
 pub struct Running {
     /// Where clients connect.
@@ -146,6 +146,7 @@ impl Drop for Running {
         self.stop.send_replace(true);
         self.close.send_replace(true);
         self.tasks.iter().for_each(JoinHandle::abort);
+        self.gateway.access().close();
     }
 }
 

@@ -26,7 +26,7 @@ pub(crate) const ALL: [Candidate; 2] = [
     Candidate { name: "sendly-gateway", limits: true, command: sendly_gateway },
 ];
 
-/// The binary as it ships, with the configuration that ships; its access log goes to `/dev/null`, line by line.
+/// The binary as it ships, with the configuration that ships; its access log goes to `/dev/null`.
 fn sendly_gateway(listen: SocketAddr, upstream: SocketAddr) -> io::Result<Command> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sendly-gateway"));
     command.args(["run", "--config", concat!(env!("CARGO_MANIFEST_DIR"), "/config/gateway.toml")]);

@@ -101,9 +101,12 @@ impl Account {
         self.0
     }
 
-    /// What a log may show of it.
-    pub fn short(self) -> String {
-        format!("{:012x}", self.0.get() & 0xffff_ffff_ffff)
+    /// How many hexadecimal digits of it a log shows.
+    pub const SHORT: usize = 12;
+
+    /// What a log may show of it: its last [`SHORT`](Self::SHORT) hexadecimal digits.
+    pub const fn short(self) -> u64 {
+        (self.0.get() & ((1 << (4 * Self::SHORT)) - 1)) as u64
     }
 }
 

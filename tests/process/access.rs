@@ -277,8 +277,94 @@ async fn what_is_no_request_at_all_has_no_line() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_access_log_can_be_switched_off() {
+    for off in ["log.access = false", "log.filter = \"info,access=warn\"", "log.filter = \"warn\""] {
+        let file = crate::process::config_file(off);
+        let arguments = ["run", "--sandbox", "--config", &file];
+        let process = Process::start(&arguments, &[]);
+        // Where it listens stands on standard output too.
+        process.says("listens on http://127.0.0.1:").await;
+        let out = process.out();
+        let address = out.split("listens on http://").nth(1).unwrap().split(',').next().unwrap().parse().unwrap();
+        let mut wire = Wire::connect(address).await;
+        wire.request("POST", VERIFY, &[], SEND.as_bytes()).await;
+        assert_eq!(wire.answer().await.unwrap().status, 201);
+        process.signal("TERM");
+        assert_eq!(process.code().await, 0);
+        assert!(!process.err().contains("access"), "{off}: {}", process.err());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_method_in_a_clients_own_words_is_not_told() {
     let upstream = Upstream::start().await;
-    let serving = gateway(&upstream, "log.access = false").await;
-    assert_eq!(serving.ask("POST", VERIFY, &[], SEND).await.status, 201);
-    assert_eq!(all_lines(serving).await, Vec::<Value>::new());
+    let serving = gateway(&upstream, "").await;
+    let mut wire = serving.connect().await;
+    wire.write("+15550100123 /api/v1/messages HTTP/1.1\r\nhost: g\r\n\r\n").await;
+    assert!(wire.answer().await.is_some());
+    assert_eq!(lines(&serving, 1).await[0]["method"], "_OTHER");
+    assert!(!serving.process.err().contains("5550100123"));
+}
+
+/// So many requests at once on one connection, none of which is any route, with methods in an order of their own.
+async fn ask_many(serving: &Serving, many: usize) -> Vec<&'static str> {
+    let methods: Vec<_> = (0..many).map(|nth| ["GET", "POST", "PUT", "PATCH", "DELETE"][nth * nth % 7 % 5]).collect();
+    let requests = methods.iter().map(|method| format!("{method} /api/v1/Verify HTTP/1.1\r\nhost: g\r\n\r\n"));
+    let mut wire = serving.connect().await;
+    wire.write(requests.collect::<String>()).await;
+    for _ in 0..many {
+        assert_eq!(wire.answer().await.unwrap().status, 404);
+    }
+    methods
+}
+
+/// One series, once no request is under way any more: an answer comes before its line.
+async fn metric_when_idle(serving: &Serving, series: &str) -> usize {
+    let idle = async {
+        loop {
+            let metrics = String::from_utf8(serving.admin("/metrics").await.body).unwrap();
+            let value = |series: &str| metrics.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok());
+            if value("sendly_gateway_in_flight") == Some(0) {
+                return value(series).unwrap();
+            }
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(20), idle).await.expect("it stays busy")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn at_the_end_every_line_is_there_in_the_order_of_the_requests() {
+    let upstream = Upstream::start().await;
+    for signal in ["TERM", "INT"] {
+        let serving = gateway(&upstream, "").await;
+        let methods = ask_many(&serving, 300).await;
+        // INT waits for nothing that is under way.
+        metric_when_idle(&serving, "sendly_gateway_in_flight").await;
+        serving.process.signal(signal);
+        assert_eq!(serving.process.code().await, 0);
+        let err = serving.process.err();
+        let lines: Vec<Value> = err.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+        let told = lines.iter().filter(|line| line["target"] == "access");
+        let told: Vec<_> = told.map(|line| line["method"].as_str().unwrap()).collect();
+        assert_eq!(told, methods, "{signal}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_nobody_reads_the_log_requests_go_on_and_the_lines_that_are_lost_are_counted() {
+    let upstream = Upstream::start().await;
+    let (serving, unread) = Process::unread_gateway("", &upstream.url()).await;
+    let (mut asked, mut dropped) = (0, 0);
+    while dropped == 0 {
+        asked += ask_many(&serving, 500).await.len();
+        dropped = metric_when_idle(&serving, "sendly_gateway_access_log_dropped_total").await;
+    }
+    drop(unread);
+    serving.process.logs("are dropped").await;
+    serving.process.signal("TERM");
+    assert_eq!(serving.process.code().await, 0);
+    let err = serving.process.err();
+    let lines: Vec<Value> = err.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+    let from = |target: &str| lines.iter().filter(|line| line["target"] == target).count();
+    assert_eq!(from("access") + dropped, asked);
+    assert_eq!(from("sendly_gateway::access"), 1, "one warning");
 }

@@ -3,6 +3,7 @@
 use std::io::Read;
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
@@ -26,6 +27,10 @@ impl Process {
     /// Starts it with these arguments, and these variables after `SENDLY_GATEWAY_`. Where nothing else is said, it listens where
     /// the system likes.
     pub(crate) fn start(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
+        Self::start_and_read(arguments, variables, None)
+    }
+
+    fn start_and_read(arguments: &[&str], variables: &[(&str, &str)], pause: Option<Pause>) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sendly-gateway"));
         let anywhere = [("LISTEN", "127.0.0.1:0"), ("ADMIN_LISTEN", "127.0.0.1:0")];
         for (name, value) in anywhere.iter().chain(variables) {
@@ -33,8 +38,8 @@ impl Process {
         }
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
-        let (out, reading_out) = follow(child.stdout.take().unwrap());
-        let (err, reading_err) = follow(child.stderr.take().unwrap());
+        let (out, reading_out) = follow(child.stdout.take().unwrap(), None);
+        let (err, reading_err) = follow(child.stderr.take().unwrap(), pause);
         let (sender, ended) = watch::channel(None);
         let pid = child.id();
         thread::spawn(move || {
@@ -53,6 +58,15 @@ impl Process {
         let mut all = vec![("UPSTREAM_URL", upstream)];
         all.extend(variables);
         Serving::of(Self::start(&["run", "--config", &file], &all)).await
+    }
+
+    /// A gateway whose standard error nobody reads once it serves, until what is returned beside it is dropped.
+    pub(crate) async fn unread_gateway(config: &str, upstream: &str) -> (Serving, mpsc::Sender<()>) {
+        let file = config_file(config);
+        let (unread, may_read) = mpsc::channel();
+        let pause = Pause { at: "serving", may_read };
+        let arguments = ["run", "--config", &file];
+        (Serving::of(Self::start_and_read(&arguments, &[("UPSTREAM_URL", upstream)], Some(pause))).await, unread)
     }
 
     pub(crate) fn out(&self) -> String {
@@ -105,8 +119,17 @@ impl Drop for Process {
     }
 }
 
+/// When to stop reading, and until when.
+struct Pause {
+    at: &'static str,
+    may_read: mpsc::Receiver<()>,
+}
+
 /// Reads a stream to its end.
-fn follow(mut stream: impl Read + Send + 'static) -> (watch::Receiver<String>, thread::JoinHandle<()>) {
+fn follow(
+    mut stream: impl Read + Send + 'static,
+    mut pause: Option<Pause>,
+) -> (watch::Receiver<String>, thread::JoinHandle<()>) {
     let (sender, receiver) = watch::channel(String::new());
     let reading = thread::spawn(move || {
         let mut bytes = Vec::new();
@@ -117,6 +140,10 @@ fn follow(mut stream: impl Read + Send + 'static) -> (watch::Receiver<String>, t
             let whole = bytes.utf8_chunks().map(|chunk| chunk.valid().len()).next().unwrap_or(0);
             let text: Vec<u8> = bytes.drain(..whole).collect();
             sender.send_modify(|all| all.push_str(std::str::from_utf8(&text).unwrap()));
+            if let Some(Pause { may_read, .. }) = pause.take_if(|pause| sender.borrow().contains(pause.at)) {
+                // An error is the end of the pause.
+                let _ = may_read.recv();
+            }
         }
     });
     (receiver, reading)

@@ -52,6 +52,8 @@ pub struct Config {
 pub struct Upstream {
     /// Its origin: scheme, host and port, no path.
     pub origin: Origin,
+    /// What codes and look-ups are asked for in.
+    pub protocol: Protocol,
     /// The certificate authorities to trust, instead of the system's.
     pub ca_file: Option<PathBuf>,
     /// For a connection, TLS included.
@@ -68,6 +70,15 @@ pub struct Upstream {
     pub idle_timeout: Duration,
     /// Idle connections kept at most.
     pub max_idle: usize,
+}
+
+/// A protocol that Sendly is spoken to in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2: by ALPN over TLS, by prior knowledge without.
+    Http2,
 }
 
 /// Scheme, host and port.

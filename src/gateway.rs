@@ -80,7 +80,7 @@ impl Gateway {
             throttles: Throttles::new(&config.throttles, &clock),
             retries: Retries::new(config.retries, clock.clone()),
             lookups: lookup::Lookups::default(),
-            sendly: exchange::Sendly::new(&config.upstream)?,
+            sendly: exchange::Sendly::new(&config.upstream, clock.clone())?,
             peer: peer::Peer::new(&config.upstream)?,
             policy,
             clock,
@@ -133,6 +133,7 @@ impl Gateway {
         }
         self.metrics.swept("answers", self.retries.sweep());
         self.metrics.swept("throttles", self.throttles.sweep());
+        self.sendly.sweep();
     }
 
     /// How often to [`sweep`](Self::sweep).

@@ -34,7 +34,9 @@ use reader::Reader;
 use section::Section;
 use span::{days, hours, millis, minutes, secs};
 
-use super::{Admin, Clients, Config, Log, LogFormat, Memory, Origin, Replies, Retries, Tls, Upstream, WhenFull};
+use super::{
+    Admin, Clients, Config, Log, LogFormat, Memory, Origin, Protocol, Replies, Retries, Tls, Upstream, WhenFull,
+};
 use crate::policy::subject::HashKey;
 use crate::policy::{self, Per};
 
@@ -105,6 +107,11 @@ fn upstream(keys: &mut Section<'_, '_>) -> Upstream {
     let sendly = Origin { tls: true, host: "sendly.live".to_owned(), port: 443 };
     Upstream {
         origin: keys.get("url", sendly, origin::origin),
+        protocol: keys.get(
+            "protocol",
+            Protocol::Http1,
+            one_of(&[("http1", Protocol::Http1), ("http2", Protocol::Http2)]),
+        ),
         ca_file: keys.optional("ca_file", readable_file),
         connect_timeout: keys.get("connect_timeout", secs(3), duration(millis(1)..=MAX_STEP)),
         exchange_timeout: keys.get("exchange_timeout", secs(20), duration(millis(1)..=MAX_STEP)),

@@ -9,7 +9,7 @@ use http::{HeaderMap, Method, StatusCode, header};
 use tokio::sync::watch;
 
 use super::Gateway;
-use super::exchange::{Answer, Call, Outcome};
+use super::exchange::{Answer, Call, Outcome, Sendly};
 use crate::ledger::Known;
 use crate::policy::subject::Verification;
 use crate::sendly::{API, Operation, body};
@@ -52,7 +52,7 @@ impl Gateway {
                 let (sender, receiver) = watch::channel(None);
                 vacant.insert(receiver.clone());
                 // In a task of its own: the others wait for it, also if the one who asked first is torn down.
-                let (gateway, call) = (Arc::clone(self), look_up(id, headers));
+                let (gateway, call) = (Arc::clone(self), look_up(&self.sendly, id, headers));
                 tokio::spawn(async move {
                     let asking = Asking { gateway: &gateway, question };
                     let whose = gateway.ask_sendly(verification, call).await;
@@ -101,7 +101,7 @@ impl Drop for Asking<'_> {
     }
 }
 
-fn look_up(id: &str, headers: &HeaderMap) -> Call {
+fn look_up(sendly: &Sendly, id: &str, headers: &HeaderMap) -> Call {
     let mut on_behalf = HeaderMap::new();
     for name in ON_BEHALF {
         if let Some(value) = headers.get(&name) {
@@ -113,5 +113,5 @@ fn look_up(id: &str, headers: &HeaderMap) -> Call {
         header::USER_AGENT,
         header::HeaderValue::from_static(concat!("sendly-gateway/", env!("CARGO_PKG_VERSION"))),
     );
-    Call { method: Method::GET, path: format!("{API}/verify/{id}"), headers: on_behalf, body: Bytes::new() }
+    sendly.compose(&Method::GET, &format!("{API}/verify/{id}"), &on_behalf, &Bytes::new())
 }

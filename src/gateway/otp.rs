@@ -49,13 +49,13 @@ pub(super) async fn serve(
     };
     let account = session::account(session, &gateway.config.hash_key);
     request.account = Some(account);
-    let ask = match Ask::read(session, call, account, body) {
+    let ask = match Ask::read(call, account, body) {
         Ok(ask) => ask,
         Err(reply) => return reject(session, request, &reply).await,
     };
     request.phone = ask.to;
 
-    let ticket = match gateway.retries.place(ask.fingerprint(gateway)) {
+    let ticket = match gateway.retries.place(ask.fingerprint(gateway, session, call)) {
         Place::Retry(ticket) => {
             request.outcome = Outcome::Retry;
             ticket
@@ -65,7 +65,9 @@ pub(super) async fn serve(
             match decided {
                 Decided::Go(reservation) => {
                     request.outcome = Outcome::Allowed;
-                    tokio::spawn(carry_out(Arc::clone(gateway), ask, subject, reservation, publisher));
+                    let headers = &session.req_header().headers;
+                    let asked = gateway.sendly.compose(&Method::POST, &call.path, headers, &ask.body);
+                    tokio::spawn(carry_out(Arc::clone(gateway), ask, asked, subject, reservation, publisher));
                 }
                 Decided::Stop(reply) => publisher.publish(reply, Ending::Nothing),
             }
@@ -106,28 +108,17 @@ struct Ask {
     /// The phone in a send's body.
     to: Option<Phone>,
     account: Account,
-    call: exchange::Call,
+    body: Bytes,
 }
 
 impl Ask {
     /// Understands a request, or says what is wrong with it.
-    fn read(session: &Session, call: &path::Call<'_>, account: Account, body: Bytes) -> Result<Self, Reply> {
+    fn read(call: &path::Call<'_>, account: Account, body: Bytes) -> Result<Self, Reply> {
         let (kind, to) = match call.operation {
             Operation::Resend => (Kind::Resend, None),
             _ => (Kind::Send, Some(body::read_send(&body).map_err(Reply::unclear)?)),
         };
-        Ok(Self {
-            kind,
-            to,
-            account,
-            id: (kind == Kind::Resend).then(|| call.id().to_owned()),
-            call: exchange::Call {
-                method: Method::POST,
-                path: call.path.clone().into_owned(),
-                headers: exchange::forwardable(&session.req_header().headers),
-                body,
-            },
-        })
+        Ok(Self { kind, to, account, id: (kind == Kind::Resend).then(|| call.id().to_owned()), body })
     }
 
     fn operation(&self) -> Operation {
@@ -137,11 +128,10 @@ impl Ask {
         }
     }
 
-    fn fingerprint(&self, gateway: &Gateway) -> Fingerprint {
-        let header = |name: HeaderName| self.call.headers.get(name).map_or(b"".as_slice(), |value| value.as_bytes());
+    fn fingerprint(&self, gateway: &Gateway, session: &Session, call: &path::Call<'_>) -> Fingerprint {
+        let header = |name: HeaderName| session.get_header_bytes(name);
         let key = header(IDEMPOTENCY_KEY);
-        let parts =
-            [header(header::AUTHORIZATION), header(ORGANIZATION), self.call.path.as_bytes(), &self.call.body, key];
+        let parts = [header(header::AUTHORIZATION), header(ORGANIZATION), call.path.as_bytes(), &self.body, key];
         // Sendly takes 1 to 255 printable ASCII characters. What is no key names nothing.
         let keyed = (1..=255).contains(&key.len()) && key.iter().all(|byte| (b' '..=b'~').contains(byte));
         Fingerprint { hash: gateway.config.hash_key.hash(b"exchange", parts), keyed }
@@ -181,7 +171,7 @@ async fn decide(gateway: &Arc<Gateway>, session: &Session, request: &mut Request
     let mut subject = Subject { phone: ask.to, verification: None, account: ask.account };
     if let Some(id) = &ask.id {
         subject.verification = Some(gateway.config.hash_key.verification(id));
-        match gateway.whose(id, &ask.call.headers).await {
+        match gateway.whose(id, &session.req_header().headers).await {
             Whose::Known(known) => {
                 subject.phone = Some(known.phone);
                 subject.verification = Some(known.root);
@@ -221,11 +211,18 @@ async fn decide(gateway: &Arc<Gateway>, session: &Session, request: &mut Request
 }
 
 /// The exchange with Sendly, to its end.
-async fn carry_out(gateway: Arc<Gateway>, ask: Ask, subject: Subject, reservation: Reservation, publisher: Publisher) {
+async fn carry_out(
+    gateway: Arc<Gateway>,
+    ask: Ask,
+    asked: exchange::Call,
+    subject: Subject,
+    reservation: Reservation,
+    publisher: Publisher,
+) {
     let _under_way = gateway.work.begin();
     let began = gateway.clock.now();
     let (kind, operation) = (ask.kind, ask.operation());
-    let outcome = gateway.sendly.call(ask.call, gateway.config.upstream.exchange_timeout).await;
+    let outcome = gateway.sendly.call(asked, gateway.config.upstream.exchange_timeout).await;
     let now = gateway.clock.now();
     if let Exchanged::Answered(Answer { status, .. }) | Exchanged::Cut(status) = &outcome {
         gateway.metrics.upstream(operation, status.as_u16(), now.since(began));

@@ -48,6 +48,7 @@ const SAMPLES: &[(&str, &[&str])] = &[
     ("upstream.idle_timeout", &["7s"]),
     ("upstream.lookup_timeout", &["7s"]),
     ("upstream.max_idle", &["7"]),
+    ("upstream.protocol", &["http2"]),
     ("upstream.read_timeout", &["7s"]),
     ("upstream.url", &["http://localhost:8081"]),
     ("upstream.write_timeout", &["7s"]),

@@ -1,0 +1,63 @@
+//! What a connection has read and nobody has understood yet. It is reused by all exchanges of its connection.
+
+/// What is allocated for a connection: nearly every answer of Sendly's fits, head and body.
+const USUAL: usize = 4 * 1024;
+
+/// Bytes in the order in which they came.
+pub(super) struct Buffer {
+    /// All of it is initialised; what lies outside of `start..end` means nothing.
+    bytes: Vec<u8>,
+    start: usize,
+    end: usize,
+}
+
+impl Buffer {
+    pub(super) fn new() -> Self {
+        Self { bytes: vec![0; USUAL], start: 0, end: 0 }
+    }
+
+    /// What has been read and not consumed.
+    pub(super) fn unread(&self) -> &[u8] {
+        self.bytes.get(self.start..self.end).unwrap_or_default()
+    }
+
+    /// Forgets the first `count` of the unread bytes.
+    pub(super) fn consume(&mut self, count: usize) {
+        self.start = self.end.min(self.start.saturating_add(count));
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+        }
+    }
+
+    /// Room for at least one more byte. Whoever reads bounds what may be unread; the room grows with it.
+    pub(super) fn room(&mut self) -> &mut [u8] {
+        if self.end == self.bytes.len() {
+            if self.start > 0 {
+                self.bytes.copy_within(self.start..self.end, 0);
+                (self.start, self.end) = (0, self.end - self.start);
+            } else {
+                self.bytes.resize(self.bytes.len().saturating_mul(2).max(USUAL), 0);
+            }
+        }
+        self.bytes.get_mut(self.end..).unwrap_or_default()
+    }
+
+    /// The first `count` bytes of the [`room`](Self::room) have been written.
+    pub(super) fn add(&mut self, count: usize) {
+        self.end = self.bytes.len().min(self.end.saturating_add(count));
+    }
+
+    /// Gives back what an unusually long answer took. Nothing may be unread.
+    pub(super) fn slim(&mut self) {
+        if self.bytes.len() > USUAL {
+            *self = Self::new();
+        }
+    }
+}
+
+#[cfg(test)]
+impl From<&[u8]> for Buffer {
+    fn from(bytes: &[u8]) -> Self {
+        Self { bytes: bytes.to_vec(), start: 0, end: bytes.len() }
+    }
+}

@@ -1,0 +1,113 @@
+//! A body in chunks (RFC 9112, 7.1), put together.
+
+use super::answer::Flaw;
+use super::buffer::Buffer;
+use crate::sendly::body::MAX_ANSWER;
+
+/// What chunk extensions may have over a whole body, and what trailers may have, in bytes. hyper's bounds.
+const MAX_EXTENSIONS: usize = 16 * 1024;
+const MAX_TRAILERS: usize = 16 * 1024;
+
+/// The digits of a chunk's size. More than a `u64` has are padding at best.
+const MAX_DIGITS: usize = 16;
+
+const MAX_TRAILER_FIELDS: usize = 100;
+
+/// A body as far as it has come.
+pub(super) struct Chunks {
+    body: Vec<u8>,
+    extensions: usize,
+    next: Next,
+}
+
+enum Next {
+    Size,
+    Data(usize),
+    DataEnd,
+    Trailers,
+}
+
+impl Chunks {
+    pub(super) fn new() -> Self {
+        Self { body: Vec::new(), extensions: 0, next: Next::Size }
+    }
+
+    /// Takes what has come. Returns the body once it is whole.
+    pub(super) fn step(&mut self, buffer: &mut Buffer) -> Result<Option<Vec<u8>>, Flaw> {
+        loop {
+            let unread = buffer.unread();
+            match self.next {
+                Next::Size => {
+                    let Some(line) = line(unread)? else {
+                        let most = MAX_DIGITS + MAX_EXTENSIONS;
+                        return if unread.len() > most { Err(Flaw::Malformed("chunk size")) } else { Ok(None) };
+                    };
+                    let (size, extension) = size(line).ok_or(Flaw::Malformed("chunk size"))?;
+                    self.extensions += extension;
+                    if self.extensions >= MAX_EXTENSIONS {
+                        return Err(Flaw::Malformed("chunk extensions"));
+                    }
+                    // A sum of two numbers that are far from overflowing.
+                    if size > MAX_ANSWER || self.body.len() + size > MAX_ANSWER {
+                        return Err(Flaw::TooLong);
+                    }
+                    self.next = if size == 0 { Next::Trailers } else { Next::Data(size) };
+                    buffer.consume(line.len() + 2);
+                }
+                Next::Data(left) => {
+                    let data = unread.get(..left.min(unread.len())).unwrap_or_default();
+                    if data.is_empty() {
+                        return Ok(None);
+                    }
+                    self.body.extend_from_slice(data);
+                    self.next = if data.len() == left { Next::DataEnd } else { Next::Data(left - data.len()) };
+                    buffer.consume(data.len());
+                }
+                Next::DataEnd => match unread {
+                    [b'\r', b'\n', ..] => {
+                        buffer.consume(2);
+                        self.next = Next::Size;
+                    }
+                    [] | [b'\r'] => return Ok(None),
+                    _ => return Err(Flaw::Malformed("chunk end")),
+                },
+                Next::Trailers => {
+                    let Some(length) = trailers(unread)? else { return Ok(None) };
+                    buffer.consume(length);
+                    return Ok(Some(std::mem::take(&mut self.body)));
+                }
+            }
+        }
+    }
+}
+
+/// The first line, without its end.
+fn line(unread: &[u8]) -> Result<Option<&[u8]>, Flaw> {
+    let Some(end) = unread.iter().position(|byte| *byte == b'\n') else { return Ok(None) };
+    let line = unread.get(..end).and_then(|line| line.strip_suffix(b"\r"));
+    line.filter(|line| !line.contains(&b'\r')).map(Some).ok_or(Flaw::Malformed("chunk size"))
+}
+
+/// The size in a chunk's first line, and how long its extension is.
+fn size(line: &[u8]) -> Option<(usize, usize)> {
+    let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+    let (digits, rest) = line.split_at_checked(digits).filter(|_| (1..=MAX_DIGITS).contains(&digits))?;
+    let size = u64::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
+    let blank = rest.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
+    let extension = match rest.get(blank..)? {
+        [] => 0,
+        [b';', extension @ ..] => extension.len(),
+        _ => return None,
+    };
+    Some((usize::try_from(size).unwrap_or(usize::MAX), extension + blank))
+}
+
+/// How long the trailers are, and the empty line after them. What they say is of no use to anyone.
+fn trailers(unread: &[u8]) -> Result<Option<usize>, Flaw> {
+    let mut fields = [httparse::EMPTY_HEADER; MAX_TRAILER_FIELDS];
+    match httparse::parse_headers(unread, &mut fields) {
+        Ok(httparse::Status::Complete((length, _))) if length <= MAX_TRAILERS => Ok(Some(length)),
+        Ok(httparse::Status::Partial) if unread.len() < MAX_TRAILERS => Ok(None),
+        _ => Err(Flaw::Malformed("trailers")),
+    }
+}

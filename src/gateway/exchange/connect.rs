@@ -1,0 +1,117 @@
+//! How a connection to Sendly comes about: its name, its addresses, TLS.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, ServerName};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio_rustls::TlsConnector;
+
+use super::connection::{Connection, Stream};
+use crate::config::{Origin, Upstream};
+
+/// How long an address is tried before the next one is tried beside it (RFC 8305, 5).
+const HEAD_START: Duration = Duration::from_millis(250);
+
+/// Whom to connect to, and how.
+pub(super) struct Connector {
+    origin: Origin,
+    tls: Option<(TlsConnector, ServerName<'static>)>,
+    timeout: Duration,
+}
+
+impl Connector {
+    /// # Errors
+    /// What is wrong with the certificate authorities or the origin's name.
+    pub(super) fn new(upstream: &Upstream) -> Result<Self, String> {
+        let Upstream { origin, .. } = upstream;
+        let tls = if origin.tls {
+            let mut config = tls_config(upstream)?;
+            config.alpn_protocols = vec![b"http/1.1".to_vec()];
+            let name = ServerName::try_from(origin.host.clone()).map_err(|error| error.to_string())?;
+            Some((TlsConnector::from(Arc::new(config)), name))
+        } else {
+            None
+        };
+        Ok(Self { origin: origin.clone(), tls, timeout: timeout(upstream) })
+    }
+
+    /// A new connection.
+    ///
+    /// # Errors
+    /// Nothing was sent then, except what TLS says to begin with.
+    pub(super) async fn connect(&self) -> io::Result<Connection> {
+        let connecting = async {
+            let tcp = self.reach().await?;
+            tcp.set_nodelay(true)?;
+            Ok(Connection::new(match &self.tls {
+                None => Stream::Plain(tcp),
+                Some((tls, name)) => Stream::Tls(Box::new(tls.connect(name.clone(), tcp).await?)),
+            }))
+        };
+        tokio::time::timeout(self.timeout, connecting).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    /// Tries the addresses in turn, each with a head start. The first that answers is taken.
+    async fn reach(&self) -> io::Result<TcpStream> {
+        let Origin { host, port, .. } = &self.origin;
+        let found: Vec<SocketAddr> = tokio::net::lookup_host((host.as_str(), *port)).await?.collect();
+        let mut left = found.into_iter();
+        let mut tries = JoinSet::new();
+        let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        loop {
+            match left.next() {
+                Some(address) => drop(tries.spawn(TcpStream::connect(address))),
+                None if tries.is_empty() => return Err(failure),
+                None => {}
+            }
+            tokio::select! {
+                Some(Ok(tried)) = tries.join_next() => match tried {
+                    Ok(tcp) => return Ok(tcp),
+                    Err(error) => failure = error,
+                },
+                () = tokio::time::sleep(HEAD_START), if left.len() > 0 => {}
+            }
+        }
+    }
+}
+
+/// The time limit for TCP and TLS together. Also where both may take equally long, connecting ends well before the exchange:
+/// which of the two timers spoke first is how the gateway knows whether the request had left.
+pub(super) fn timeout(upstream: &Upstream) -> Duration {
+    upstream.connect_timeout.min(upstream.exchange_timeout * 7 / 8)
+}
+
+/// TLS with the authorities that are to be trusted, without a choice of protocols yet.
+pub(super) fn tls_config(upstream: &Upstream) -> Result<ClientConfig, String> {
+    let roots = if upstream.origin.tls { roots(upstream.ca_file.as_deref())? } else { RootCertStore::empty() };
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?;
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+}
+
+fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, String> {
+    let certificates: Vec<CertificateDer<'static>> = match ca_file {
+        Some(file) => CertificateDer::pem_file_iter(file)
+            .and_then(Iterator::collect)
+            .map_err(|error| format!("{}: {error}", file.display()))?,
+        None => rustls_native_certs::load_native_certs().certs,
+    };
+    let mut roots = RootCertStore::empty();
+    let (added, ignored) = roots.add_parsable_certificates(certificates);
+    if added == 0 {
+        return Err(match ca_file {
+            Some(file) => format!("{}: no certificate in it ({ignored} unreadable)", file.display()),
+            None => "the system has no certificate authorities; install ca-certificates, or name a ca_file".to_owned(),
+        });
+    }
+    Ok(roots)
+}

@@ -1,0 +1,129 @@
+//! HTTP/1.1: calls as ready bytes, on connections of the gateway's own. Why not a library's: see ARCHITECTURE.md.
+
+use bytes::Bytes;
+use http::uri::Authority;
+use http::{HeaderMap, Method};
+
+use super::answer::{Flaw, Step};
+use super::connect::Connector;
+use super::connection::{Connection, End};
+use super::pool::Pool;
+use super::{Loss, Outcome, fields};
+use crate::clock::Clock;
+use crate::config::Upstream;
+
+/// A request as it will stand on the wire, head and body.
+pub(super) struct Call {
+    method: Method,
+    wire: Vec<u8>,
+}
+
+impl Call {
+    /// `None` where the path is none.
+    pub(super) fn compose(
+        host: &Authority,
+        method: &Method,
+        path: &str,
+        headers: &HeaderMap,
+        body: &Bytes,
+    ) -> Option<Self> {
+        // It was canonicalised. But a request line is no place to trust in that.
+        if !path.starts_with('/') || !path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') {
+            return None;
+        }
+        let mut wire = Vec::with_capacity(512 + body.len());
+        for part in
+            [method.as_str(), " ", path, " HTTP/1.1\r\nhost: ", host.as_str(), "\r\naccept-encoding: identity\r\n"]
+        {
+            wire.extend_from_slice(part.as_bytes());
+        }
+        for (name, value) in fields::forwardable(headers) {
+            for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+                wire.extend_from_slice(part);
+            }
+        }
+        // Of no length at all, a server may wait for the end (RFC 9110, 8.6).
+        if !body.is_empty() || method == Method::POST {
+            wire.extend_from_slice(b"content-length: ");
+            wire.extend_from_slice(body.len().to_string().as_bytes());
+            wire.extend_from_slice(b"\r\n");
+        }
+        wire.extend_from_slice(b"\r\n");
+        wire.extend_from_slice(body);
+        Some(Self { method: method.clone(), wire })
+    }
+}
+
+/// Sendly over HTTP/1.1.
+pub(super) struct Client {
+    pool: Pool,
+    connector: Connector,
+    clock: Clock,
+}
+
+impl Client {
+    /// # Errors
+    /// What is wrong with the certificate authorities or the origin's name.
+    pub(super) fn new(upstream: &Upstream, clock: Clock) -> Result<Self, String> {
+        let pool = Pool::new(upstream.max_idle, upstream.idle_timeout);
+        Ok(Self { pool, connector: Connector::new(upstream)?, clock })
+    }
+
+    /// Makes a call. Nobody who waits for it any longer drops it, and with it its connection.
+    pub(super) async fn call(&self, call: Call) -> Outcome {
+        while let Some(pooled) = self.pool.take(self.clock.now()) {
+            // Whatever ended it before a byte was written, another connection may do.
+            if let Ok(outcome) = self.exchange(pooled, &call).await {
+                return outcome;
+            }
+        }
+        // Boxed: it is large, and seldom needed.
+        let unsent = match Box::pin(self.connector.connect()).await {
+            Ok(connection) => match self.exchange(connection, &call).await {
+                Ok(outcome) => return outcome,
+                Err(error) => error,
+            },
+            Err(error) => error,
+        };
+        tracing::warn!(error = %unsent, "Sendly could not be reached");
+        Outcome::NotSent
+    }
+
+    /// Closes idle connections that nobody will use.
+    pub(super) fn sweep(&self) {
+        self.pool.sweep(self.clock.now());
+    }
+
+    /// The outcome of an exchange on this connection.
+    ///
+    /// # Errors
+    /// Not a byte was written.
+    async fn exchange(&self, mut connection: Connection, call: &Call) -> std::io::Result<Outcome> {
+        let (step, error) = match connection.exchange(&call.method, &call.wire).await {
+            End::Unsent(error) => return Err(error),
+            End::Sent(step, error) => (step, error),
+        };
+        Ok(match step {
+            Step::Whole(answer, reusable) => {
+                if reusable {
+                    self.pool.give_back(connection, self.clock.now());
+                }
+                Outcome::Answered(answer)
+            }
+            Step::Failed(Some(status), flaw) => {
+                let error = error.map(tracing::field::display);
+                tracing::warn!(status = status.as_u16(), error, ?flaw, "Sendly's answer was cut");
+                Outcome::Cut(status)
+            }
+            Step::Failed(None, Flaw::Incomplete) | Step::More => {
+                let error = error.map(tracing::field::display);
+                tracing::warn!(error, "Sendly broke off before it answered");
+                Outcome::Lost(Loss::Broken)
+            }
+            Step::Failed(None, flaw) => {
+                tracing::warn!(?flaw, "Sendly's answer cannot be understood");
+                Outcome::Lost(Loss::Broken)
+            }
+        })
+    }
+}

@@ -1,0 +1,59 @@
+//! Idle connections: the one that was used last is used first, so that what is not needed ages.
+
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::connection::Connection;
+use crate::clock::Moment;
+
+/// See the module's documentation.
+pub(super) struct Pool {
+    /// Oldest first.
+    idle: Mutex<Vec<Idle>>,
+    most: usize,
+    timeout: Duration,
+}
+
+struct Idle {
+    connection: Connection,
+    since: Moment,
+}
+
+impl Pool {
+    /// A pool of at most so many connections, each idle for less than this.
+    pub(super) fn new(most: usize, timeout: Duration) -> Self {
+        Self { idle: Mutex::default(), most, timeout }
+    }
+
+    /// A connection that stands, as far as is known.
+    pub(super) fn take(&self, now: Moment) -> Option<Connection> {
+        loop {
+            let mut newest = self.idle.lock().pop()?;
+            if newest.is_fresh(now, self.timeout) {
+                return Some(newest.connection);
+            }
+        }
+    }
+
+    /// Keeps a connection for the next one who needs it, if there is room.
+    pub(super) fn give_back(&self, connection: Connection, now: Moment) {
+        let mut idle = self.idle.lock();
+        if idle.len() < self.most {
+            idle.push(Idle { connection, since: now });
+        }
+    }
+
+    /// Closes those that have been idle for too long, and those that the other side has closed.
+    pub(super) fn sweep(&self, now: Moment) {
+        let stale: Vec<Idle> = self.idle.lock().extract_if(.., |idle| !idle.is_fresh(now, self.timeout)).collect();
+        // Closed without the lock.
+        drop(stale);
+    }
+}
+
+impl Idle {
+    fn is_fresh(&mut self, now: Moment, timeout: Duration) -> bool {
+        now.since(self.since) < timeout && self.connection.is_quiet()
+    }
+}

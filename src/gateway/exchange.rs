@@ -185,7 +185,8 @@ pub fn misleading(headers: &HeaderMap) -> impl Iterator<Item = &HeaderName> {
     let same = |(a, b): (u8, u8)| a == b || (a == b'-' && b == b'_');
     headers.keys().filter(move |name| {
         let name = name.as_str();
-        MISLEADING.iter().any(|other| other.len() == name.len() && other.bytes().zip(name.bytes()).all(same))
+        name.starts_with('x')
+            && MISLEADING.iter().any(|other| other.len() == name.len() && other.bytes().zip(name.bytes()).all(same))
     })
 }
 
@@ -217,8 +218,12 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-const ESSENTIAL: [HeaderName; 3] =
-    [header::AUTHORIZATION, header::CONTENT_TYPE, HeaderName::from_static("idempotency-key")];
+const ESSENTIAL: [HeaderName; 4] = [
+    header::AUTHORIZATION,
+    header::CONTENT_TYPE,
+    HeaderName::from_static("idempotency-key"),
+    HeaderName::from_static("x-organization-id"),
+];
 
 /// `host` or `host:port`, with the brackets that an IPv6 address needs.
 pub fn authority(origin: &Origin) -> Result<Authority, String> {

@@ -5,11 +5,13 @@
 //! the client can use the id.
 
 pub mod exchange;
+mod head;
 mod lookup;
 mod meaning;
 mod otp;
 mod passing;
 mod peer;
+mod refusals;
 mod reply;
 pub mod retries;
 mod session;
@@ -37,6 +39,7 @@ use crate::sendly::Operation;
 use crate::sendly::path::{self, Reading};
 use crate::throttle::Throttles;
 use crate::work::{UnderWay, Work};
+use refusals::Refusals;
 use reply::Reply;
 use retries::Retries;
 
@@ -49,7 +52,8 @@ pub struct Gateway {
     ledger: Ledger,
     memory: Arc<Memory>,
     throttles: Throttles,
-    retries: Arc<Retries>,
+    retries: Retries,
+    refusals: Refusals,
     lookups: lookup::Lookups,
     sendly: exchange::Sendly,
     peer: peer::Peer,
@@ -79,6 +83,7 @@ impl Gateway {
             memory,
             throttles: Throttles::new(&config.throttles, &clock),
             retries: Retries::new(config.retries, clock.clone()),
+            refusals: Refusals::new(&policy, config.replies.ratelimit_headers),
             lookups: lookup::Lookups::default(),
             sendly: exchange::Sendly::new(&config.upstream, clock.clone())?,
             peer: peer::Peer::new(&config.upstream)?,
@@ -160,7 +165,7 @@ pub struct Request {
     account: Option<Account>,
     phone: Option<Phone>,
     /// The limit or throttle that refused.
-    refused_by: Option<String>,
+    refused_by: Option<Arc<str>>,
     /// The canonical path, where it differs from what came.
     path: Option<String>,
     capture: Option<passing::Capture>,
@@ -179,7 +184,8 @@ impl ProxyHttp for Proxy {
 
     fn new_ctx(&self) -> Request {
         Request {
-            began: self.0.clock.now(),
+            // The context is made before the connection's next request has come.
+            began: Moment::from_micros(0),
             operation: Operation::Other,
             outcome: Outcome::Passed,
             client: None,
@@ -195,7 +201,6 @@ impl ProxyHttp for Proxy {
 
     async fn request_filter(&self, session: &mut Session, request: &mut Request) -> pingora::Result<bool> {
         let gateway = &self.0;
-        // The context is made before the connection's next request has come.
         request.began = gateway.clock.now();
         request.under_way = Some(gateway.work.begin());
         session::prepare(session, &gateway.config.clients);
@@ -203,8 +208,7 @@ impl ProxyHttp for Proxy {
         let Some(raw) = session::path(session) else {
             return early(session, request, Outcome::Rejected, Reply::invalid_target()).await;
         };
-        let method = session.req_header().method.clone();
-        let reading = path::read(&method, &raw);
+        let reading = path::read(&session.req_header().method, raw);
         if let Reading::Verify(call) = &reading {
             request.operation = call.operation;
         }
@@ -215,7 +219,7 @@ impl ProxyHttp for Proxy {
             request.account = Some(account);
             if let Err(slow) = gateway.throttles.check(request.operation, account, request.client) {
                 gateway.metrics.throttled(slow.name);
-                request.refused_by = Some(slow.name.to_owned());
+                request.refused_by = Some(slow.name.into());
                 let reply = Reply::throttled(&slow, session::user_agent(session));
                 return early(session, request, Outcome::Throttled, reply).await;
             }
@@ -224,7 +228,7 @@ impl ProxyHttp for Proxy {
             Reading::Verify(call) => match call.operation {
                 Operation::Send | Operation::Resend => otp::serve(gateway, session, request, &call).await,
                 _ => {
-                    request.path = (call.path != raw).then(|| call.path.into_owned());
+                    request.path = call.respelled;
                     session::expect_continue(session).await?;
                     Ok(false)
                 }
@@ -331,10 +335,10 @@ impl ProxyHttp for Proxy {
         }
         let error_code = match reply {
             // An answer has begun: another inside that one would only confuse.
-            Some(reply) if session::told(session).is_none() => match session::close_with(session, &reply).await {
-                Ok(()) => reply.status.as_u16(),
-                Err(_) => 0,
-            },
+            Some(reply) if session::told(session).is_none() => {
+                let status = reply.status.as_u16();
+                session::close_with(session, reply).await.map_or(0, |()| status)
+            }
             _ => 0,
         };
         FailToProxy { error_code, can_reuse_downstream: false }
@@ -380,6 +384,6 @@ impl ProxyHttp for Proxy {
 /// Answers before the body was read.
 async fn early(session: &mut Session, request: &mut Request, outcome: Outcome, reply: Reply) -> pingora::Result<bool> {
     request.outcome = outcome;
-    session::refuse(session, &reply).await?;
+    session::refuse(session, reply).await?;
     Ok(true)
 }

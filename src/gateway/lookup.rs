@@ -36,13 +36,13 @@ const ON_BEHALF: [header::HeaderName; 2] =
     [header::AUTHORIZATION, header::HeaderName::from_static("x-organization-id")];
 
 impl Gateway {
-    /// Whose verification this is: remembered, or looked up once for all who ask at once with the same key. A failure is not
-    /// remembered.
-    pub(super) async fn whose(self: &Arc<Self>, id: &str, headers: &HeaderMap) -> Whose {
-        let verification = self.config.hash_key.verification(id);
-        if let Some(known) = self.ledger.whose(verification, self.clock.now()).await {
-            return Whose::Known(known);
-        }
+    /// Looks up whose verification this is, once for all who ask at once with the same key. A failure is not remembered.
+    pub(super) fn look_up(
+        self: &Arc<Self>,
+        asked: Verification,
+        id: &str,
+        headers: &HeaderMap,
+    ) -> impl Future<Output = Whose> + use<> {
         let value = |name: &header::HeaderName| headers.get(name).map_or(b"".as_slice(), |value| value.as_bytes());
         let [authorization, organization] = ON_BEHALF.each_ref().map(value);
         let question = self.config.hash_key.hash(b"lookup", [id.as_bytes(), authorization, organization]);
@@ -52,18 +52,20 @@ impl Gateway {
                 let (sender, receiver) = watch::channel(None);
                 vacant.insert(receiver.clone());
                 // In a task of its own: the others wait for it, also if the one who asked first is torn down.
-                let (gateway, call) = (Arc::clone(self), look_up(&self.sendly, id, headers));
+                let (gateway, call) = (Arc::clone(self), on_behalf(&self.sendly, id, headers));
                 tokio::spawn(async move {
                     let asking = Asking { gateway: &gateway, question };
-                    let whose = gateway.ask_sendly(verification, call).await;
+                    let whose = gateway.ask_sendly(asked, call).await;
                     drop(asking);
                     sender.send_replace(Some(whose));
                 });
                 receiver
             }
         };
-        let whose = answer.wait_for(Option::is_some).await;
-        whose.ok().and_then(|whose| whose.clone()).unwrap_or(Whose::Unknown)
+        async move {
+            let whose = answer.wait_for(Option::is_some).await;
+            whose.ok().and_then(|whose| whose.clone()).unwrap_or(Whose::Unknown)
+        }
     }
 
     async fn ask_sendly(&self, asked: Verification, call: Call) -> Whose {
@@ -101,7 +103,7 @@ impl Drop for Asking<'_> {
     }
 }
 
-fn look_up(sendly: &Sendly, id: &str, headers: &HeaderMap) -> Call {
+fn on_behalf(sendly: &Sendly, id: &str, headers: &HeaderMap) -> Call {
     let mut on_behalf = HeaderMap::new();
     for name in ON_BEHALF {
         if let Some(value) = headers.get(&name) {

@@ -3,11 +3,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use http::{HeaderMap, StatusCode};
 use serde::Serialize;
 
-use crate::policy::{Limit, Obstacle, Policy, Refusal, RefusalCode};
 use crate::sendly::{body, client, code};
 use crate::throttle::Slow;
 
@@ -48,24 +47,6 @@ impl Reply {
         Self { status, headers, body: serde_json::to_vec(body).unwrap_or_default().into() }
     }
 
-    /// A refusal: who speaks, and when to come back.
-    pub fn refused(policy: &Policy, refusal: &Refusal, user_agent: &str, ratelimit_headers: bool) -> Self {
-        let limit = match refusal.by {
-            Obstacle::Limit(place) => policy.limits().get(place),
-            Obstacle::Hold => None,
-        };
-        let (wanted, message) = match limit {
-            Some(limit) => (wanted_code(limit.code), sentence(limit)),
-            None => (code::RATE_LIMIT_EXCEEDED, "Sendly's own limit for this phone number is reached.".to_owned()),
-        };
-        let error = client::refusal_code(wanted, user_agent, refusal.retry_after);
-        let mut reply = Self::too_many(error, &message, refusal.retry_after);
-        if let Some(limit) = limit.filter(|_| ratelimit_headers) {
-            reply.add_ratelimit(&limit.name, limit.max, limit.window, refusal.retry_after);
-        }
-        reply
-    }
-
     /// A throttle's refusal.
     pub fn throttled(slow: &Slow<'_>, user_agent: &str) -> Self {
         let error = client::refusal_code(code::RATE_LIMIT_EXCEEDED, user_agent, slow.retry_after);
@@ -75,20 +56,6 @@ impl Reply {
     fn too_many(error: &str, message: &str, wait: Duration) -> Self {
         let retry_after = Some(whole_seconds(wait));
         Self::build(StatusCode::TOO_MANY_REQUESTS, &Body { error, message, retry_after })
-    }
-
-    /// `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers-11).
-    fn add_ratelimit(&mut self, name: &str, quota: u32, window: Duration, reset: Duration) {
-        const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
-        const LIMIT: HeaderName = HeaderName::from_static("ratelimit");
-        let policy = format!("\"{name}\";q={quota};w={}", whole_seconds(window));
-        let limit = format!("\"{name}\";r=0;t={}", whole_seconds(reset));
-        for (header, value) in [(POLICY, policy), (LIMIT, limit)] {
-            // A limit's name is lower-case letters, digits and hyphens.
-            if let Ok(value) = HeaderValue::try_from(value) {
-                self.headers.insert(header, value);
-            }
-        }
     }
 
     /// A key of the code is new, and there is no room for another.
@@ -192,79 +159,14 @@ impl Reply {
     }
 }
 
-fn wanted_code(code: RefusalCode) -> &'static str {
-    match code {
-        RefusalCode::RateLimitExceeded => code::RATE_LIMIT_EXCEEDED,
-        RefusalCode::ResendCooldown => code::RESEND_COOLDOWN,
-    }
-}
-
-/// For people; in the words of Sendly's own refusal.
-fn sentence(limit: &Limit) -> String {
-    let window = humantime::format_duration(limit.window);
-    let codes = if limit.max == 1 { "code" } else { "codes" };
-    format!(
-        "Too many codes per {} (limit {}). At most {} {codes} in {window}.",
-        limit.per.name(),
-        limit.name,
-        limit.max
-    )
-}
-
 /// Rounded up, so that whoever waits this long is let through; and at least 1, since SDKs take 0 for 60.
-fn whole_seconds(span: Duration) -> u64 {
+pub(super) fn whole_seconds(span: Duration) -> u64 {
     (span.as_secs() + u64::from(span.subsec_nanos() > 0)).max(1)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{Counts, Mode, Per};
-
-    fn policy() -> Policy {
-        let limit = |name: &str, per, max, seconds, code| Limit {
-            name: name.into(),
-            per,
-            max,
-            window: Duration::from_secs(seconds),
-            counts: Counts::BOTH,
-            mode: Mode::Enforce,
-            code,
-        };
-        Policy::new(vec![
-            limit("phone-10m", Per::Phone, 5, 600, RefusalCode::RateLimitExceeded),
-            limit("resend-cooldown", Per::Verification, 1, 60, RefusalCode::ResendCooldown),
-        ])
-    }
-
-    #[test]
-    fn a_refusal_speaks_sendly() {
-        let refusal = Refusal { by: Obstacle::Limit(0), retry_after: Duration::from_millis(411_001) };
-        let reply = Reply::refused(&policy(), &refusal, "curl", true);
-        assert_eq!(reply.status, 429);
-        assert_eq!(
-            std::str::from_utf8(&reply.body).unwrap(),
-            r#"{"error":"rate_limit_exceeded","message":"Too many codes per phone (limit phone-10m). At most 5 codes in 10m.","retryAfter":412}"#
-        );
-        for (name, value) in [
-            ("content-type", "application/json"),
-            ("cache-control", "no-store"),
-            ("retry-after", "412"),
-            ("ratelimit-policy", "\"phone-10m\";q=5;w=600"),
-            ("ratelimit", "\"phone-10m\";r=0;t=412"),
-        ] {
-            assert_eq!(reply.headers.get(name).unwrap(), value, "{name}");
-        }
-    }
-
-    #[test]
-    fn a_wait_is_never_told_as_zero() {
-        let refusal = Refusal { by: Obstacle::Limit(1), retry_after: Duration::from_micros(1) };
-        let reply = Reply::refused(&policy(), &refusal, "sendly-rs/7.0.0", false);
-        assert_eq!(reply.headers.get("retry-after").unwrap(), "1");
-        assert!(reply.headers.get("ratelimit").is_none(), "the fields can be switched off");
-        assert!(reply.body.starts_with(br#"{"error":"resend_cooldown""#));
-    }
 
     #[test]
     fn every_error_is_json_with_error_and_message_and_no_code() {

@@ -7,14 +7,19 @@
 //! - ended with nobody knowing whether Sendly sent a code.
 //!
 //! Otherwise it is a new click, however alike: two live requests are two. What the gateway itself refuses is never kept.
+//!
+//! So an exchange without a key, whose client is there, repeats for nobody, and nobody is told of it: it is entered here only
+//! when its client goes or its end is one that nobody knows. One with a key is entered before it is decided, since the next
+//! request with that key has to join it even where a limit would refuse another code by now.
 
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
-use tokio::sync::watch;
+use tokio::sync::SetOnce;
 
 use super::reply::Reply;
 use crate::clock::{Clock, Moment};
@@ -42,26 +47,10 @@ pub enum Ending {
     Nothing,
 }
 
-/// An exchange that is over.
-#[derive(Clone, Debug)]
-pub struct Ended {
-    /// What its clients are told.
-    pub reply: Reply,
-    /// How it ended.
-    pub ending: Ending,
-}
-
-impl Ended {
-    /// The end of an exchange whose task died.
-    fn nobody_knows_how() -> Self {
-        Self { reply: Reply::internal(), ending: Ending::Unknown }
-    }
-}
-
 /// The exchanges that a retry may repeat.
 #[derive(Debug)]
 pub struct Retries {
-    exchanges: DashMap<u128, Vec<Exchange>>,
+    exchanges: DashMap<u128, Vec<Exchange>, BuildHasherDefault<AsItIs>>,
     kept: AtomicUsize,
     unclaimed: AtomicUsize,
     serial: AtomicU64,
@@ -77,7 +66,28 @@ struct Exchange {
     clients: usize,
     delivered: bool,
     over: Option<(Ending, Moment)>,
-    ended: watch::Receiver<Option<Arc<Ended>>>,
+    told: Told,
+}
+
+/// What an exchange's clients are told, as soon as it has ended.
+type Told = Arc<SetOnce<Reply>>;
+
+/// A fingerprint is a keyed hash: it needs no other.
+#[derive(Debug, Default)]
+struct AsItIs(u64);
+
+impl Hasher for AsItIs {
+    fn write_u128(&mut self, hash: u128) {
+        self.0 = hash as u64;
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 = bytes.iter().fold(self.0, |hash, byte| hash.rotate_left(8) ^ u64::from(*byte));
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 impl Exchange {
@@ -94,54 +104,66 @@ impl Exchange {
 
 /// A request's place in [`Retries`].
 #[derive(Debug)]
-pub enum Place {
+pub enum Place<'r> {
     /// It is a new click: whoever asks has to carry it out.
-    New(Ticket, Publisher),
+    New(Click<'r>),
     /// It is a retry: its answer is there or on the way.
-    Retry(Ticket),
+    Retry(Ticket<'r>),
 }
 
 impl Retries {
     /// None yet.
-    pub fn new(settings: Settings, clock: Clock) -> Arc<Self> {
-        Arc::new(Self {
-            exchanges: DashMap::new(),
+    pub fn new(settings: Settings, clock: Clock) -> Self {
+        Self {
+            exchanges: DashMap::default(),
             kept: AtomicUsize::new(0),
             unclaimed: AtomicUsize::new(0),
             serial: AtomicU64::new(0),
             settings,
             clock,
-        })
+        }
     }
 
     /// Finds the exchange that a request repeats, or makes a new one.
-    pub fn place(self: &Arc<Self>, fingerprint: Fingerprint) -> Place {
+    pub fn place(&self, fingerprint: Fingerprint) -> Place<'_> {
+        let Fingerprint { hash, keyed } = fingerprint;
+        let registered = if keyed {
+            let mut exchanges = self.exchanges.entry(hash).or_default();
+            if let Some(ticket) = self.repeat(hash, &mut exchanges) {
+                return Place::Retry(ticket);
+            }
+            Some(self.register(keyed, &mut exchanges))
+        } else {
+            let known = self.exchanges.get_mut(&hash);
+            if let Some(ticket) = known.and_then(|mut exchanges| self.repeat(hash, &mut exchanges)) {
+                return Place::Retry(ticket);
+            }
+            None
+        };
+        Place::New(Click { retries: self, fingerprint, registered, end: End::Open, delivered: false, given_up: false })
+    }
+
+    /// Joins or adopts the exchange among these that is open to retries, if one is.
+    fn repeat(&self, hash: u128, exchanges: &mut [Exchange]) -> Option<Ticket<'_>> {
         let now = self.clock.now();
-        let mut exchanges = self.exchanges.entry(fingerprint.hash).or_default();
-        let repeats = exchanges.iter_mut().find(|exchange| self.is_open_to_retries(exchange, now));
-        if let Some(exchange) = repeats {
-            if exchange.is_kept() {
-                self.kept.fetch_sub(1, Ordering::Relaxed);
-            }
-            if exchange.is_unclaimed() {
-                self.unclaimed.fetch_sub(1, Ordering::Relaxed);
-            }
-            exchange.clients += 1;
-            let (serial, ended) = (exchange.serial, exchange.ended.clone());
-            return Place::Retry(self.ticket(fingerprint.hash, serial, ended));
+        let exchange = exchanges.iter_mut().find(|exchange| self.is_open_to_retries(exchange, now))?;
+        if exchange.is_kept() {
+            self.kept.fetch_sub(1, Ordering::Relaxed);
         }
-        let serial = self.serial.fetch_add(1, Ordering::Relaxed);
-        let (sender, ended) = watch::channel(None);
-        exchanges.push(Exchange {
-            serial,
-            keyed: fingerprint.keyed,
-            clients: 1,
-            delivered: false,
-            over: None,
-            ended: ended.clone(),
-        });
-        let publisher = Publisher { retries: Arc::clone(self), hash: fingerprint.hash, serial, sender: Some(sender) };
-        Place::New(self.ticket(fingerprint.hash, serial, ended), publisher)
+        if exchange.is_unclaimed() {
+            self.unclaimed.fetch_sub(1, Ordering::Relaxed);
+        }
+        exchange.clients += 1;
+        let (serial, told) = (exchange.serial, Arc::clone(&exchange.told));
+        Some(Ticket { retries: self, hash, registered: Registered { serial, told }, delivered: false, given_up: false })
+    }
+
+    /// Enters an exchange that is in flight and has its client.
+    fn register(&self, keyed: bool, exchanges: &mut Vec<Exchange>) -> Registered {
+        let (serial, told) = (self.serial.fetch_add(1, Ordering::Relaxed), Told::default());
+        let registered = Registered { serial, told: Arc::clone(&told) };
+        exchanges.push(Exchange { serial, keyed, clients: 1, delivered: false, over: None, told });
+        registered
     }
 
     /// Answers that are kept for a retry.
@@ -167,10 +189,6 @@ impl Retries {
         });
         self.kept.fetch_sub(dropped, Ordering::Relaxed);
         dropped
-    }
-
-    fn ticket(self: &Arc<Self>, hash: u128, serial: u64, ended: watch::Receiver<Option<Arc<Ended>>>) -> Ticket {
-        Ticket { retries: Arc::clone(self), hash, serial, ended, delivered: false, given_up: false }
     }
 
     fn is_open_to_retries(&self, exchange: &Exchange, now: Moment) -> bool {
@@ -200,6 +218,14 @@ impl Retries {
             Ending::Unknown => unknown.max(waits_for_its_client),
         };
         Some(at + span)
+    }
+
+    /// One of an exchange's clients has been told, or has gone.
+    fn leave(&self, hash: u128, registered: &Registered, delivered: bool) {
+        self.change(hash, registered.serial, |exchange| {
+            exchange.clients = exchange.clients.saturating_sub(1);
+            exchange.delivered |= delivered;
+        });
     }
 
     /// Changes an exchange, and drops it if nobody waits for it and no retry may repeat it.
@@ -235,23 +261,29 @@ impl Retries {
     }
 }
 
-/// A client's claim to an exchange's answer. Dropping it without [`Ticket::delivered`] means that the client has gone.
+/// Where an exchange is found by those who repeat it, and what they will be told.
 #[derive(Debug)]
-pub struct Ticket {
-    retries: Arc<Retries>,
-    hash: u128,
+struct Registered {
     serial: u64,
-    ended: watch::Receiver<Option<Arc<Ended>>>,
+    told: Told,
+}
+
+/// A retry's claim to the answer of the exchange that it repeats. Dropping it without [`Ticket::delivered`] means that the client
+/// has gone.
+#[derive(Debug)]
+pub struct Ticket<'r> {
+    retries: &'r Retries,
+    hash: u128,
+    registered: Registered,
     delivered: bool,
     given_up: bool,
 }
 
-impl Ticket {
-    /// Waits for the answer. Cancel-safe.
-    pub async fn ended(&mut self) -> Arc<Ended> {
-        let ended = self.ended.wait_for(Option::is_some).await;
-        // The publisher publishes even when it is dropped: there is always something to say.
-        ended.ok().and_then(|ended| ended.clone()).unwrap_or_else(|| Arc::new(Ended::nobody_knows_how()))
+impl Ticket<'_> {
+    /// Waits for the answer: there will be one. Cancel-safe.
+    pub fn answer(&self) -> impl Future<Output = Reply> + use<> {
+        let told = Arc::clone(&self.registered.told);
+        async move { told.wait().await.clone() }
     }
 
     /// The client has its answer. After [`Ticket::give_up`] that cannot be known, and this changes nothing.
@@ -261,52 +293,109 @@ impl Ticket {
 
     /// The client has gone, as far as can be seen: from now on a retry may take its place. The answer can still be waited for.
     pub fn give_up(&mut self) {
-        if std::mem::replace(&mut self.given_up, true) {
-            return;
+        if !std::mem::replace(&mut self.given_up, true) {
+            self.retries.leave(self.hash, &self.registered, self.delivered);
         }
-        self.retries.change(self.hash, self.serial, |exchange| {
-            exchange.clients = exchange.clients.saturating_sub(1);
-            exchange.delivered |= self.delivered;
-        });
     }
 }
 
-impl Drop for Ticket {
+impl Drop for Ticket<'_> {
     fn drop(&mut self) {
         self.give_up();
     }
 }
 
-/// The duty to end an exchange. One that is dropped (its task panicked) ends it with nobody knowing how.
+/// A new click: the duty to end its exchange, and its own client's claim to the answer.
+///
+/// Dropping it before it has ended (its task panicked) ends it with nobody knowing how. Dropping it without [`Click::delivered`]
+/// means that its client has gone.
 #[derive(Debug)]
-pub struct Publisher {
-    retries: Arc<Retries>,
-    hash: u128,
-    serial: u64,
-    sender: Option<watch::Sender<Option<Arc<Ended>>>>,
+pub struct Click<'r> {
+    retries: &'r Retries,
+    fingerprint: Fingerprint,
+    /// There from the moment that a request may repeat it.
+    registered: Option<Registered>,
+    end: End,
+    delivered: bool,
+    given_up: bool,
 }
 
-impl Publisher {
-    /// Ends the exchange and tells its answer to all who wait for it.
-    pub fn publish(mut self, reply: Reply, ending: Ending) {
-        self.finish(Ended { reply, ending });
-    }
-
-    fn finish(&mut self, ended: Ended) {
-        let Some(sender) = self.sender.take() else { return };
-        let now = self.retries.clock.now();
-        let ending = ended.ending;
-        // First the end, then the answer: whoever asks after a client has been told must not find it in flight still.
-        self.retries.change(self.hash, self.serial, |exchange| exchange.over = Some((ending, now)));
-        sender.send_replace(Some(Arc::new(ended)));
-    }
+#[derive(Debug)]
+enum End {
+    /// It is in flight.
+    Open,
+    /// It is over, and nobody has been told of it.
+    Untold(Reply, Ending),
+    /// It is over, and nothing of it is kept here.
+    Told,
 }
 
-impl Drop for Publisher {
-    fn drop(&mut self) {
-        if self.sender.is_some() {
-            self.finish(Ended::nobody_knows_how());
+impl Click<'_> {
+    /// Ends the exchange and tells its answer to all who repeat it. The client has still to be told.
+    pub fn end(&mut self, reply: Reply, ending: Ending) {
+        if matches!(self.end, End::Open) {
+            self.end = End::Untold(reply, ending);
+            // Also while its client is being told: its next try may come before that is done.
+            if self.registered.is_some() || ending == Ending::Unknown {
+                self.tell();
+            }
         }
+    }
+
+    /// The client has its answer. After [`Click::give_up`] that cannot be known, and this changes nothing.
+    pub fn delivered(mut self) {
+        self.delivered = true;
+    }
+
+    /// Ends it without Sendly having been asked for a code. Those who have joined it are told the same.
+    pub fn refuse(&mut self, reply: &Reply) {
+        match self.registered {
+            Some(_) => self.end(reply.clone(), Ending::Nothing),
+            None => self.end = End::Told,
+        }
+    }
+
+    /// The client has gone, as far as can be seen: from now on a retry may take its place.
+    pub fn give_up(&mut self) {
+        if std::mem::replace(&mut self.given_up, true) {
+            return;
+        }
+        let repeats_for_nobody = match &self.end {
+            End::Open => false,
+            End::Untold(_, ending) => self.delivered || *ending == Ending::Nothing,
+            End::Told => true,
+        };
+        if self.registered.is_none() && !repeats_for_nobody {
+            self.tell();
+        }
+        if let Some(registered) = &self.registered {
+            self.retries.leave(self.fingerprint.hash, registered, self.delivered);
+        }
+    }
+
+    /// Lets others know of the exchange, and of its end if it has come.
+    fn tell(&mut self) {
+        let (retries, Fingerprint { hash, keyed }) = (self.retries, self.fingerprint);
+        let registered = self
+            .registered
+            .get_or_insert_with(|| retries.register(keyed, &mut retries.exchanges.entry(hash).or_default()));
+        if let End::Untold(reply, ending) = std::mem::replace(&mut self.end, End::Open) {
+            self.end = End::Told;
+            let now = retries.clock.now();
+            // First the end, then the answer: whoever asks after a client has been told must not find it in flight still.
+            retries.change(hash, registered.serial, |exchange| exchange.over = Some((ending, now)));
+            // It ends once: this cannot fail.
+            let _ = registered.told.set(reply);
+        }
+    }
+}
+
+impl Drop for Click<'_> {
+    fn drop(&mut self) {
+        if matches!(self.end, End::Open) {
+            self.end(Reply::internal(), Ending::Unknown);
+        }
+        self.give_up();
     }
 }
 

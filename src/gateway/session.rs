@@ -32,7 +32,7 @@ pub(super) fn prepare(session: &mut Session, clients: &Clients) {
 /// The path that a request asks for, if its target has one of the forms that a target may have here: `/path`; `http://host/path`,
 /// as to a proxy; `*`, of OPTIONS. pingora reads no path in any other, but would send it on as it came, and a more lenient server
 /// may find one in it (`x:/api/v1/verify`, `api/v1/verify`).
-pub(super) fn path(session: &Session) -> Option<String> {
+pub(super) fn path(session: &Session) -> Option<&str> {
     let header = session.req_header();
     let target = header.raw_path();
     let starts =
@@ -41,7 +41,7 @@ pub(super) fn path(session: &Session) -> Option<String> {
         b"*" => header.method == Method::OPTIONS,
         target => target.first() == Some(&b'/') || starts("http://") || starts("https://"),
     };
-    (has_form && target.is_ascii()).then(|| header.uri.path().to_owned())
+    (has_form && target.is_ascii()).then(|| header.uri.path())
 }
 
 /// Who called, as the access log and throttles know it: the peer, or, where that is a trusted proxy, the last address in
@@ -145,7 +145,7 @@ pub(super) async fn expect_continue(session: &mut Session) -> pingora::Result<()
 
 /// Answers a request whose body nobody wants, if there is more of it. A body of a reasonable size is read away first, and the
 /// connection lives on.
-pub(super) async fn refuse(session: &mut Session, reply: &Reply) -> pingora::Result<()> {
+pub(super) async fn refuse(session: &mut Session, reply: Reply) -> pingora::Result<()> {
     // One that waits for leave has its answer now; whether it sends the body all the same is not known.
     let drained = !waits_for_leave(session) && drain(session, DRAIN, DRAIN_FOR).await;
     if drained || session.is_body_done() {
@@ -156,7 +156,7 @@ pub(super) async fn refuse(session: &mut Session, reply: &Reply) -> pingora::Res
 
 /// Answers a request whose body has not come, or not all of it, and closes the connection: first the side that sends, so that
 /// a client that is still sending sees the answer instead of a broken pipe.
-pub(super) async fn close_with(session: &mut Session, reply: &Reply) -> pingora::Result<()> {
+pub(super) async fn close_with(session: &mut Session, reply: Reply) -> pingora::Result<()> {
     session.set_keepalive(None);
     write(session, reply).await?;
     if !session.is_http2() {
@@ -199,24 +199,21 @@ pub(super) fn told(session: &Session) -> Option<StatusCode> {
 }
 
 /// Writes a whole answer.
-pub(super) async fn write(session: &mut Session, reply: &Reply) -> pingora::Result<()> {
+pub(super) async fn write(session: &mut Session, reply: Reply) -> pingora::Result<()> {
     write_all(session, reply).await.map_err(|error| error.into_down())
 }
 
-async fn write_all(session: &mut Session, reply: &Reply) -> pingora::Result<()> {
-    let mut header = ResponseHeader::build(reply.status, Some(reply.headers.len() + 2))?;
-    for (name, value) in &reply.headers {
-        header.append_header(name, value)?;
-    }
+async fn write_all(session: &mut Session, reply: Reply) -> pingora::Result<()> {
     let bodiless = reply.status == StatusCode::NO_CONTENT || reply.status == StatusCode::NOT_MODIFIED;
-    if bodiless {
-        return session.write_response_header(Box::new(header), true).await;
+    let (mut parts, ()) = http::Response::new(()).into_parts();
+    (parts.status, parts.headers) = (reply.status, reply.headers);
+    if !bodiless {
+        parts.headers.insert(header::CONTENT_LENGTH, reply.body.len().into());
     }
-    header.insert_header(header::CONTENT_LENGTH, reply.body.len())?;
-    let end = reply.body.is_empty() || session.req_header().method == Method::HEAD;
-    session.write_response_header(Box::new(header), end).await?;
+    let end = bodiless || reply.body.is_empty() || session.req_header().method == Method::HEAD;
+    session.write_response_header(Box::new(ResponseHeader::from(parts)), end).await?;
     if end {
         return Ok(());
     }
-    session.write_response_body(Some(reply.body.clone()), true).await
+    session.write_response_body(Some(reply.body), true).await
 }

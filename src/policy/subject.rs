@@ -60,15 +60,12 @@ impl HashKey {
 
     /// The keyed hash of some parts, each told apart from its neighbours, in a domain of its own.
     pub fn hash<'p>(&self, domain: &[u8], parts: impl IntoIterator<Item = &'p [u8]>) -> u128 {
-        use std::hash::Hasher;
-        let mut hasher = SipHasher13::new_with_key(&self.0);
-        let mut part = |bytes: &[u8]| {
-            hasher.write(&u64::try_from(bytes.len()).unwrap_or(u64::MAX).to_le_bytes());
-            hasher.write(bytes);
-        };
-        part(domain);
-        parts.into_iter().for_each(part);
-        hasher.finish128().as_u128()
+        parts.into_iter().fold(self.parts(domain), Parts::and).hash()
+    }
+
+    /// The same, for parts that come one after the other.
+    pub fn parts(&self, domain: &[u8]) -> Parts {
+        Parts(SipHasher13::new_with_key(&self.0)).and(domain)
     }
 
     /// The verification that has this id, in whatever letter case: Sendly's ids differ in more than that, and whether Sendly
@@ -92,6 +89,26 @@ impl HashKey {
             None => text,
         };
         Account(NonZeroU128::new(self.hash(b"account", [key])).unwrap_or(NonZeroU128::MIN))
+    }
+}
+
+/// The keyed hash of some parts, of which there may be more.
+#[derive(Clone, Debug)]
+#[must_use = "it is not changed by what is added"]
+pub struct Parts(SipHasher13);
+
+impl Parts {
+    /// With one more part, told apart from its neighbours.
+    pub fn and(mut self, part: &[u8]) -> Self {
+        use std::hash::Hasher;
+        self.0.write(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_le_bytes());
+        self.0.write(part);
+        self
+    }
+
+    /// The hash of all of them.
+    pub fn hash(&self) -> u128 {
+        self.0.finish128().as_u128()
     }
 }
 

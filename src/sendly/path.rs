@@ -5,7 +5,6 @@
 //! as the family by a server more lenient than this one, is refused: a request that Sendly may take for a send must never
 //! pass unlimited.
 
-use std::borrow::Cow;
 use std::ops::Range;
 
 use http::Method;
@@ -14,9 +13,9 @@ use super::{API, Operation};
 
 /// How a request's method and path read.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Reading<'a> {
+pub enum Reading {
     /// One of the verify family's routes.
-    Verify(Call<'a>),
+    Verify(Call),
     /// Nothing of the verify family: not ours to change.
     Other,
     /// It reads as the verify family, but is none of its routes spelled canonically.
@@ -27,29 +26,34 @@ pub enum Reading<'a> {
 
 /// A request to the verify family.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Call<'a> {
+pub struct Call {
     /// What it asks for.
     pub operation: Operation,
-    /// The canonical path.
-    pub path: Cow<'a, str>,
+    /// The canonical path, where it is not the one that was read.
+    pub respelled: Option<String>,
     id: Range<usize>,
 }
 
-impl Call<'_> {
-    /// The verification's id, as the path spells it; empty where the operation has none.
-    pub fn id(&self) -> &str {
-        self.path.get(self.id.clone()).unwrap_or_default()
+impl Call {
+    /// The canonical path. `read` is the one that was read.
+    pub fn path<'p>(&'p self, read: &'p str) -> &'p str {
+        self.respelled.as_deref().unwrap_or(read)
+    }
+
+    /// The verification's id, as the canonical path spells it; empty where the operation has none. `read` is the path that was read.
+    pub fn id<'p>(&'p self, read: &'p str) -> &'p str {
+        self.path(read).get(self.id.clone()).unwrap_or_default()
     }
 }
 
 /// Reads a method and a path (without its query).
-pub fn read<'a>(method: &Method, path: &'a str) -> Reading<'a> {
+pub fn read(method: &Method, path: &str) -> Reading {
     if !could_be_verify(path) {
         return Reading::Other;
     }
-    let canonical = canonicalise(path);
-    match match_route(method, &canonical) {
-        Match::Route(operation, id) => Reading::Verify(Call { operation, path: canonical, id }),
+    let respelled = canonicalise(path);
+    match match_route(method, respelled.as_deref().unwrap_or(path)) {
+        Match::Route(operation, id) => Reading::Verify(Call { operation, respelled, id }),
         Match::WrongMethod(allowed) => Reading::WrongMethod(allowed),
         Match::Nothing if reads_as_verify(path) => Reading::NotARoute,
         Match::Nothing => Reading::Other,
@@ -59,9 +63,15 @@ pub fn read<'a>(method: &Method, path: &'a str) -> Reading<'a> {
 /// A cheap look that says no only where no reading of the path can be the verify family: the word is not there, and nothing
 /// is there that could be decoded into it.
 fn could_be_verify(path: &str) -> bool {
-    const WORD: &[u8] = b"verify";
-    path.bytes().any(|byte| matches!(byte, b'%' | b'\\') || !byte.is_ascii())
-        || path.as_bytes().windows(WORD.len()).any(|window| window.eq_ignore_ascii_case(WORD))
+    let mut rest = path.as_bytes();
+    while let Some((byte, tail)) = rest.split_first() {
+        match byte {
+            b'%' | b'\\' | 0x80.. => return true,
+            b'v' | b'V' if tail.get(..5).is_some_and(|letters| letters.eq_ignore_ascii_case(b"erify")) => return true,
+            _ => rest = tail,
+        }
+    }
+    false
 }
 
 enum Match {
@@ -122,11 +132,13 @@ fn is_id(segment: &str) -> bool {
 }
 
 /// RFC 3986 6.2.2: percent-encoded unreserved characters are decoded, dot segments resolved; and slashes that stand side by
-/// side become one. Nothing else changes: letter case and a trailing slash are part of the path.
-fn canonicalise(path: &str) -> Cow<'_, str> {
-    let plain = !path.contains(['%']) && !path.contains("//") && !path.contains("/.");
-    if plain {
-        return Cow::Borrowed(path);
+/// side become one. Nothing else changes: letter case and a trailing slash are part of the path. `None` is a path that is canonical.
+fn canonicalise(path: &str) -> Option<String> {
+    let mut before = 0;
+    let mut unlike =
+        |byte: u8| byte == b'%' || (std::mem::replace(&mut before, byte) == b'/' && matches!(byte, b'/' | b'.'));
+    if !path.bytes().any(&mut unlike) {
+        return None;
     }
     let decoded =
         decode(path.as_bytes(), |byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~'));
@@ -136,7 +148,7 @@ fn canonicalise(path: &str) -> Cow<'_, str> {
     if decoded.ends_with('/') && segments.len() > 1 {
         segments.push('/');
     }
-    Cow::Owned(segments)
+    Some(segments)
 }
 
 /// Whether some server could take this path for the verify family. It decodes for as long as there is something to decode,

@@ -94,6 +94,55 @@ async fn a_request_with_the_key_of_one_in_flight_joins_its_exchange() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_with_the_key_of_the_last_code_joins_it_and_is_not_refused() {
+    let gateway = gateway().await;
+    for _ in 0..4 {
+        gateway.send_ok(PHONE).await;
+    }
+    hold(&gateway);
+    let mut first = begin(&gateway, SEND, &[A_KEY]).await;
+    asked_for(&gateway, 5).await;
+    let mut second = begin(&gateway, SEND, &[A_KEY]).await;
+    gateway.shows("sendly_gateway_in_flight", 3).await;
+    let mut click = begin(&gateway, SEND, &[]).await;
+    assert_eq!(click.answer().await.unwrap().status, 429, "it is the last one");
+    gateway.upstream.let_go(1);
+    for wire in [&mut first, &mut second] {
+        assert_eq!(wire.answer().await.unwrap().status, 201);
+    }
+    assert_eq!(bought(&gateway), 5);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_retry_adopts_the_exchange_of_a_client_that_left_during_its_look_up() {
+    for leaves in WAYS {
+        for headers in [&[][..], &[A_KEY]] {
+            let gateway = gateway().await;
+            gateway.upstream.knows("ver_1", PHONE);
+            let like_sendly = gateway.upstream.like_sendly();
+            gateway.upstream.script(move |seen| match like_sendly(seen) {
+                Act::Answer(status, _, body) if seen.is_lookup() => Act::AnswerWhenLet(status, body),
+                other => other,
+            });
+            let wire = begin(&gateway, RESEND, headers).await;
+            gateway.upstream.has_seen(1).await;
+            match leaves {
+                Leaves::Fin => drop(wire),
+                Leaves::Rst => wire.reset(),
+            }
+            gateway.shows("sendly_gateway_unclaimed_exchanges", 1).await;
+            let mut retry = begin(&gateway, RESEND, headers).await;
+            gateway.shows("sendly_gateway_unclaimed_exchanges", 0).await;
+            gateway.upstream.let_go(1);
+            assert_eq!(retry.answer().await.unwrap().status, 200, "{leaves:?} {headers:?}");
+            gateway.is_idle().await;
+            assert_eq!((bought(&gateway), judged(&gateway).await), (1, 1), "{leaves:?} {headers:?}");
+            assert_eq!(retries(&gateway, "resend").await, 1);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sixteen_requests_with_one_key_are_one_exchange() {
     for (target, operation) in [(SEND, "send"), (RESEND, "resend")] {
         let gateway = held().await;

@@ -1,0 +1,98 @@
+//! What the header of a send or a resend says, read in one pass: whether the request can be judged, and what tells it apart.
+
+use http::HeaderMap;
+
+use super::exchange;
+use super::reply::Reply;
+use super::retries::Fingerprint;
+use crate::policy::subject::{Account, HashKey, Parts};
+use crate::sendly::Operation;
+
+/// A header by which a request can be judged.
+#[derive(Debug)]
+pub(super) struct Head {
+    /// Whose API key it carries.
+    pub(super) account: Account,
+    /// What the header has of the request's fingerprint.
+    parts: Parts,
+    keyed: bool,
+}
+
+impl Head {
+    /// Reads a header.
+    ///
+    /// # Errors
+    /// Why a request with this header cannot be judged.
+    pub(super) fn read(headers: &HeaderMap, operation: Operation, hash_key: &HashKey) -> Result<Self, Reply> {
+        let [mut authorization, mut content_type, mut key, mut organization] = [None; 4];
+        let mut encoded = false;
+        for (name, value) in headers {
+            let place = match name.as_str() {
+                "authorization" => &mut authorization,
+                "content-type" => &mut content_type,
+                "idempotency-key" => &mut key,
+                "x-organization-id" => &mut organization,
+                "content-encoding" => {
+                    encoded = true;
+                    continue;
+                }
+                _ => continue,
+            };
+            // By these a request is judged, or told apart from others: there must be no second reading of them.
+            if place.replace(value.as_bytes()).is_some() {
+                return Err(Reply::invalid_request(&format!("{name} may stand in a request once.")));
+            }
+        }
+        let authorization = authorization.unwrap_or_default();
+        if !is_bearer(authorization) {
+            return Err(Reply::unauthorized());
+        }
+        if encoded {
+            return Err(Reply::invalid_request("The body may not be encoded."));
+        }
+        if let Some(name) = exchange::misleading(headers).next() {
+            return Err(Reply::invalid_request(&format!("{name} is not honoured here.")));
+        }
+        if operation == Operation::Send && !content_type.is_some_and(is_json) {
+            return Err(Reply::invalid_request("The Content-Type of a send must be application/json."));
+        }
+        let key = key.unwrap_or_default();
+        Ok(Self {
+            account: hash_key.account(authorization),
+            parts: hash_key.parts(b"exchange").and(authorization).and(organization.unwrap_or_default()).and(key),
+            // Sendly takes 1 to 255 printable ASCII characters. What is no key names nothing.
+            keyed: (1..=255).contains(&key.len()) && key.iter().all(|byte| (b' '..=b'~').contains(byte)),
+        })
+    }
+
+    /// What makes two requests with such headers the same.
+    pub(super) fn fingerprint(self, path: &str, body: &[u8]) -> Fingerprint {
+        Fingerprint { hash: self.parts.and(path.as_bytes()).and(body).hash(), keyed: self.keyed }
+    }
+}
+
+/// `Bearer` and one token (RFC 6750, 2.1). Whatever else two servers may read as different keys, and so count apart.
+fn is_bearer(authorization: &[u8]) -> bool {
+    let mut words = authorization.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+    let token = |word: &[u8]| word.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(byte));
+    words.next().is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"bearer"))
+        && words.next().is_some_and(token)
+        && words.next().is_none()
+}
+
+/// `application/json`, in UTF-8 if it says so.
+fn is_json(content_type: &[u8]) -> bool {
+    if content_type == b"application/json" {
+        return true;
+    }
+    let Some(value) = std::str::from_utf8(content_type).ok().filter(|value| value.is_ascii()) else { return false };
+    let mut parts = value.split(';').map(str::trim);
+    let essence = parts.next().is_some_and(|essence| essence.eq_ignore_ascii_case("application/json"));
+    let utf8 = |parameter: &str| match parameter.split_once('=') {
+        Some((name, value)) if name.trim().eq_ignore_ascii_case("charset") => {
+            value.trim().trim_matches('"').eq_ignore_ascii_case("utf-8")
+        }
+        _ => true,
+    };
+    essence && parts.all(utf8)
+}

@@ -3,6 +3,7 @@
 //! One registry per gateway, so that two fit in one process. Labels are closed sets: an operation, an outcome, a limit's name;
 //! never a phone, an id or a key. The series that the request path touches are looked up once, here.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use prometheus::{
@@ -71,12 +72,17 @@ impl Outcome {
 pub struct Metrics {
     registry: Registry,
     requests: Vec<[IntCounter; Outcome::ALL.len()]>,
-    decisions: IntCounterVec,
-    settlements: IntCounterVec,
+    /// In the policy's order, and each in the order of [`DECISIONS`].
+    decisions: Vec<[IntCounter; DECISIONS.len()]>,
+    held: IntCounter,
+    /// In the order of [`SETTLEMENTS`].
+    settlements: Vec<IntCounter>,
     lookups: IntCounterVec,
     throttled: IntCounterVec,
-    upstream: HistogramVec,
+    upstream: Vec<Histogram>,
     upstream_status: IntCounterVec,
+    /// The series of `upstream_status` that have begun, by operation and status.
+    upstream_answers: Vec<OnceLock<IntCounter>>,
     request_time: Histogram,
     in_flight: IntGauge,
     tracked: IntGauge,
@@ -92,6 +98,12 @@ pub struct Metrics {
 /// From a hit in memory to the longest that an SDK waits, in seconds.
 const BUCKETS: &[f64] =
     &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0];
+
+/// What a limit says to a code.
+const DECISIONS: [&str; 3] = ["allow", "deny", "shadow_deny"];
+
+/// Every status that an answer may have, and 0 for what is none.
+const STATUSES: usize = 600;
 
 /// How and why a charge may be settled.
 const SETTLEMENTS: [(&str, &str); 10] = [
@@ -138,6 +150,13 @@ impl Metrics {
             &["operation"],
         )?;
         registry.register(Box::new(upstream.clone()))?;
+        let upstream = Operation::ALL.iter().map(|operation| upstream.with_label_values(&[operation.name()])).collect();
+        let decisions = counter(
+            "decisions_total",
+            "Verdicts of each limit over codes; `hold` is Sendly's own refusal, remembered.",
+            &["limit", "decision"],
+        )?;
+        let settlements = counter("settlements_total", "Charges settled, by how and why.", &["settlement", "reason"])?;
         let request_time = Histogram::with_opts(
             HistogramOpts::new("sendly_gateway_request_seconds", "Time from a request's header to its answer's end.")
                 .buckets(BUCKETS.to_vec()),
@@ -157,12 +176,15 @@ impl Metrics {
 
         let metrics = Self {
             requests,
-            decisions: counter(
-                "decisions_total",
-                "Verdicts of each limit over codes; `hold` is Sendly's own refusal, remembered.",
-                &["limit", "decision"],
-            )?,
-            settlements: counter("settlements_total", "Charges settled, by how and why.", &["settlement", "reason"])?,
+            decisions: policy
+                .limits()
+                .iter()
+                .map(|limit| DECISIONS.map(|decision| decisions.with_label_values(&[limit.name.as_str(), decision])))
+                .collect(),
+            held: decisions.with_label_values(&["hold", "deny"]),
+            settlements: SETTLEMENTS
+                .map(|(settlement, reason)| settlements.with_label_values(&[settlement, reason]))
+                .into(),
             lookups: counter("lookups_total", "Look-ups of a verification's phone at Sendly.", &["result"])?,
             throttled: counter("throttled_total", "Requests that a throttle refused.", &["throttle"])?,
             upstream,
@@ -171,6 +193,7 @@ impl Metrics {
                 "Sendly's answers, by operation and status.",
                 &["operation", "status"],
             )?,
+            upstream_answers: (0..Operation::ALL.len() * STATUSES).map(|_| OnceLock::new()).collect(),
             request_time,
             in_flight: gauge("in_flight", "Requests and exchanges with Sendly that are under way.")?,
             tracked: gauge("tracked_keys", "Phones, verifications and accounts that have a log.")?,
@@ -192,21 +215,12 @@ impl Metrics {
             swept: counter("swept_total", "Entries dropped because nothing needs them any more.", &["what"])?,
             registry,
         };
-        metrics.start_at_zero(policy);
+        metrics.start_at_zero();
         Ok(metrics)
     }
 
     /// A series that is absent until its first event cannot be alerted on.
-    fn start_at_zero(&self, policy: &Policy) {
-        for limit in policy.limits() {
-            for decision in ["allow", "deny", "shadow_deny"] {
-                self.decisions.with_label_values(&[limit.name.as_str(), decision]);
-            }
-        }
-        self.decisions.with_label_values(&["hold", "deny"]);
-        for (settlement, reason) in SETTLEMENTS {
-            self.settlements.with_label_values(&[settlement, reason]);
-        }
+    fn start_at_zero(&self) {
         for result in ["found", "not_found", "unavailable"] {
             self.lookups.with_label_values(&[result]);
         }
@@ -225,22 +239,25 @@ impl Metrics {
 
     /// A code was judged.
     pub fn decision(&self, policy: &Policy, decision: &Decision) {
-        for (place, limit) in policy.limits().iter().enumerate().filter(|(place, _)| decision.met.contains(*place)) {
-            let verdict = match (decision.reached.contains(place), limit.mode) {
-                (false, _) => "allow",
-                (true, Mode::Enforce) => "deny",
-                (true, Mode::Shadow) => "shadow_deny",
-            };
-            self.decisions.with_label_values(&[limit.name.as_str(), verdict]).inc();
+        let limits = policy.limits().iter().zip(&self.decisions).enumerate();
+        for (place, (limit, [allow, deny, shadow_deny])) in limits.filter(|(place, _)| decision.met.contains(*place)) {
+            match (decision.reached.contains(place), limit.mode) {
+                (false, _) => allow.inc(),
+                (true, Mode::Enforce) => deny.inc(),
+                (true, Mode::Shadow) => shadow_deny.inc(),
+            }
         }
         if decision.refusal.is_some_and(|refusal| refusal.by == Obstacle::Hold) {
-            self.decisions.with_label_values(&["hold", "deny"]).inc();
+            self.held.inc();
         }
     }
 
-    /// A charge was settled.
+    /// A charge was settled, in one of the ways and for one of the reasons that there are.
     pub fn settlement(&self, settlement: &'static str, reason: &'static str) {
-        self.settlements.with_label_values(&[settlement, reason]).inc();
+        let place = SETTLEMENTS.iter().position(|known| *known == (settlement, reason));
+        if let Some(counter) = place.and_then(|place| self.settlements.get(place)) {
+            counter.inc();
+        }
     }
 
     /// An unknown id was looked up.
@@ -255,12 +272,17 @@ impl Metrics {
 
     /// Sendly answered.
     pub fn upstream(&self, operation: Operation, status: u16, took: Duration) {
-        self.upstream.with_label_values(&[operation.name()]).observe(took.as_secs_f64());
+        if let Some(histogram) = self.upstream.get(operation as usize) {
+            histogram.observe(took.as_secs_f64());
+        }
         let status = match status {
             100..=599 => status,
             _ => 0, // not a status: one label for whatever it was
         };
-        self.upstream_status.with_label_values(&[operation.name(), status.to_string().as_str()]).inc();
+        if let Some(answers) = self.upstream_answers.get(operation as usize * STATUSES + usize::from(status)) {
+            let begin = || self.upstream_status.with_label_values(&[operation.name(), status.to_string().as_str()]);
+            answers.get_or_init(begin).inc();
+        }
     }
 
     /// Entries were dropped.
@@ -321,6 +343,26 @@ mod tests {
     fn operations_and_outcomes_stand_where_they_are_looked_up() {
         assert!(Operation::ALL.iter().enumerate().all(|(place, operation)| *operation as usize == place));
         assert!(Outcome::ALL.iter().enumerate().all(|(place, outcome)| *outcome as usize == place));
+    }
+
+    #[test]
+    fn each_answer_counts_under_its_operation_and_status() {
+        let metrics = Metrics::new(&Policy::default()).unwrap();
+        for (operation, status) in
+            [(Operation::Send, 201), (Operation::Send, 201), (Operation::Other, 599), (Operation::Get, 777)]
+        {
+            metrics.upstream(operation, status, Duration::from_millis(3));
+        }
+        let text = String::from_utf8(metrics.expose()).unwrap();
+        for line in [
+            r#"sendly_gateway_upstream_responses_total{operation="send",status="201"} 2"#,
+            r#"sendly_gateway_upstream_responses_total{operation="other",status="599"} 1"#,
+            r#"sendly_gateway_upstream_responses_total{operation="get",status="0"} 1"#,
+            r#"sendly_gateway_upstream_seconds_count{operation="send"} 2"#,
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+        assert_eq!(text.matches("upstream_responses_total{").count(), 3, "what has not come has no series");
     }
 
     #[test]

@@ -17,7 +17,8 @@ pub(super) struct Peer {
     origin: Origin,
     host: HeaderValue,
     options: PeerOptions,
-    addresses: RwLock<Vec<SocketAddr>>,
+    /// One for each address.
+    peers: RwLock<Vec<HttpPeer>>,
     turn: AtomicUsize,
 }
 
@@ -38,14 +39,27 @@ impl Peer {
         options.idle_timeout = Some(upstream.idle_timeout);
         options.http_upstream_request_policy = HttpUpstreamRequestPolicy::deny_upgrades();
         let host = exchange::authority(&upstream.origin)?;
-        let literal = upstream.origin.host.parse::<IpAddr>().ok();
-        Ok(Self {
+        let peer = Self {
             host: HeaderValue::try_from(host.as_str()).map_err(|error| error.to_string())?,
             options,
-            addresses: RwLock::new(literal.map(|ip| SocketAddr::new(ip, upstream.origin.port)).into_iter().collect()),
+            peers: RwLock::default(),
             turn: AtomicUsize::new(0),
             origin: upstream.origin.clone(),
-        })
+        };
+        if let Ok(ip) = upstream.origin.host.parse::<IpAddr>() {
+            peer.become_known([SocketAddr::new(ip, upstream.origin.port)]);
+        }
+        Ok(peer)
+    }
+
+    fn become_known(&self, addresses: impl IntoIterator<Item = SocketAddr>) {
+        let peer = |address| {
+            // An empty name would switch the verification of certificates off; the config refuses an empty host.
+            let mut peer = HttpPeer::new(address, self.origin.tls, self.origin.host.clone());
+            peer.options = self.options.clone();
+            peer
+        };
+        *self.peers.write() = addresses.into_iter().map(peer).collect();
     }
 
     /// What Sendly is called in a `Host` header.
@@ -54,11 +68,11 @@ impl Peer {
     }
 
     pub(super) fn is_known(&self) -> bool {
-        !self.addresses.read().is_empty()
+        !self.peers.read().is_empty()
     }
 
     pub(super) fn has_another(&self) -> bool {
-        self.addresses.read().len() > 1
+        self.peers.read().len() > 1
     }
 
     /// Looks the addresses up. What was known stays if that fails: an old address is better than none.
@@ -68,7 +82,7 @@ impl Peer {
             Ok(found) => {
                 let found: Vec<SocketAddr> = found.collect();
                 if !found.is_empty() {
-                    *self.addresses.write() = found;
+                    self.become_known(found);
                 }
             }
             Err(error) => tracing::warn!(host, %error, "the upstream's name cannot be resolved"),
@@ -78,14 +92,10 @@ impl Peer {
 
     /// The next address in turn.
     pub(super) fn choose(&self) -> pingora::Result<Box<HttpPeer>> {
-        let addresses = self.addresses.read();
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed).checked_rem(addresses.len());
-        let address = turn
-            .and_then(|turn| addresses.get(turn))
-            .ok_or_else(|| Error::explain(ErrorType::HTTPStatus(502), "no address of the upstream is known"))?;
-        // An empty name would switch the verification of certificates off; the config refuses an empty host.
-        let mut peer = HttpPeer::new(*address, self.origin.tls, self.origin.host.clone());
-        peer.options = self.options.clone();
-        Ok(Box::new(peer))
+        let peers = self.peers.read();
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed).checked_rem(peers.len());
+        let peer = turn.and_then(|turn| peers.get(turn)).cloned();
+        peer.map(Box::new)
+            .ok_or_else(|| Error::explain(ErrorType::HTTPStatus(502), "no address of the upstream is known"))
     }
 }

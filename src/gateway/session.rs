@@ -1,6 +1,9 @@
 //! The client's side of a request: its connection's settings, its body, its answer.
 
+use std::future::poll_fn;
 use std::net::IpAddr;
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -114,12 +117,21 @@ pub(super) async fn read_body(session: &mut Session, patience: Duration) -> Resu
         }
         Ok(Some(body.freeze()))
     };
-    match tokio::time::timeout(patience, read).await {
-        Ok(Ok(Some(body))) => Ok(body),
-        Ok(Ok(None)) => Err(NoBody::Refused(Reply::body_too_large())),
-        Ok(Err(error)) if *error.etype() == pingora::ErrorType::ReadTimedout => Err(NoBody::Late),
-        Ok(Err(error)) => Err(NoBody::Broken(error)),
-        Err(_) => Err(NoBody::Late),
+    match within(patience, read).await {
+        Some(Ok(Some(body))) => Ok(body),
+        Some(Ok(None)) => Err(NoBody::Refused(Reply::body_too_large())),
+        Some(Err(error)) if *error.etype() == pingora::ErrorType::ReadTimedout => Err(NoBody::Late),
+        Some(Err(error)) => Err(NoBody::Broken(error)),
+        None => Err(NoBody::Late),
+    }
+}
+
+/// Waits for what nearly always is there at once: only what is not needs a timer.
+async fn within<T>(patience: Duration, work: impl Future<Output = T>) -> Option<T> {
+    let mut work = pin!(work);
+    match poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await {
+        Poll::Ready(done) => Some(done),
+        Poll::Pending => tokio::time::timeout(patience, work).await.ok(),
     }
 }
 
@@ -183,7 +195,7 @@ async fn drain(session: &mut Session, most: usize, patience: Duration) -> bool {
         }
         Some(())
     };
-    tokio::time::timeout(patience, read).await.is_ok_and(|all| all.is_some())
+    within(patience, read).await.flatten().is_some()
 }
 
 /// Resolves when the client has gone. Stays pending for as long as it is there.

@@ -12,6 +12,8 @@ use pingora::server::Server;
 use pingora::server::configuration::ServerConf;
 use pingora::upstreams::peer::HttpPeer;
 
+use crate::candidate::Site;
+
 /// The argument that makes this program the proxy.
 pub(crate) const ARGUMENT: &str = "bare-pingora";
 
@@ -31,15 +33,15 @@ impl ProxyHttp for Bare {
 }
 
 /// The command that runs it.
-pub(crate) fn command(listen: SocketAddr, upstream: SocketAddr) -> io::Result<Command> {
+pub(crate) fn command(site: &Site) -> io::Result<Command> {
     let mut command = Command::new(std::env::current_exe()?);
-    command.args([ARGUMENT, &listen.to_string(), &upstream.to_string()]);
+    command.args([ARGUMENT, &site.listen.to_string(), &site.upstream.to_string(), &site.workers.to_string()]);
     Ok(command)
 }
 
 /// Serves, until it is killed.
-pub(crate) fn run(listen: &str, upstream: SocketAddr) {
-    let conf = ServerConf { threads: 1, ..ServerConf::default() };
+pub(crate) fn run(listen: &str, upstream: SocketAddr, workers: usize) {
+    let conf = ServerConf { threads: workers, ..ServerConf::default() };
     let mut server = Server::new_with_opt_and_conf(None, conf);
     server.bootstrap();
     let mut service = http_proxy_service(&server.configuration, Bare { upstream });

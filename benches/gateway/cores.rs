@@ -1,4 +1,5 @@
-//! Which core works for whom: the last one for the proxy that is measured, the others for the load and the upstream.
+//! Which core works for whom: the last ones for the proxy that is measured, one for each of its workers, the others for the load
+//! and the upstream.
 //!
 //! It is `taskset` that says so to the kernel: this crate forbids `unsafe` code, and what cannot be pinned is measured all the
 //! same.
@@ -10,36 +11,44 @@ use std::process::{Command, Stdio};
 /// See the module's documentation.
 #[derive(Debug)]
 pub(crate) struct Cores {
-    /// A core for the proxy, and the list of the others; `None` where there is only one, or no `taskset`.
-    split: Option<(usize, String)>,
+    /// All cores, lowest first; `None` where there is only one, or no `taskset`.
+    split: Option<Vec<usize>>,
 }
 
 impl Cores {
-    /// Moves this process away from the core that the proxies are to have. To be called before it has threads.
-    pub(crate) fn split() -> Self {
-        Self { split: Self::try_split() }
+    /// Moves this process away from the cores that the proxies are to have, with at most so many workers. To be called before it
+    /// has threads.
+    pub(crate) fn split(workers: usize) -> Self {
+        Self { split: Self::try_split(workers) }
     }
 
-    fn try_split() -> Option<(usize, String)> {
-        let mut cores = allowed()?;
-        let proxy = cores.pop()?;
-        let others = cores.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
-        if others.is_empty() {
-            return None;
-        }
+    fn try_split(workers: usize) -> Option<Vec<usize>> {
+        let cores = allowed().filter(|cores| cores.len() > 1)?;
+        let others = cores.len().saturating_sub(workers).max(1);
         let pid = std::process::id().to_string();
         let mut taskset = Command::new("taskset");
-        let moved = taskset.args(["--cpu-list", "--pid", &others, &pid]).stdout(Stdio::null()).status();
-        moved.is_ok_and(|status| status.success()).then_some((proxy, others))
+        taskset.args(["--cpu-list", "--pid", &list(cores.get(..others)?), &pid]);
+        taskset.stdout(Stdio::null()).status().is_ok_and(|status| status.success()).then_some(cores)
     }
 
-    /// The same command, on the proxy's core.
-    pub(crate) fn pinned(&self, command: &Command) -> Command {
+    /// Whether load and upstream have a core each, beside one for a proxy.
+    pub(crate) fn are_many(&self) -> bool {
+        self.split.as_ref().is_some_and(|cores| cores.len() > 2)
+    }
+
+    /// Whether a proxy with so many workers has to share a core with the load.
+    pub(crate) fn are_too_few(&self, workers: usize) -> bool {
+        self.split.as_ref().is_none_or(|cores| cores.len() <= workers)
+    }
+
+    /// The same command, on the cores of a proxy with so many workers.
+    pub(crate) fn pinned(&self, command: &Command, workers: usize) -> Command {
         let mut pinned = match &self.split {
-            Some((core, _)) => {
+            Some(cores) => {
                 // It becomes the program, so that the child's id is the program's.
                 let mut taskset = Command::new("taskset");
-                taskset.args(["--cpu-list", &core.to_string()]).arg(command.get_program());
+                let own = cores.get(cores.len().saturating_sub(workers)..).unwrap_or_default();
+                taskset.args(["--cpu-list", &list(own)]).arg(command.get_program());
                 taskset
             }
             None => Command::new(command.get_program()),
@@ -55,10 +64,16 @@ impl Cores {
 impl fmt::Display for Cores {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.split {
-            Some((proxy, others)) => write!(f, "the proxy on core {proxy}, load and upstream on {others}"),
+            Some(cores) => {
+                write!(f, "cores {}: the last for each proxy's worker, the first for load and upstream", list(cores))
+            }
             None => f.write_str("nothing pinned"),
         }
     }
+}
+
+fn list(cores: &[usize]) -> String {
+    cores.iter().map(usize::to_string).collect::<Vec<_>>().join(",")
 }
 
 /// The cores that this process may use, lowest first.

@@ -1,140 +1,50 @@
-//! The load: a few connections that ask, read the answer, hold it against what it has to be, and ask again.
+//! The load: a few connections that ask, read the answer, and hold it against what it has to be. Either they ask again at once,
+//! or when a timetable says so.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
-use std::ops::Range;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use mio::net::TcpStream;
 
-use crate::http::{Head, find};
-use crate::upstream;
+use crate::drive::Drive;
+use crate::http::Wire;
+use crate::script::Script;
 
-/// Phones that share an API key. Each gets a send and maybe a resend; the account's limit is 100 a minute.
-pub(crate) const PER_ACCOUNT: u64 = 40;
+/// How long the last answer may take.
+const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ask {
-    /// What no limit is about.
-    List,
-    /// `POST /api/v1/verify`
-    Send,
-    /// `POST /api/v1/verify/{id}/resend`
-    Resend,
-}
-
-/// Which answer is the right one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Expect {
-    /// The upstream's, byte for byte.
-    Upstream,
-    /// A refusal in Sendly's words.
-    Refusal,
-}
-
-/// The requests of a visit. Its connections take them from here, one after the other.
 #[derive(Debug)]
-pub(crate) struct Script {
-    ask: Ask,
-    expect: Expect,
-    first: u64,
-    /// From one phone to the next; 0 where all requests are for one.
-    step: u64,
-    most: u64,
-    taken: AtomicU64,
+struct Client {
+    wire: Wire,
+    /// Whose request is unanswered.
+    asked: Option<u64>,
+    /// When it was to be asked.
+    due: Instant,
 }
 
-impl Script {
-    /// One request for each of these phones.
-    pub(crate) fn once_each(ask: Ask, expect: Expect, phones: Range<u64>) -> Arc<Self> {
-        let most = phones.end - phones.start;
-        Arc::new(Self { ask, expect, first: phones.start, step: 1, most, taken: AtomicU64::new(0) })
+impl Client {
+    /// Asks for the next of the script, if there is one.
+    fn ask(&mut self, script: &mut Script, due: Instant) -> io::Result<bool> {
+        let Some((phone, request)) = script.next() else { return Ok(false) };
+        self.wire.send(request)?;
+        (self.asked, self.due) = (Some(phone), due);
+        Ok(true)
     }
 
-    /// So many requests for one phone.
-    pub(crate) fn all_to(ask: Ask, expect: Expect, phone: u64, most: u64) -> Arc<Self> {
-        Arc::new(Self { ask, expect, first: phone, step: 0, most, taken: AtomicU64::new(0) })
-    }
-
-    fn next(&self) -> Option<u64> {
-        let taken = self.taken.fetch_add(1, Ordering::Relaxed);
-        (taken < self.most).then_some(self.first + self.step * taken)
-    }
-
-    fn write(&self, phone: u64, into: &mut Vec<u8>) {
-        let account = phone / PER_ACCOUNT;
-        let (target, body) = match self.ask {
-            Ask::List => ("GET /api/v1/messages?limit=1".to_owned(), String::new()),
-            Ask::Send => ("POST /api/v1/verify".to_owned(), format!(r#"{{"to":"+{phone}","app_name":"Bench"}}"#)),
-            Ask::Resend => (format!("POST /api/v1/verify/{}/resend", upstream::id(phone)), String::new()),
-        };
-        let described = match self.ask {
-            Ask::List => String::new(),
-            _ => format!("content-type: application/json\r\ncontent-length: {}\r\n", body.len()),
-        };
-        // The headers of an SDK.
-        let text = format!(
-            "{target} HTTP/1.1\r\nhost: gateway.local\r\nauthorization: Bearer sk_test_v1_{account:024}\r\n\
-             accept: application/json\r\nuser-agent: sendly-rs/7.0.0\r\n{described}\r\n{body}"
-        );
-        into.extend_from_slice(text.as_bytes());
-    }
-
-    /// What is wrong with an answer.
-    fn mistake(&self, phone: u64, line: &str, body: &[u8]) -> Option<String> {
-        let (status, right) = match (self.expect, self.ask) {
-            (Expect::Refusal, _) => ("429", find(body, b"\"retryAfter\":").is_some()),
-            (Expect::Upstream, Ask::List) => ("200", body == upstream::LIST.as_bytes()),
-            (Expect::Upstream, _) => ("201", body == upstream::verification(phone).as_bytes()),
-        };
-        let told = line.split(' ').nth(1).unwrap_or_default();
-        (told != status || !right).then(|| {
-            let body = String::from_utf8_lossy(body);
-            format!("{:?} is to be answered with {status} ({:?}), not {line}: {body}", self.ask, self.expect)
-        })
-    }
-}
-
-/// A connection to a proxy.
-#[derive(Debug)]
-pub(crate) struct Connection {
-    stream: TcpStream,
-    out: Vec<u8>,
-    read: Vec<u8>,
-}
-
-impl Connection {
-    async fn open(address: SocketAddr) -> io::Result<Self> {
-        let stream = TcpStream::connect(address).await?;
-        stream.set_nodelay(true)?;
-        Ok(Self { stream, out: Vec::with_capacity(1024), read: Vec::with_capacity(4096) })
-    }
-
-    async fn follow(&mut self, script: &Script, until: Instant) -> io::Result<u64> {
-        let mut answered = 0;
-        while Instant::now() < until {
-            let Some(phone) = script.next() else { break };
-            self.out.clear();
-            script.write(phone, &mut self.out);
-            self.stream.write_all(&self.out).await?;
-            self.read.clear();
-            let head = loop {
-                if self.stream.read_buf(&mut self.read).await? == 0 {
-                    return Err(io::Error::other("the connection was closed instead of answered"));
-                }
-                if let Some(head) = Head::of(&self.read).filter(|head| self.read.len() >= head.body().end) {
-                    break head;
-                }
-            };
-            let body = self.read.get(head.body()).unwrap_or_default();
-            if let Some(mistake) = script.mistake(phone, head.line(&self.read), body) {
-                return Err(io::Error::other(mistake));
-            }
-            answered += 1;
+    /// Whether what came is the answer.
+    fn is_answered(&mut self, script: &mut Script, scratch: &mut [u8]) -> io::Result<bool> {
+        let Self { wire, asked, .. } = self;
+        let mut answered = false;
+        let open = wire.receive(scratch, |head, message| {
+            let phone = asked.take().ok_or_else(|| io::Error::other("an answer that nobody asked for"))?;
+            let body = message.get(head.body()).unwrap_or_default();
+            answered = true;
+            script.mistake(phone, head.line(message), body).map_or(Ok(()), |mistake| Err(io::Error::other(mistake)))
+        })?;
+        if !open {
+            return Err(io::Error::other("the connection was closed"));
         }
         Ok(answered)
     }
@@ -143,17 +53,27 @@ impl Connection {
 /// The connections of a visit.
 #[derive(Debug)]
 pub(crate) struct Load {
-    connections: Vec<Connection>,
+    clients: Vec<Client>,
 }
 
 impl Load {
-    /// Connects.
-    pub(crate) async fn open(address: SocketAddr, connections: usize) -> io::Result<Self> {
-        let mut open = Vec::with_capacity(connections);
+    /// Connects. There may be one load at a time.
+    pub(crate) fn open(drive: &Drive, address: SocketAddr, connections: usize) -> io::Result<Self> {
+        let mut load = Self { clients: Vec::with_capacity(connections) };
+        load.widen(drive, address, connections)?;
+        Ok(load)
+    }
+
+    /// Connects some more.
+    pub(crate) fn widen(&mut self, drive: &Drive, address: SocketAddr, connections: usize) -> io::Result<()> {
+        let registry = drive.registry()?;
         for _ in 0..connections {
-            open.push(Connection::open(address).await?);
+            let stream = std::net::TcpStream::connect(address)?;
+            stream.set_nonblocking(true)?;
+            let wire = Wire::new(TcpStream::from_std(stream), &registry, self.clients.len())?;
+            self.clients.push(Client { wire, asked: None, due: Instant::now() });
         }
-        Ok(Self { connections: open })
+        Ok(())
     }
 
     /// Follows a script on all connections, for so long or to its end, and until all that was asked is answered. Returns how many
@@ -161,26 +81,99 @@ impl Load {
     ///
     /// # Errors
     /// An answer is wrong, or missing for 10 seconds.
-    pub(crate) async fn follow(&mut self, script: &Arc<Script>, span: Duration) -> io::Result<u64> {
-        let until = Instant::now() + span;
-        let following: Vec<_> = self
-            .connections
-            .drain(..)
-            .map(|mut connection| {
-                let script = Arc::clone(script);
-                tokio::spawn(async move {
-                    let answered = connection.follow(&script, until).await;
-                    (connection, answered)
-                })
-            })
-            .collect();
-        let mut answered = 0;
-        for following in following {
-            let patience = span + Duration::from_secs(10);
-            let (connection, asked) = tokio::time::timeout(patience, following).await?.map_err(io::Error::other)?;
-            answered += asked?;
-            self.connections.push(connection);
+    pub(crate) fn follow(&mut self, drive: &mut Drive, script: &mut Script, span: Duration) -> io::Result<u64> {
+        let mut now = Instant::now();
+        let until = now + span;
+        let (mut answered, mut waiting) = (0, 0);
+        for client in &mut self.clients {
+            waiting += usize::from(client.ask(script, now)?);
+        }
+        while waiting > 0 {
+            drive.turn(Some(Duration::from_millis(100)), |token, scratch| {
+                let Some(client) = self.clients.get_mut(token) else { return Ok(()) };
+                if client.is_answered(script, scratch)? {
+                    answered += 1;
+                    if now >= until || !client.ask(script, now)? {
+                        waiting -= 1;
+                    }
+                }
+                Ok(())
+            })?;
+            now = Instant::now();
+            if now > until + PATIENCE {
+                return Err(io::Error::other(format!("{waiting} answers are missing")));
+            }
         }
         Ok(answered)
+    }
+
+    /// Each connection asks once, one after the other, so that no two wait in the proxy at a time.
+    ///
+    /// # Errors
+    /// As with [`Load::follow`].
+    pub(crate) fn each_once(&mut self, drive: &mut Drive, script: &mut Script, from: usize) -> io::Result<()> {
+        for index in from..self.clients.len() {
+            let (began, mut answered) = (Instant::now(), false);
+            if let Some(client) = self.clients.get_mut(index) {
+                client.ask(script, began)?;
+            }
+            while !answered {
+                drive.turn(Some(Duration::from_millis(100)), |token, scratch| {
+                    let Some(client) = self.clients.get_mut(token) else { return Ok(()) };
+                    answered |= client.is_answered(script, scratch)?;
+                    Ok(())
+                })?;
+                if began.elapsed() > PATIENCE {
+                    return Err(io::Error::other("an answer is missing"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks so many times a second, at even times, on whichever connection has been idle for longest, and returns how long after
+    /// its time each was answered, in µs. A request whose time comes while all connections wait is late, and that counts.
+    ///
+    /// It never sleeps: a load that has to be woken would measure that.
+    ///
+    /// # Errors
+    /// As with [`Load::follow`].
+    pub(crate) fn keep_time(
+        &mut self,
+        drive: &mut Drive,
+        script: &mut Script,
+        rate: f64,
+        span: Duration,
+    ) -> io::Result<Vec<f64>> {
+        let total = (rate * span.as_secs_f64()) as usize;
+        let mut took = Vec::with_capacity(total);
+        let mut idle: VecDeque<usize> = (0..self.clients.len()).collect();
+        let (began, mut asked) = (Instant::now(), 0);
+        while took.len() < total {
+            let now = Instant::now();
+            loop {
+                let due = began + Duration::from_secs_f64(asked as f64 / rate);
+                if asked == total || due > now {
+                    break;
+                }
+                let Some(index) = idle.pop_front() else { break };
+                if let Some(client) = self.clients.get_mut(index) {
+                    client.ask(script, due)?;
+                }
+                asked += 1;
+            }
+            drive.turn(Some(Duration::ZERO), |token, scratch| {
+                let Some(client) = self.clients.get_mut(token) else { return Ok(()) };
+                if client.is_answered(script, scratch)? {
+                    took.push(client.due.elapsed().as_secs_f64() * 1e6);
+                    idle.push_back(token);
+                }
+                Ok(())
+            })?;
+            if now > began + span + PATIENCE {
+                return Err(io::Error::other(format!("{} answers are missing", total - took.len())));
+            }
+        }
+        Ok(took)
     }
 }

@@ -17,6 +17,18 @@ impl Figures {
         Figures(self.0.iter().zip(&other.0).map(|(this, other)| this / other).collect())
     }
 
+    /// What is added to another's figures, round by round.
+    #[allow(dead_code, reason = "not every benchmark adds")]
+    pub(crate) fn less(&self, other: &Figures) -> Figures {
+        Figures(self.0.iter().zip(&other.0).map(|(this, other)| this - other).collect())
+    }
+
+    /// As a ratio is told; that of a thing to itself is 1.
+    #[allow(dead_code, reason = "not every benchmark tells them so")]
+    pub(crate) fn ratio(&self, to_itself: bool) -> String {
+        if to_itself { "1".to_owned() } else { format!("{self:.2}") }
+    }
+
     pub(crate) fn median(&self) -> f64 {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);

@@ -13,15 +13,22 @@ mod bounds;
 mod callgrind;
 #[path = "instructions/calls.rs"]
 mod calls;
+#[path = "gateway/drive.rs"]
+mod drive;
 #[path = "support/figures.rs"]
 #[allow(dead_code, reason = "ratios are for those who measure time")]
 mod figures;
 #[path = "gateway/http.rs"]
 mod http;
 #[path = "gateway/load.rs"]
+#[allow(dead_code, reason = "timetables are for those who measure time")]
 mod load;
 #[path = "instructions/requests.rs"]
 mod requests;
+#[path = "gateway/script.rs"]
+mod script;
+#[path = "gateway/template.rs"]
+mod template;
 #[path = "gateway/upstream.rs"]
 mod upstream;
 
@@ -64,9 +71,8 @@ fn run() -> Result<(), Box<dyn Error>> {
         println!("{absent}.");
         return Ok(());
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     if let Some(path) = plan.profile {
-        let (before, after) = runtime.block_on(requests::profiles(path))?;
+        let (before, after) = requests::profiles(path)?;
         print_profile(path, &before, &after);
         return Ok(());
     }
@@ -74,7 +80,7 @@ fn run() -> Result<(), Box<dyn Error>> {
     rows.extend(Path::ALL.map(|path| (path.name(), Figures::default())));
     for _ in 0..plan.rounds {
         let mut counts = calls::count()?;
-        counts.extend(runtime.block_on(requests::count())?);
+        counts.extend(requests::count()?);
         for ((_, figures), count) in rows.iter_mut().zip(counts) {
             figures.push(count);
         }

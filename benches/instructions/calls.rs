@@ -11,7 +11,7 @@ use std::time::Duration;
 use http::Method;
 use sendly_gateway::clock::Moment;
 use sendly_gateway::config::Config;
-use sendly_gateway::ledger::memory::Memory;
+use sendly_gateway::ledger::memory::{Bounds, Memory};
 use sendly_gateway::ledger::{Ledger, Settlement, Verdict};
 use sendly_gateway::phone::Phone;
 use sendly_gateway::policy::subject::{HashKey, Subject};
@@ -58,7 +58,8 @@ pub(crate) struct World {
 impl World {
     fn new() -> Result<Self, Box<dyn Error>> {
         let hash_key = HashKey::random();
-        let memory = || Arc::new(Memory::new(usize::MAX, WhenFull::Refuse));
+        let (keys, when_full) = (usize::MAX, WhenFull::Refuse);
+        let memory = || Arc::new(Memory::new(Bounds { keys, when_full, verifications: keys, remember: APART }));
         let (policy, full) = (Policy::new(Config::parse("", "defaults", std::iter::empty())?.limits), memory());
         let subject = |nth: u64| {
             let phone: Phone = format!("+{}", 155_500_000_000 + nth).parse().map_err(|_| "no phone")?;

@@ -2,15 +2,16 @@
 //! The difference is theirs alone, without start and end, new connections and cold caches.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use tokio::net::TcpStream;
-
 use crate::callgrind::{self, Profile};
-use crate::load::{Ask, Expect, Load, PER_ACCOUNT, Script};
-use crate::upstream::Upstream;
+use crate::drive::Drive;
+use crate::load::Load;
+use crate::script::{Ask, Expect, Script};
+use crate::template::PER_ACCOUNT;
+use crate::upstream::Seen;
 
 /// How many requests of every path each run serves first.
 const FIRST: u64 = 400;
@@ -49,59 +50,60 @@ impl Path {
 }
 
 /// The instructions of a request on each path.
-pub(crate) async fn count() -> io::Result<Vec<f64>> {
-    let before = serve(None).await?;
+pub(crate) fn count() -> io::Result<Vec<f64>> {
+    let before = serve(None)?;
     let mut counts = Vec::new();
     for path in Path::ALL {
-        let after = serve(Some(path)).await?;
+        let after = serve(Some(path))?;
         counts.push((after.total as f64 - before.total as f64) / MORE as f64);
     }
     Ok(counts)
 }
 
 /// A run without and one with more requests on this path.
-pub(crate) async fn profiles(path: Path) -> io::Result<(Profile, Profile)> {
-    Ok((serve(None).await?, serve(Some(path)).await?))
+pub(crate) fn profiles(path: Path) -> io::Result<(Profile, Profile)> {
+    Ok((serve(None)?, serve(Some(path))?))
 }
 
 /// Serves, under callgrind, some requests of every path, and more of one.
-async fn serve(more: Option<Path>) -> io::Result<Profile> {
-    let upstream = Upstream::start().await?;
+fn serve(more: Option<Path>) -> io::Result<Profile> {
+    let (mut drive, upstream) = Drive::start(false)?;
     let into = callgrind::file("requests");
     let address = free_address()?;
-    let mut running = Running::start(&callgrind::counted(&gateway(address, upstream.address)?, &into), address).await?;
-    ask(&upstream, address, more).await?;
-    let status = running.stop().await?;
+    let mut running = Running::start(&callgrind::counted(&gateway(address, upstream.address)?, &into), address)?;
+    ask(&mut drive, &upstream, address, more)?;
+    let status = running.stop()?;
     if !status.success() {
         return Err(io::Error::other(format!("the gateway ended with {status}")));
     }
     Profile::take(&into)
 }
 
-async fn ask(upstream: &Upstream, address: SocketAddr, more: Option<Path>) -> io::Result<()> {
+fn ask(drive: &mut Drive, upstream: &Seen, address: SocketAddr, more: Option<Path>) -> io::Result<()> {
     let many = |path| FIRST + if more == Some(path) { MORE } else { 0 };
     let any = 155_500_000_000_u64.next_multiple_of(PER_ACCOUNT);
     let (full, cooling, learned) = (any + 1, any + 2, any + PER_ACCOUNT);
     // Every run learns as many ids, so that those who resend do not count the sends before.
     let sends = (learned + FIRST + MORE).next_multiple_of(PER_ACCOUNT);
-    let load = &mut Load::open(address, CONNECTIONS).await?;
+    let load = &mut Load::open(drive, address, CONNECTIONS)?;
+    let (send, refusal) = (Ask::Send { body: 0 }, Expect::Refusal("\"retryAfter\":"));
     let mut passed = 0;
-    for (script, is_passed) in [
+    for (mut script, is_passed) in [
         (Script::all_to(Ask::List, Expect::Upstream, any, many(Path::Passed)), true),
-        (Script::all_to(Ask::Send, Expect::Upstream, full, 5), true),
-        (Script::all_to(Ask::Send, Expect::Refusal, full, many(Path::SendRefused)), false),
-        (Script::once_each(Ask::Send, Expect::Upstream, learned..learned + FIRST + MORE), true),
+        (Script::all_to(send, Expect::Upstream, full, 5), true),
+        (Script::all_to(send, refusal, full, many(Path::SendRefused)), false),
+        (Script::once_each(send, Expect::Upstream, learned..learned + FIRST + MORE), true),
         (Script::once_each(Ask::Resend, Expect::Upstream, learned..learned + many(Path::ResendAllowed)), true),
-        (Script::all_to(Ask::Send, Expect::Upstream, cooling, 1), true),
+        (Script::all_to(send, Expect::Upstream, cooling, 1), true),
         (Script::all_to(Ask::Resend, Expect::Upstream, cooling, 1), true),
-        (Script::all_to(Ask::Resend, Expect::Refusal, cooling, many(Path::ResendRefused)), false),
-        (Script::once_each(Ask::Send, Expect::Upstream, sends..sends + many(Path::SendAllowed)), true),
+        (Script::all_to(Ask::Resend, refusal, cooling, many(Path::ResendRefused)), false),
+        (Script::once_each(send, Expect::Upstream, sends..sends + many(Path::SendAllowed)), true),
     ] {
-        let answered = load.follow(&script, LONG).await?;
+        let answered = load.follow(drive, &mut script, LONG)?;
         passed += if is_passed { answered } else { 0 };
     }
-    if upstream.seen() != passed {
-        return Err(io::Error::other(format!("the upstream has seen {}, not {passed}", upstream.seen())));
+    if upstream.count() != passed {
+        return Err(io::Error::other(format!("the upstream has seen {}, not {passed}", upstream.count())));
     }
     Ok(())
 }
@@ -128,31 +130,31 @@ struct Running(Child);
 
 impl Running {
     /// Starts it and waits until it takes connections. Under callgrind that takes a while.
-    async fn start(command: &Command, address: SocketAddr) -> io::Result<Self> {
+    fn start(command: &Command, address: SocketAddr) -> io::Result<Self> {
         let mut own = Command::new(command.get_program());
         own.args(command.get_args()).env_clear();
         own.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
         let mut running = Self(own.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?);
         for _ in 0..3000 {
-            if TcpStream::connect(address).await.is_ok() {
+            if TcpStream::connect(address).is_ok() {
                 return Ok(running);
             }
             if let Some(status) = running.0.try_wait()? {
                 return Err(io::Error::other(format!("the gateway ended: {status}")));
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            std::thread::sleep(Duration::from_millis(20));
         }
         Err(io::Error::other("the gateway takes no connections"))
     }
 
     /// Asks it to end, and waits until it has.
-    async fn stop(&mut self) -> io::Result<ExitStatus> {
+    fn stop(&mut self) -> io::Result<ExitStatus> {
         Command::new("kill").args(["-TERM", &self.0.id().to_string()]).status()?;
         for _ in 0..3000 {
             if let Some(status) = self.0.try_wait()? {
                 return Ok(status);
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            std::thread::sleep(Duration::from_millis(20));
         }
         Err(io::Error::other("the gateway does not end"))
     }

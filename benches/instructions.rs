@@ -4,6 +4,7 @@
     clippy::print_stdout,
     clippy::print_stderr,
     clippy::disallowed_methods,
+    clippy::indexing_slicing,
     reason = "a benchmark waits for what it starts, and prints a table"
 )]
 

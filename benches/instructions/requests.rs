@@ -14,10 +14,10 @@ use crate::template::PER_ACCOUNT;
 use crate::upstream::Seen;
 
 /// How many requests of every path each run serves first.
-const FIRST: u64 = 400;
+const FIRST: u64 = 200;
 
 /// How many more of one path are counted.
-pub(crate) const MORE: u64 = 2000;
+pub(crate) const MORE: u64 = 1000;
 
 /// Enough that the one worker always has the next request, as in `benches/gateway.rs`: what a wake-up costs is shared.
 const CONNECTIONS: usize = 16;

@@ -72,10 +72,10 @@ fn main() -> ExitCode {
 
 fn run() -> Result<(), Box<dyn Error>> {
     let given: Vec<String> = std::env::args().skip(1).collect();
-    if let [argument, listen, upstream, workers] = given.as_slice()
+    if let [argument, listen, upstream, workers, pool] = given.as_slice()
         && argument == bare::ARGUMENT
     {
-        bare::run(listen, upstream.parse()?, workers.parse()?);
+        bare::run(listen, upstream.parse()?, workers.parse()?, pool.parse()?);
         return Ok(());
     }
     let plan = Plan::read(&given)?;

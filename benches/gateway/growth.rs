@@ -70,7 +70,7 @@ impl Contest<'_> {
         print_head("connections");
         for count in counts {
             // New processes, since memory that connections had is seldom given back.
-            let proxies = self.start(|_| {})?;
+            let proxies = self.start(|site| site.connections = count)?;
             let memory: io::Result<Vec<f64>> = proxies.iter().map(|proxy| self.idle(proxy, count)).collect();
             memories.push((count, memory?));
             let rows = self.rounds(&proxies, |visitor, proxy| {

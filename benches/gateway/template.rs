@@ -31,7 +31,7 @@ impl Template {
         let (mut bytes, mut places) = (Vec::new(), Vec::new());
         let first = |text: &str| MARKS.iter().filter_map(|mark| Some((text.find(mark.0)?, mark))).min_by_key(|it| it.0);
         while let Some((at, (mark, count, digits))) = first(text) {
-            bytes.extend_from_slice(text[..at].as_bytes());
+            bytes.extend_from_slice(&text.as_bytes()[..at]);
             places.push((bytes.len()..bytes.len() + count, *digits));
             bytes.resize(bytes.len() + count, b'0');
             text = &text[at + mark.len()..];

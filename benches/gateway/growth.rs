@@ -75,7 +75,10 @@ impl Contest<'_> {
             memories.push((count, memory?));
             let rows = self.rounds(&proxies, |visitor, proxy| {
                 let load = Load::open(&visitor.drive, proxy.address, count).map_err(doing("connecting"))?;
-                visitor.visit_with(load, proxy, Path::SendAllowed)
+                let visit = visitor.visit_with(load, proxy, Path::SendAllowed);
+                // Else each proxy's idle ones would be open at once, and few may open so many files.
+                visitor.drive.close_upstream();
+                visit
             })?;
             print(&count.to_string(), &rows);
             all.push((count.to_string(), rows));

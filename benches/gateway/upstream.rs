@@ -73,6 +73,11 @@ impl Upstream {
         Ok(Seen { address: self.listener.local_addr()?, count: Arc::clone(&self.seen) })
     }
 
+    /// Closes all connections.
+    pub(crate) fn close(&mut self) {
+        self.wires.fill_with(|| None);
+    }
+
     /// Does what an event with one of its tokens calls for.
     pub(crate) fn ready(&mut self, token: usize, scratch: &mut [u8]) -> io::Result<()> {
         let Some(index) = token.checked_sub(TOKEN + 1) else { return self.accept() };

@@ -72,16 +72,14 @@ fn main() -> ExitCode {
 
 fn run() -> Result<(), Box<dyn Error>> {
     let given: Vec<String> = std::env::args().skip(1).collect();
-    if let [argument, listen, upstream, workers] = given.as_slice()
+    if let [argument, listen, upstream, workers, pool] = given.as_slice()
         && argument == bare::ARGUMENT
     {
-        bare::run(listen, upstream.parse()?, workers.parse()?);
+        bare::run(listen, upstream.parse()?, workers.parse()?, pool.parse()?);
         return Ok(());
     }
     let plan = Plan::read(&given)?;
-    // Thousands of connections, at both ends of a proxy and in it: as many files as this process and its children may have.
-    let maximum = getrlimit(Resource::Nofile).maximum;
-    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?;
+    allow_files()?;
     // Before there are threads, so that all of them go with it.
     let cores = Cores::split(if plan.mode == Mode::Workers { 2 } else { 1 });
     println!("{}\n{cores}; {} rounds of {:?} visits", machine::describe(), plan.rounds, plan.visit);
@@ -100,3 +98,19 @@ fn run() -> Result<(), Box<dyn Error>> {
     println!("\nload average {} at the end", machine::load());
     Ok(())
 }
+
+/// Lets this process, and with it the proxies, have files enough for thousands of connections at both ends of each proxy; or as many
+/// as it may.
+fn allow_files() -> std::io::Result<()> {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let limit = |files| setrlimit(Resource::Nofile, Rlimit { current: files, maximum: files });
+    match maximum {
+        // Only root may have more than it was given.
+        Some(files) if files < FILES => limit(Some(FILES)).or_else(|_| limit(maximum))?,
+        _ => limit(maximum)?,
+    }
+    Ok(())
+}
+
+/// For 4,096 clients and as many connections to the upstream; where that has a thread of its own, as many from each of five proxies.
+const FILES: u64 = 65_536;

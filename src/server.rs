@@ -34,8 +34,12 @@ use crate::gateway::{Gateway, Proxy};
 const RESOLVE_EVERY: Duration = Duration::from_secs(30);
 const RESOLVE_AGAIN: Duration = Duration::from_secs(1);
 
-/// Read and write buffers of a connection, in bytes each. pingora's 64 KiB would be most of what an idle connection costs.
-const BUFFER: usize = 4096;
+/// The write buffer of a connection, in bytes: an answer's head and the body of nearly all that Sendly says leave in one write.
+const WRITE_BUFFER: usize = 2048;
+
+/// Its read buffer. pingora reads heads and bodies into buffers that they have anyway; its 64 KiB in front of those would be most
+/// of what an idle connection costs.
+const READ_BUFFER: usize = 0;
 
 /// Bound sockets, not served yet.
 #[derive(Debug)]
@@ -105,7 +109,7 @@ pub async fn start(config: Config, sockets: Sockets, clock: Clock) -> Result<Run
     if let Some(tls) = tls {
         listener = listener.tls(tls);
     }
-    proxy.add_listener(listener.l4_buffer(L4BufferSettings::new(BUFFER, BUFFER)));
+    proxy.add_listener(listener.l4_buffer(L4BufferSettings::new(READ_BUFFER, WRITE_BUFFER)));
     let mut admin = Service::new("admin".to_owned(), Admin::new(Arc::clone(&gateway), draining.clone()));
     admin.add_listener(ListenerConfig::tcp(hand_over(&mut fds, sockets.admin)?));
 

@@ -35,13 +35,14 @@ impl ProxyHttp for Bare {
 /// The command that runs it.
 pub(crate) fn command(site: &Site) -> io::Result<Command> {
     let mut command = Command::new(std::env::current_exe()?);
-    command.args([ARGUMENT, &site.listen.to_string(), &site.upstream.to_string(), &site.workers.to_string()]);
+    command.args([ARGUMENT, &site.listen.to_string(), &site.upstream.to_string()]);
+    command.args([site.workers.to_string(), site.pool().to_string()]);
     Ok(command)
 }
 
 /// Serves, until it is killed.
-pub(crate) fn run(listen: &str, upstream: SocketAddr, workers: usize) {
-    let conf = ServerConf { threads: workers, ..ServerConf::default() };
+pub(crate) fn run(listen: &str, upstream: SocketAddr, workers: usize, pool: usize) {
+    let conf = ServerConf { threads: workers, upstream_keepalive_pool_size: pool, ..ServerConf::default() };
     let mut server = Server::new_with_opt_and_conf(None, conf);
     server.bootstrap();
     let mut service = http_proxy_service(&server.configuration, Bare { upstream });

@@ -48,6 +48,9 @@ pub(crate) struct Site {
     pub(crate) workers: usize,
     /// Whether peers write an access log too.
     pub(crate) logged: bool,
+    /// How many clients there will be at once. Where an idle connection to the upstream has no room in a pool, it is closed, and a
+    /// benchmark is soon out of ports.
+    pub(crate) connections: usize,
     /// The longest body of a send, in bytes.
     pub(crate) body: usize,
     /// What the gateway's settings are besides those here, and instead of them: by the names of environment variables.
@@ -65,7 +68,25 @@ impl Site {
         let scratch =
             Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("bench-{}-{}", std::process::id(), listen.port()));
         let (settings, limits) = (Vec::new(), None);
-        Ok(Self { listen, admin, upstream, workers: 1, logged: false, body: 4096, settings, limits, scratch })
+        Ok(Self {
+            listen,
+            admin,
+            upstream,
+            workers: 1,
+            logged: false,
+            connections: 64,
+            body: 4096,
+            settings,
+            limits,
+            scratch,
+        })
+    }
+}
+
+impl Site {
+    /// Idle connections to the upstream to be kept: the gateway's default, or more where there are more clients.
+    pub(crate) fn pool(&self) -> usize {
+        self.connections.next_power_of_two().max(128)
     }
 }
 
@@ -83,6 +104,7 @@ fn sendly_gateway(site: &Site) -> io::Result<Command> {
         ("ADMIN_LISTEN", site.admin.to_string()),
         ("UPSTREAM_URL", format!("http://{}", site.upstream)),
         ("WORKERS", site.workers.to_string()),
+        ("UPSTREAM_MAX_IDLE", site.pool().to_string()),
         // A visit has ten thousands of phones, and a run many visits.
         ("MEMORY_MAX_KEYS", "20000000".to_owned()),
         ("MEMORY_MAX_VERIFICATIONS", "20000000".to_owned()),
@@ -134,6 +156,11 @@ impl Running {
         family(self.child.id()).into_iter().map(ticks).sum::<io::Result<u32>>().map(|ticks| TICK * ticks)
     }
 
+    /// How long its threads could have run, if others had not been on its core.
+    pub(crate) fn waited(&self) -> Duration {
+        family(self.child.id()).into_iter().map(waited).sum()
+    }
+
     /// The memory that all its processes have, in bytes; of what they share, each has its part.
     pub(crate) fn memory(&self) -> io::Result<u64> {
         family(self.child.id()).into_iter().map(memory).sum()
@@ -142,6 +169,11 @@ impl Running {
 
 /// 100 a second, on every architecture of Linux that this runs on (`getconf CLK_TCK`).
 const TICK: Duration = Duration::from_millis(10);
+
+/// The CPU time of this process, which is load and upstream.
+pub(crate) fn own_cpu() -> io::Result<Duration> {
+    ticks(std::process::id()).map(|ticks| TICK * ticks)
+}
 
 /// A process and all that it started.
 fn family(pid: u32) -> Vec<u32> {
@@ -155,6 +187,16 @@ fn ticks(pid: u32) -> io::Result<u32> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
     Ok(fields.split_whitespace().skip(11).take(2).filter_map(|ticks| ticks.parse::<u32>().ok()).sum())
+}
+
+fn waited(pid: u32) -> Duration {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let waited = threads.filter_map(|thread| {
+        // Nanoseconds on a core, nanoseconds in the queue before it, and turns.
+        let schedule = fs::read_to_string(thread.path().join("schedstat")).ok()?;
+        schedule.split(' ').nth(1)?.parse().ok().map(Duration::from_nanos)
+    });
+    waited.sum()
 }
 
 fn memory(pid: u32) -> io::Result<u64> {

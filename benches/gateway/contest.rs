@@ -22,18 +22,28 @@ pub(crate) struct Row {
     pub(crate) cpu: Figures,
     pub(crate) rate: Figures,
     pub(crate) busy: Figures,
+    /// What load and upstream used, per request.
+    pub(crate) load: Figures,
 }
 
 impl Row {
     pub(crate) fn new(candidate: &Candidate) -> Self {
-        Self { name: candidate.name, cpu: Figures::default(), rate: Figures::default(), busy: Figures::default() }
+        Self {
+            name: candidate.name,
+            cpu: Figures::default(),
+            rate: Figures::default(),
+            busy: Figures::default(),
+            load: Figures::default(),
+        }
     }
 }
 
 /// The head of the table that [`print`] continues; `first` is what its first column tells.
 pub(crate) fn print_head(first: &str) {
-    println!("\n| {first} | proxy | CPU µs per request | × {BARE} | × {HAPROXY} | requests/s | × {BARE} | busy |");
-    println!("|---|---|---|---|---|---|---|---|");
+    println!(
+        "\n| {first} | proxy | CPU µs per request | × {BARE} | × {HAPROXY} | requests/s | × {BARE} | busy | load µs |"
+    );
+    println!("|---|---|---|---|---|---|---|---|---|");
 }
 
 /// A line for each proxy.
@@ -44,12 +54,13 @@ pub(crate) fn print(first: &str, rows: &[Row]) {
     };
     let (bare, haproxy) = (row(BARE), row(HAPROXY));
     for it in rows {
-        let Row { name, cpu, rate, busy } = it;
+        let Row { name, cpu, rate, busy, load } = it;
         let (to_bare, to_haproxy) = (over(|row| &row.cpu, it, bare), over(|row| &row.cpu, it, haproxy));
         let rates = over(|row| &row.rate, it, bare);
         println!(
-            "| {first} | {name} | {cpu:.1} | {to_bare} | {to_haproxy} | {rate:.0} | {rates} | {:.0} % |",
-            busy.median()
+            "| {first} | {name} | {cpu:.1} | {to_bare} | {to_haproxy} | {rate:.0} | {rates} | {:.0} % | {:.1} |",
+            busy.median(),
+            load.median()
         );
     }
 }
@@ -85,7 +96,10 @@ impl Contest<'_> {
                 let visit = visit(&mut self.visitor, proxy).map_err(doing(proxy.candidate.name))?;
                 row.cpu.push(visit.cpu.as_secs_f64() * 1e6 / visit.answered as f64);
                 row.rate.push(visit.answered as f64 / visit.took.as_secs_f64());
-                row.busy.push(100.0 * visit.cpu.as_secs_f64() / visit.took.as_secs_f64());
+                // Not that of the time which others had its core in.
+                let own = visit.took.saturating_sub(visit.waited).max(visit.cpu);
+                row.busy.push(100.0 * visit.cpu.as_secs_f64() / own.as_secs_f64());
+                row.load.push(visit.load.as_secs_f64() * 1e6 / visit.answered as f64);
             }
         }
         Ok(rows)

@@ -43,6 +43,13 @@ impl Drive {
         Ok((load, seen))
     }
 
+    /// Closes all connections to the upstream, which are idle. One with a thread of its own keeps them.
+    pub(crate) fn close_upstream(&mut self) {
+        if let Some(upstream) = &mut self.upstream {
+            upstream.close();
+        }
+    }
+
     pub(crate) fn registry(&self) -> io::Result<Registry> {
         self.poll.registry().try_clone()
     }

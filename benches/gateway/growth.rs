@@ -70,12 +70,15 @@ impl Contest<'_> {
         print_head("connections");
         for count in counts {
             // New processes, since memory that connections had is seldom given back.
-            let proxies = self.start(|_| {})?;
+            let proxies = self.start(|site| site.connections = count)?;
             let memory: io::Result<Vec<f64>> = proxies.iter().map(|proxy| self.idle(proxy, count)).collect();
             memories.push((count, memory?));
             let rows = self.rounds(&proxies, |visitor, proxy| {
                 let load = Load::open(&visitor.drive, proxy.address, count).map_err(doing("connecting"))?;
-                visitor.visit_with(load, proxy, Path::SendAllowed)
+                let visit = visitor.visit_with(load, proxy, Path::SendAllowed);
+                // Else each proxy's idle ones would be open at once, and few may open so many files.
+                visitor.drive.close_upstream();
+                visit
             })?;
             print(&count.to_string(), &rows);
             all.push((count.to_string(), rows));

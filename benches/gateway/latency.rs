@@ -132,8 +132,8 @@ impl Contest<'_> {
                 ..site
             };
             let _other = Running::spawn(OURS, &site, self.cores)?;
-            let send = b"POST /api/v1/verify HTTP/1.1\r\nhost: gateway.local\r\ncontent-type: application/json\r\n\
-                         content-length: 2\r\n\r\n{}";
+            let send = b"POST /api/v1/verify HTTP/1.1\r\nhost: gateway.local\r\nauthorization: Bearer sk_test_v1_0\r\n\
+                         content-type: application/json\r\ncontent-length: 2\r\n\r\n{}";
             refused.push(until(site.listen, send, "400", began)?);
         }
         for (name, took) in forwarded {

@@ -15,6 +15,9 @@ use crate::script::Script;
 /// How long the last answer may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How many connections begin to ask before the upstream gets a turn.
+const AT_ONCE: usize = 64;
+
 #[derive(Debug)]
 struct Client {
     wire: Wire,
@@ -85,11 +88,15 @@ impl Load {
         let mut now = Instant::now();
         let until = now + span;
         let (mut answered, mut waiting) = (0, 0);
-        for client in &mut self.clients {
-            waiting += usize::from(client.ask(script, now)?);
-        }
-        while waiting > 0 {
-            drive.turn(Some(Duration::from_millis(100)), |token, scratch| {
+        let mut begun = 0;
+        while waiting > 0 || begun < self.clients.len() {
+            // Thousands at once would have the proxy ask for more connections than the upstream's backlog holds.
+            for client in self.clients.iter_mut().skip(begun).take(AT_ONCE) {
+                waiting += usize::from(client.ask(script, now)?);
+                begun += 1;
+            }
+            let wait = if begun < self.clients.len() { Duration::ZERO } else { Duration::from_millis(100) };
+            drive.turn(Some(wait), |token, scratch| {
                 let Some(client) = self.clients.get_mut(token) else { return Ok(()) };
                 if client.is_answered(script, scratch)? {
                     answered += 1;

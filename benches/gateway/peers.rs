@@ -63,6 +63,7 @@ fn configured(name: &str, text: &str, site: &Site, log: &str) -> io::Result<Path
         ("@UPSTREAM_IP@", site.upstream.ip().to_string()),
         ("@UPSTREAM_PORT@", site.upstream.port().to_string()),
         ("@WORKERS@", site.workers.to_string()),
+        ("@POOL@", site.pool().to_string()),
         ("@SCRATCH@", site.scratch.display().to_string()),
         ("@BUFFER@", buffer.to_string()),
         ("@MODULES@", NGINX_MODULES.to_owned()),

@@ -55,6 +55,8 @@ impl Upstream {
     /// Listens on a free port.
     pub(crate) fn bind(registry: Registry) -> io::Result<Self> {
         let mut listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0).into())?;
+        // With the 128 that std has, a proxy that opens thousands at once has some of them reset, and answers 502.
+        rustix::net::listen(&listener, 4096)?;
         registry.register(&mut listener, Token(TOKEN), Interest::READABLE)?;
         let head = |status: &str| format!("HTTP/1.1 {status}\r\ncontent-type: application/json\r\n");
         Ok(Self {
@@ -69,6 +71,11 @@ impl Upstream {
 
     pub(crate) fn seen(&self) -> io::Result<Seen> {
         Ok(Seen { address: self.listener.local_addr()?, count: Arc::clone(&self.seen) })
+    }
+
+    /// Closes all connections.
+    pub(crate) fn close(&mut self) {
+        self.wires.fill_with(|| None);
     }
 
     /// Does what an event with one of its tokens calls for.

@@ -3,7 +3,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use crate::candidate::{Candidate, Running};
+use crate::candidate::{Candidate, Running, own_cpu};
 use crate::cores::doing;
 use crate::drive::Drive;
 use crate::load::Load;
@@ -57,7 +57,11 @@ impl Path {
 pub(crate) struct Visit {
     pub(crate) answered: u64,
     pub(crate) cpu: Duration,
+    /// What load and upstream used.
+    pub(crate) load: Duration,
     pub(crate) took: Duration,
+    /// How long the proxy was kept from its core by others.
+    pub(crate) waited: Duration,
 }
 
 /// Makes one visit after the other, each with phones that no visit before it had.
@@ -90,9 +94,11 @@ impl Visitor {
         load.follow(&mut self.drive, &mut script, WARM_UP).map_err(doing("warming up"))?;
 
         let seen = self.upstream.count();
+        let (load_cpu, waited) = (own_cpu()?, proxy.waited());
         let (cpu, began) = (proxy.cpu()?, Instant::now());
         let answered = load.follow(&mut self.drive, &mut script, self.span).map_err(doing(path.name()))?;
         let (took, cpu) = (began.elapsed(), proxy.cpu()?.saturating_sub(cpu));
+        let (load_cpu, waited) = (own_cpu()?.saturating_sub(load_cpu), proxy.waited().saturating_sub(waited));
         let seen = self.upstream.count() - seen;
 
         let expected = if proxy.candidate.refusal.is_some() && path.is_refused() { 0 } else { answered };
@@ -100,7 +106,7 @@ impl Visitor {
             let what = path.name();
             return Err(io::Error::other(format!("{what}: {answered} answered, {seen} seen by the upstream")));
         }
-        Ok(Visit { answered, cpu, took })
+        Ok(Visit { answered, cpu, load: load_cpu, took, waited })
     }
 
     /// Brings a proxy, or the upstream alone, to where the path's requests are what their name says, and returns them.

@@ -14,9 +14,9 @@ use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Frame, Incoming};
-use hyper::server::conn::http1;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{Notify, Semaphore, watch};
@@ -113,6 +113,11 @@ impl Upstream {
         Self::closed().open()
     }
 
+    /// The same, and it speaks nothing but HTTP/2.
+    pub(crate) async fn start_http2() -> Self {
+        Self::serve_on(Self::closed().0.listen(1024).unwrap(), true)
+    }
+
     /// An upstream whose port is its own, and refuses connections until it is opened.
     pub(crate) fn closed() -> Closed {
         let socket = TcpSocket::new_v4().unwrap();
@@ -120,7 +125,7 @@ impl Upstream {
         Closed(socket)
     }
 
-    fn serve_on(listener: TcpListener) -> Self {
+    fn serve_on(listener: TcpListener, is_http2: bool) -> Self {
         let address = listener.local_addr().unwrap();
         let state = Arc::new(State {
             script: Mutex::new(Arc::new(|_: &Seen| Act::error(500, "unscripted"))),
@@ -141,9 +146,13 @@ impl Upstream {
                 stream.set_nodelay(true).unwrap();
                 let state = Arc::clone(&serving);
                 tokio::spawn(async move {
-                    let service = service_fn(|request| state.serve(request));
+                    let service = service_fn(move |request| Arc::clone(&state).serve(request));
                     // An error is what a scripted break looks like from here.
-                    let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+                    let stream = TokioIo::new(stream);
+                    let _ = match is_http2 {
+                        true => http2::Builder::new(TokioExecutor::new()).serve_connection(stream, service).await,
+                        false => http1::Builder::new().serve_connection(stream, service).await,
+                    };
                 });
             }
         });
@@ -216,7 +225,7 @@ impl Closed {
     }
 
     pub(crate) fn open(self) -> Upstream {
-        Upstream::serve_on(self.0.listen(1024).unwrap())
+        Upstream::serve_on(self.0.listen(1024).unwrap(), false)
     }
 }
 
@@ -252,7 +261,7 @@ impl State {
         }
     }
 
-    async fn serve(&self, request: Request<Incoming>) -> Result<Response<Body>, std::io::Error> {
+    async fn serve(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Body>, std::io::Error> {
         let broken = || std::io::Error::other("scripted");
         let (parts, body) = request.into_parts();
         let body = body.collect().await.map_err(|_| broken())?.to_bytes();

@@ -74,7 +74,7 @@ impl Reading {
         Self { bodiless: method == Method::HEAD, interim: 0, head: None }
     }
 
-    /// Understands what has come so far; and, if the connection has `ended`, what that means.
+    /// Understands what has come so far; and, if the connection was closed (`ended`), what that means.
     pub(super) fn step(&mut self, buffer: &mut Buffer, ended: bool) -> Step {
         let mut head = match self.head.take().map_or_else(|| self.read_head(buffer), |head| Ok(Some(head))) {
             Ok(Some(head)) => head,
@@ -95,6 +95,11 @@ impl Reading {
             }
             Err(flaw) => Step::Failed(Some(head.status), flaw),
         }
+    }
+
+    /// What is known if the connection broke: not even a body that ends with it is whole then.
+    pub(super) fn broken(self) -> Step {
+        Step::Failed(self.head.map(|head| head.status), Flaw::Incomplete)
     }
 
     /// The head of the answer itself: interim ones are skipped.
@@ -216,6 +221,226 @@ impl Framing {
             (Some(true), None) if !self.old => Ok(Body::Chunks(Chunks::new())),
             // Two lengths, or a length and chunks, or a coding that is not chunked: a second reader may see another end.
             _ => Err(Flaw::Malformed("framing")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What is known after these pieces, and then the end.
+    fn read(pieces: &[&[u8]]) -> Step {
+        let (mut reading, mut buffer) = (Reading::of(&Method::POST), Buffer::new());
+        for piece in pieces {
+            for byte in piece.chunks(4096) {
+                buffer.room();
+                let room = buffer.room();
+                let count = room.len().min(byte.len());
+                room[..count].copy_from_slice(&byte[..count]);
+                buffer.add(count);
+                let rest = &byte[count..];
+                buffer.room()[..rest.len()].copy_from_slice(rest);
+                buffer.add(rest.len());
+                assert!(buffer.unread().len() <= MAX_HEAD + 2 * 4096, "{} bytes are kept", buffer.unread().len());
+                match reading.step(&mut buffer, false) {
+                    Step::More => {}
+                    over => return over,
+                }
+            }
+        }
+        reading.step(&mut buffer, true)
+    }
+
+    fn shown(step: &Step) -> String {
+        format!("{step:?}")
+    }
+
+    fn whole(text: &str) -> (u16, String, bool) {
+        match read(&[text.as_bytes()]) {
+            Step::Whole(answer, reusable) => {
+                (answer.status.as_u16(), String::from_utf8(answer.body.to_vec()).unwrap(), reusable)
+            }
+            other => panic!("{text:?}: {other:?}"),
+        }
+    }
+
+    fn failed(text: &str) -> (Option<u16>, Flaw) {
+        match read(&[text.as_bytes()]) {
+            Step::Failed(status, flaw) => (status.map(|status| status.as_u16()), flaw),
+            other => panic!("{text:?}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_end_of_an_answer_is_where_its_head_says() {
+        for (rest, body, reusable) in [
+            ("200 OK\r\ncontent-length: 2\r\n\r\nab", "ab", true),
+            ("200 OK\r\ncontent-length: 2, 2\r\nContent-Length: 2\r\n\r\nab", "ab", true),
+            ("200\r\ncontent-length: 0\r\n\r\n", "", true),
+            ("200 OK\r\ncontent-length: 2\r\n\r\nabc", "ab", false),
+            ("200 OK\r\nconnection: x, Close\r\ncontent-length: 2\r\n\r\nab", "ab", false),
+            ("204 No Content\r\ncontent-length: 2\r\n\r\n", "", true),
+            ("304 Not Modified\r\ntransfer-encoding: chunked\r\n\r\n", "", true),
+            ("200 OK\r\ntransfer-encoding: Chunked\r\n\r\n1\r\na\r\n01;x=\"y\"\r\nb\r\n0\r\n\r\n", "ab", true),
+            ("200 OK\r\ntransfer-encoding: chunked\r\n\r\n2 \t\r\nab\r\n0\r\ntrailer: 1\r\n\r\n", "ab", true),
+            ("200 OK\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\nmore", "", false),
+            ("200 OK\r\n\r\nab", "ab", false),
+        ] {
+            assert_eq!(
+                whole(&format!("HTTP/1.1 {rest}")),
+                (rest[..3].parse().unwrap(), body.into(), reusable),
+                "{rest}"
+            );
+        }
+    }
+
+    #[test]
+    fn http_1_0_keeps_a_connection_only_if_it_says_so() {
+        assert!(!whole("HTTP/1.0 200 OK\r\ncontent-length: 0\r\n\r\n").2);
+        assert!(whole("HTTP/1.0 200 OK\r\nconnection: Keep-Alive\r\ncontent-length: 0\r\n\r\n").2);
+        assert!(!whole("HTTP/1.0 200 OK\r\nconnection: keep-alive, close\r\ncontent-length: 0\r\n\r\n").2);
+    }
+
+    #[test]
+    fn what_comes_before_the_answer_is_skipped_and_bounded() {
+        let answer = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+        let early = "HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n";
+        assert_eq!(whole(&(early.repeat(MAX_INTERIM) + answer)).0, 200);
+        assert_eq!(failed(&(early.repeat(MAX_INTERIM + 1) + answer)), (None, Flaw::Malformed("interim answers")));
+        assert_eq!(failed("HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\n\r\n"), (None, Flaw::Upgrade));
+    }
+
+    #[test]
+    fn what_can_be_read_in_two_ways_is_not_read() {
+        for fields in [
+            "content-length: 1\r\ncontent-length: 2",
+            "content-length: 1, 2",
+            "content-length: 1,",
+            "content-length: +1",
+            "content-length: -1",
+            "content-length: 0x1",
+            "content-length: ",
+            "content-length: 18446744073709551616",
+            "content-length: \u{e9}",
+            "content-length: 1\r\ntransfer-encoding: chunked",
+            "transfer-encoding: gzip",
+            "transfer-encoding: gzip, chunked",
+            "transfer-encoding: chunked, chunked",
+            "transfer-encoding: chunked\r\ntransfer-encoding: chunked",
+            "transfer-encoding: ",
+        ] {
+            let flaw = failed(&format!("HTTP/1.1 200 OK\r\n{fields}\r\n\r\n1\r\na\r\n0\r\n\r\n"));
+            assert_eq!(flaw, (None, Flaw::Malformed("framing")), "{fields}");
+        }
+        let old = "HTTP/1.0 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n";
+        assert_eq!(failed(old), (None, Flaw::Malformed("framing")));
+    }
+
+    #[test]
+    fn a_body_that_is_not_whole_leaves_the_status() {
+        let chunked = "transfer-encoding: chunked\r\n\r\n";
+        for rest in [
+            "content-length: 2\r\n\r\na".to_owned(),
+            chunked.to_owned(),
+            format!("{chunked}2\r\nab\r\n0\r\n"),
+            format!("{chunked}2\r\nab\r\n0\r\n\r"),
+            format!("{chunked}2\r\nabc\r\n0\r\n\r\n"),
+            format!("{chunked}g\r\n"),
+            format!("{chunked}\r\n"),
+            format!("{chunked}1\na\n0\n\n"),
+            format!("{chunked}1 1\r\na\r\n0\r\n\r\n"),
+            format!("{chunked}00000000000000001\r\na\r\n0\r\n\r\n"),
+            format!("{chunked}ffffffffffffffff\r\na"),
+            format!("{chunked}0\r\ntrailer\r\n\r\n"),
+            format!("{chunked}0\r\na: b\n\r\n"),
+            format!("{chunked}0\r\n{}\r\n", "a: b\r\n".repeat(101)),
+            format!("{chunked}1;{}\r\na\r\n0\r\n\r\n", "x".repeat(20_000)),
+            format!("{chunked}{}0\r\n\r\n", "1;xxxxxxxxx\r\na\r\n".repeat(2_000)),
+        ] {
+            let (status, _) = failed(&format!("HTTP/1.1 201 Created\r\n{rest}"));
+            assert_eq!(status, Some(201), "{rest}");
+        }
+    }
+
+    #[test]
+    fn a_body_may_be_so_long_and_no_longer() {
+        let chunked = |many: usize| {
+            format!("transfer-encoding: chunked\r\n\r\n{}0\r\n\r\n", "10\r\n0123456789abcdef\r\n".repeat(many / 16))
+        };
+        let most = "x".repeat(MAX_ANSWER);
+        let length = |many: usize| format!("content-length: {many}\r\n\r\n{most}x");
+        for rest in [format!("\r\n{most}"), length(MAX_ANSWER), chunked(MAX_ANSWER)] {
+            assert_eq!(
+                whole(&format!("HTTP/1.1 200 OK\r\n{rest}").replace("\n\r\n\r\n", "\n\r\n")).1.len(),
+                MAX_ANSWER
+            );
+        }
+        for rest in [format!("a: b\r\n\r\n{most}x"), length(MAX_ANSWER + 1), chunked(MAX_ANSWER + 16)] {
+            assert_eq!(failed(&format!("HTTP/1.1 200 OK\r\n{rest}")), (Some(200), Flaw::TooLong));
+        }
+    }
+
+    #[test]
+    fn a_head_may_be_so_long_and_no_longer() {
+        let fields = |many: usize| format!("HTTP/1.1 204 No Content\r\n{}\r\n", "a: b\r\n".repeat(many));
+        assert_eq!(whole(&fields(MAX_FIELDS)).0, 204);
+        assert_eq!(failed(&fields(MAX_FIELDS + 1)), (None, Flaw::Malformed("head")));
+        let long = |many: usize| format!("HTTP/1.1 204 No Content\r\na: {}\r\n\r\n", "x".repeat(many));
+        assert_eq!(whole(&long(MAX_HEAD - 100)).0, 204);
+        assert_eq!(failed(&long(MAX_HEAD)), (None, Flaw::Malformed("head")));
+    }
+
+    #[test]
+    fn headers_that_concern_the_connection_stay_behind() {
+        let text = "HTTP/1.1 200 OK\r\nConnection: keep-alive, X-Private\r\nKeep-Alive: timeout=5\r\nX-Private: 1\r\n\
+                    Content-Type: text/plain\r\nSet-Cookie: a\r\nSet-Cookie: b\r\nUpgrade: h2c\r\ncontent-length: 0\r\n\r\n";
+        let Step::Whole(answer, true) = read(&[text.as_bytes()]) else { panic!("{text}") };
+        let mut headers: Vec<_> =
+            answer.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+        headers.sort_unstable();
+        let expected: [(&str, &[u8]); 3] =
+            [("content-type", b"text/plain"), ("set-cookie", b"a"), ("set-cookie", b"b")];
+        assert_eq!(headers, expected);
+    }
+
+    #[test]
+    fn an_answer_to_head_has_no_body() {
+        let (mut reading, mut buffer) =
+            (Reading::of(&Method::HEAD), Buffer::from(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n".as_slice()));
+        assert!(matches!(reading.step(&mut buffer, false), Step::Whole(_, true)));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..4096), chunked in any::<bool>()) {
+            read(&[&bytes]);
+            let head = if chunked { "transfer-encoding: chunked" } else { "content-length: 999" };
+            read(&[format!("HTTP/1.1 200 OK\r\n{head}\r\n\r\n").as_bytes(), &bytes]);
+            read(&[b"HTTP/1.1 200 OK\r\n", &bytes]);
+        }
+
+        #[test]
+        fn how_the_bytes_are_cut_changes_nothing(
+            text in "HTTP/1.1 (103 E\r\n\r\nHTTP/1.1 )?20[014] O\r\n(content-length: [0-9]\r\n|transfer-encoding: chunked\r\n|x: y\r\n)\
+                     \r\n([0-3]|1\r\na\r\n|0\r\n|\r\n|a: b\r\n){0,9}",
+            cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..6),
+        ) {
+            let bytes = text.as_bytes();
+            let mut places: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).collect();
+            places.extend([0, bytes.len()]);
+            places.sort_unstable();
+            let pieces: Vec<&[u8]> = places.windows(2).map(|ends| &bytes[ends[0]..ends[1]]).collect();
+            let (cut, at_once) = (read(&pieces), read(&[bytes]));
+            // What is beyond the answer may not have come yet: whether the connection stands is known when it is taken again.
+            match (&cut, &at_once) {
+                (Step::Whole(cut, _), Step::Whole(at_once, _)) => {
+                    prop_assert_eq!(format!("{cut:?}"), format!("{at_once:?}"));
+                }
+                _ => prop_assert_eq!(shown(&cut), shown(&at_once)),
+            }
         }
     }
 }

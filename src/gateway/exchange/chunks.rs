@@ -105,8 +105,13 @@ fn size(line: &[u8]) -> Option<(usize, usize)> {
 /// How long the trailers are, and the empty line after them. What they say is of no use to anyone.
 fn trailers(unread: &[u8]) -> Result<Option<usize>, Flaw> {
     let mut fields = [httparse::EMPTY_HEADER; MAX_TRAILER_FIELDS];
+    // httparse ends a line at a bare LF too. Where chunks end, hyper does not.
+    let ends_lines = |length| {
+        let mut lines = unread.get(..length).unwrap_or_default().split_inclusive(|byte| *byte == b'\n');
+        lines.all(|line| line.ends_with(b"\r\n"))
+    };
     match httparse::parse_headers(unread, &mut fields) {
-        Ok(httparse::Status::Complete((length, _))) if length <= MAX_TRAILERS => Ok(Some(length)),
+        Ok(httparse::Status::Complete((length, _))) if length <= MAX_TRAILERS && ends_lines(length) => Ok(Some(length)),
         Ok(httparse::Status::Partial) if unread.len() < MAX_TRAILERS => Ok(None),
         _ => Err(Flaw::Malformed("trailers")),
     }

@@ -41,7 +41,9 @@ enum Event {
     /// Bytes came.
     Read,
     /// No more will.
-    Ended(Option<io::Error>),
+    Ended,
+    /// No more can.
+    Broken(io::Error),
 }
 
 impl Connection {
@@ -54,10 +56,11 @@ impl Connection {
         let (mut reading, mut unsent) = (Reading::of(method), wire);
         loop {
             let event = poll_fn(|context| self.poll(context, wire.len(), &mut unsent)).await;
-            let (ended, error) = match event {
+            let ended = match event {
                 Event::Unsent(error) => return End::Unsent(error),
-                Event::Read => (false, None),
-                Event::Ended(error) => (true, error),
+                Event::Broken(error) => return End::Sent(reading.broken(), Some(error)),
+                Event::Ended => true,
+                Event::Read => false,
             };
             match reading.step(&mut self.buffer, ended) {
                 Step::More => {}
@@ -65,7 +68,7 @@ impl Connection {
                 Step::Whole(answer, _) if !unsent.is_empty() => return End::Sent(Step::Whole(answer, false), None),
                 step => {
                     self.buffer.slim();
-                    return End::Sent(step, error);
+                    return End::Sent(step, None);
                 }
             }
         }
@@ -94,8 +97,8 @@ impl Connection {
                 self.buffer.add(count);
                 Event::Read
             }
-            Ok(()) => Event::Ended(None),
-            Err(error) => Event::Ended(Some(error)),
+            Ok(()) => Event::Ended,
+            Err(error) => Event::Broken(error),
         })
     }
 

@@ -15,6 +15,7 @@ mod callgrind;
 #[path = "instructions/calls.rs"]
 mod calls;
 #[path = "gateway/drive.rs"]
+#[allow(dead_code, reason = "an upstream that goes away is for those who measure connections")]
 mod drive;
 #[path = "support/figures.rs"]
 #[allow(dead_code, reason = "ratios are for those who measure time")]
@@ -31,6 +32,7 @@ mod script;
 #[path = "gateway/template.rs"]
 mod template;
 #[path = "gateway/upstream.rs"]
+#[allow(dead_code, reason = "as in drive")]
 mod upstream;
 
 use std::error::Error;

@@ -1,8 +1,8 @@
 //! The access log: a line for each request, which no request waits for.
 //!
 //! A request puts its line together by itself, without allocating, and copies it behind those of the others in one shared buffer. A
-//! thread of the log's own writes that buffer out: once it holds [`BATCH`], or [`LINGER`] after its first line came. While there is no
-//! line it sleeps. If what it writes is not read, the buffer grows to [`ROOM`]; lines that find no room are dropped, and counted.
+//! thread of the log's own writes that buffer out: once it holds `BATCH`, or `LINGER` after its first line came. While there is no
+//! line it sleeps. If what it writes is not read, the buffer grows to `ROOM`; lines that find no room are dropped, and counted.
 //!
 //! One buffer and not one per worker: lines stay in their order, and its lock is held for a copy of some 300 bytes only.
 

@@ -19,6 +19,9 @@ use crate::clock::Moment;
 /// could not, since what it let through had left its window by then.
 pub const UNSETTLED: Duration = Duration::from_secs(120);
 
+/// How many charges have room on the heap at first: 48 bytes with their number.
+const AT_FIRST: usize = 5;
+
 /// The codes that went to one key, oldest first.
 #[derive(Clone, Debug, Default)]
 pub struct Log(Charges);
@@ -93,7 +96,7 @@ impl Log {
                 self.0 = if is_needless(older, newer, retention) {
                     Charges::One(newer.0)
                 } else {
-                    Charges::Many(boxed(&[older.0, newer.0], 3))
+                    Charges::Many(boxed(&[older.0, newer.0], AT_FIRST))
                 };
             }
             Charges::Many(_) => self.insert(charge, retention),

@@ -181,4 +181,5 @@ fn print_profile(path: Path, before: &Profile, after: &Profile) {
     };
     lines("crate", &families);
     lines("function, without those that it calls", &own);
+    lines("copies, fills and compares memory", &after.more_memory_than(before, requests::MORE));
 }

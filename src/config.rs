@@ -106,6 +106,8 @@ pub struct Tls {
 pub struct Clients {
     /// How long an idle connection is kept.
     pub keep_alive: Duration,
+    /// For the rest of a request's head, once its first bytes have come.
+    pub header_timeout: Duration,
     /// For the whole body of a limited request, and between two reads of any other body.
     pub body_timeout: Duration,
     /// Between two writes of an answer.

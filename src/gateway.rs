@@ -4,7 +4,11 @@
 //! as it came, except that answers which show a verification's phone are read on their way, so that the phone is known before
 //! the client can use the id.
 
+mod buffer;
+mod caller;
 pub mod exchange;
+mod fields;
+pub mod front;
 mod head;
 mod lookup;
 mod meaning;
@@ -39,9 +43,11 @@ use crate::sendly::Operation;
 use crate::sendly::path::{self, Reading};
 use crate::throttle::Throttles;
 use crate::work::{UnderWay, Work};
+use caller::Caller;
 use refusals::Refusals;
 use reply::Reply;
 use retries::Retries;
+use session::Streamed;
 
 /// One gateway: its policy, what it knows, and its way to Sendly. Shared by all requests.
 #[derive(Debug)]
@@ -146,6 +152,54 @@ impl Gateway {
         self.config.memory.sweep_every
     }
 
+    /// A request's header has come.
+    fn begin(&self, request: &mut Request) {
+        request.began = self.clock.now();
+        request.under_way = Some(self.work.begin());
+    }
+
+    /// Finds out who calls, and asks the throttles. Returns what a caller is told whom one of them refuses.
+    fn throttle(&self, caller: &impl Caller, request: &mut Request) -> Option<Reply> {
+        let fields = caller.fields();
+        request.client = caller::client(caller.peer(), fields, &self.config.clients.trusted_proxies);
+        if self.throttles.is_empty() {
+            return None;
+        }
+        // Without a key it is the account of nobody: Sendly will say so.
+        let account = self.config.hash_key.account(fields.first("authorization").unwrap_or_default());
+        request.account = Some(account);
+        let slow = self.throttles.check(request.operation, account, request.client).err()?;
+        self.metrics.throttled(slow.name);
+        (request.outcome, request.refused_by) = (Outcome::Throttled, Some(slow.name.into()));
+        Some(Reply::throttled(&slow, caller::user_agent(fields)))
+    }
+
+    /// Tells of a request that is over: what its client was told, with which status, if any, and how much.
+    fn tell(&self, request: &Request, method: &str, status: u16, bytes: usize) {
+        if request.under_way.is_none() {
+            return;
+        }
+        let at = self.clock.now();
+        let took = at.since(request.began);
+        self.metrics.request(request.operation, request.outcome, took);
+        if !self.access.is_on() {
+            return;
+        }
+        self.access.tell(&Entry {
+            at,
+            method,
+            operation: request.operation,
+            outcome: request.outcome,
+            status,
+            phone: request.phone,
+            account: request.account,
+            refused_by: request.refused_by.as_deref(),
+            client: request.client,
+            took,
+            bytes,
+        });
+    }
+
     /// Learns whose phone an answer shows. Called before any client can see the answer.
     fn learn(&self, body: &[u8], now: Moment) {
         let shown = crate::sendly::body::read_shown(body);
@@ -156,7 +210,7 @@ impl Gateway {
 }
 
 /// What is known of one request, from its header to its log line.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Request {
     began: Moment,
     operation: Operation,
@@ -183,26 +237,12 @@ impl ProxyHttp for Proxy {
     type CTX = Request;
 
     fn new_ctx(&self) -> Request {
-        Request {
-            // The context is made before the connection's next request has come.
-            began: Moment::from_micros(0),
-            operation: Operation::Other,
-            outcome: Outcome::Passed,
-            client: None,
-            account: None,
-            phone: None,
-            refused_by: None,
-            path: None,
-            capture: None,
-            sent_upstream: None,
-            under_way: None,
-        }
+        Request::default()
     }
 
     async fn request_filter(&self, session: &mut Session, request: &mut Request) -> pingora::Result<bool> {
         let gateway = &self.0;
-        request.began = gateway.clock.now();
-        request.under_way = Some(gateway.work.begin());
+        gateway.begin(request);
         session::prepare(session, &gateway.config.clients);
 
         let Some(raw) = session::path(session) else {
@@ -212,21 +252,17 @@ impl ProxyHttp for Proxy {
         if let Reading::Verify(call) = &reading {
             request.operation = call.operation;
         }
-        request.client = session::client(session, &gateway.config.clients.trusted_proxies);
-
-        if !gateway.throttles.is_empty() {
-            let account = session::account(session, &gateway.config.hash_key);
-            request.account = Some(account);
-            if let Err(slow) = gateway.throttles.check(request.operation, account, request.client) {
-                gateway.metrics.throttled(slow.name);
-                request.refused_by = Some(slow.name.into());
-                let reply = Reply::throttled(&slow, session::user_agent(session));
-                return early(session, request, Outcome::Throttled, reply).await;
-            }
+        let mut caller = Streamed::new(session);
+        if let Some(reply) = gateway.throttle(&caller, request) {
+            caller.refuse(reply).await?;
+            return Ok(true);
         }
         match reading {
             Reading::Verify(call) => match call.operation {
-                Operation::Send | Operation::Resend => otp::serve(gateway, session, request, &call).await,
+                Operation::Send | Operation::Resend => {
+                    otp::serve(gateway, &mut caller, request, &call).await?;
+                    Ok(true)
+                }
                 _ => {
                     request.path = call.respelled;
                     session::expect_continue(session).await?;
@@ -355,29 +391,12 @@ impl ProxyHttp for Proxy {
     }
 
     async fn logging(&self, session: &mut Session, _error: Option<&pingora::Error>, request: &mut Request) {
-        let gateway = &self.0;
-        if request.under_way.is_none() {
-            return;
-        }
-        let at = gateway.clock.now();
-        let took = at.since(request.began);
-        gateway.metrics.request(request.operation, request.outcome, took);
-        if !gateway.access.is_on() {
-            return;
-        }
-        gateway.access.tell(&Entry {
-            at,
-            method: session.req_header().method.as_str(),
-            operation: request.operation,
-            outcome: request.outcome,
-            status: session::told(session).map_or(0, |status| status.as_u16()),
-            phone: request.phone,
-            account: request.account,
-            refused_by: request.refused_by.as_deref(),
-            client: request.client,
-            took,
-            bytes: session.body_bytes_sent(),
-        });
+        self.0.tell(
+            request,
+            session.req_header().method.as_str(),
+            session::told(session).map_or(0, |status| status.as_u16()),
+            session.body_bytes_sent(),
+        );
     }
 }
 

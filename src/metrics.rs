@@ -15,9 +15,10 @@ use crate::policy::{Decision, Mode, Obstacle, Policy};
 use crate::sendly::Operation;
 
 /// What became of a request, as operators ask for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Outcome {
     /// Passed through; no code was at stake.
+    #[default]
     Passed,
     /// A code was allowed, and Sendly was asked for it.
     Allowed,

@@ -10,7 +10,7 @@ pub mod path;
 pub const API: &str = "/api/v1";
 
 /// What a request to the verify family asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Operation {
     /// `POST /verify`: a code to a phone, under a new verification.
     Send,
@@ -27,6 +27,7 @@ pub enum Operation {
     /// The two routes of `/verify/sessions`.
     Sessions,
     /// Anything outside the verify family.
+    #[default]
     Other,
 }
 

@@ -14,7 +14,6 @@ use parking_lot::Mutex;
 use pingora::apps::HttpServerOptions;
 use pingora::listeners::tls::TlsSettings;
 use pingora::listeners::{L4BufferSettings, ListenerConfig};
-use pingora::proxy::http_proxy_service;
 use pingora::server::Fds;
 use pingora::server::configuration::ServerConf;
 use pingora::services::Service as _;
@@ -28,7 +27,8 @@ use tokio::task::JoinHandle;
 use crate::admin::{Admin, Draining};
 use crate::clock::Clock;
 use crate::config::{Config, Tls};
-use crate::gateway::{Gateway, Proxy};
+use crate::gateway::Gateway;
+use crate::gateway::front::Front;
 
 /// How often the upstream's addresses are looked up; while none is known, much more often.
 const RESOLVE_EVERY: Duration = Duration::from_secs(30);
@@ -97,13 +97,10 @@ pub async fn start(config: Config, sockets: Sockets, clock: Clock) -> Result<Run
     let draining = Draining::default();
     let ((stop, stopping), (close, closing)) = (watch::channel(false), watch::channel(false));
 
-    let mut proxy = http_proxy_service(&conf, Proxy(Arc::clone(&gateway)));
-    if let Some(proxy) = proxy.app_logic_mut() {
-        // HTTP/1.1 connections get theirs from each request; pingora keeps idle HTTP/2 ones for ever.
-        let mut options = HttpServerOptions::default();
-        options.h2_idle_timeout = Some(keep_alive);
-        proxy.server_options = Some(options);
-    }
+    // HTTP/1.1 connections get theirs from each request; pingora keeps idle HTTP/2 ones for ever.
+    let mut options = HttpServerOptions::default();
+    options.h2_idle_timeout = Some(keep_alive);
+    let mut proxy = Service::new("proxy".to_owned(), Front::new(Arc::clone(&gateway), conf, options));
     let mut fds = Fds::new();
     let mut listener = ListenerConfig::tcp(hand_over(&mut fds, sockets.proxy)?);
     if let Some(tls) = tls {

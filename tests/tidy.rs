@@ -28,7 +28,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 
 /// Who may name an outside crate. A crate that is not here may be named nowhere.
 const OWNERS: &[(&str, &[&str])] = &[
-    ("arrayvec", &["access/line", "policy"]),
+    ("arrayvec", &["access/line", "gateway/front", "policy"]),
     ("async_trait", &["gateway", "admin"]),
     ("bytes", &["gateway", "sandbox"]),
     ("clap", &["cli"]),
@@ -37,12 +37,12 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("governor", &["throttle"]),
     ("http", &["sendly", "gateway", "admin", "sandbox"]),
     ("http_body_util", &["gateway/exchange", "sandbox"]),
-    ("httparse", &["gateway/exchange"]),
+    ("httparse", &["gateway/exchange", "gateway/front"]),
     ("humantime", &["clock", "gateway/refusals"]),
     ("hyper", &["sandbox"]),
     ("hyper_rustls", &["gateway/exchange"]),
     ("hyper_util", &["gateway/exchange", "sandbox"]),
-    ("ipnet", &["config", "gateway/session"]),
+    ("ipnet", &["config", "gateway/caller"]),
     ("mimalloc", &["main"]),
     ("parking_lot", &["access", "ledger", "gateway", "sandbox", "server"]),
     ("pingora", &["gateway", "admin", "server"]),

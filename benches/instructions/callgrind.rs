@@ -32,6 +32,8 @@ pub(crate) struct Profile {
     own: HashMap<String, u64>,
     /// Those of each function that was called, with those that it called.
     called: HashMap<String, u64>,
+    /// Those that the C library took to copy, fill and compare memory, by who called it.
+    memory: HashMap<String, u64>,
 }
 
 impl Profile {
@@ -64,9 +66,9 @@ impl Profile {
             } else if line.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '+' | '-' | '*')) {
                 let cost = line.split(' ').nth(1).and_then(|cost| cost.parse::<u64>().ok()).unwrap_or_default();
                 let (sums, name) = if is_call { (&mut profile.called, callee) } else { (&mut profile.own, function) };
-                match sums.get_mut(name) {
-                    Some(sum) => *sum += cost,
-                    None => drop(sums.insert(name.to_owned(), cost)),
+                add(sums, name, cost);
+                if is_call && callee.starts_with("__mem") {
+                    add(&mut profile.memory, function, cost);
                 }
                 is_call = false;
             }
@@ -82,17 +84,29 @@ impl Profile {
 
     /// What each function has more than in another profile, most first, as a share of so many requests.
     pub(crate) fn more_than<'p>(&'p self, before: &Profile, requests: u64) -> Vec<(&'p str, f64)> {
-        let mut more: Vec<(&str, f64)> = self
-            .own
-            .iter()
-            .map(|(name, count)| {
-                let before = before.own.get(name).copied().unwrap_or_default();
-                (name.as_str(), (*count as f64 - before as f64) / requests as f64)
-            })
-            .collect();
-        more.sort_by(|one, other| other.1.total_cmp(&one.1));
-        more
+        more(&self.own, &before.own, requests)
     }
+
+    /// The same of what each function had the C library copy, fill and compare.
+    pub(crate) fn more_memory_than<'p>(&'p self, before: &Profile, requests: u64) -> Vec<(&'p str, f64)> {
+        more(&self.memory, &before.memory, requests)
+    }
+}
+
+fn add(sums: &mut HashMap<String, u64>, name: &str, cost: u64) {
+    match sums.get_mut(name) {
+        Some(sum) => *sum += cost,
+        None => drop(sums.insert(name.to_owned(), cost)),
+    }
+}
+
+fn more<'p>(after: &'p HashMap<String, u64>, before: &HashMap<String, u64>, requests: u64) -> Vec<(&'p str, f64)> {
+    let share = |name: &String, count: &u64| {
+        (*count as f64 - before.get(name).copied().unwrap_or_default() as f64) / requests as f64
+    };
+    let mut more: Vec<(&str, f64)> = after.iter().map(|(name, count)| (name.as_str(), share(name, count))).collect();
+    more.sort_by(|one, other| other.1.total_cmp(&one.1));
+    more
 }
 
 /// The crate that a function is of, as far as its name tells it.

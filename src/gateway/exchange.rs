@@ -3,7 +3,6 @@
 //! A request is sent again by itself only if its connection turned out to be closed before a byte of it was written.
 
 mod answer;
-mod buffer;
 mod chunks;
 mod connect;
 mod connection;
@@ -19,7 +18,8 @@ use bytes::Bytes;
 use http::uri::Authority;
 use http::{HeaderMap, Method, StatusCode};
 
-pub use self::fields::misleading;
+pub use self::fields::is_misleading;
+use super::fields::Fields;
 use crate::clock::Clock;
 use crate::config::{Origin, Protocol, Upstream};
 
@@ -103,11 +103,12 @@ impl Sendly {
     }
 
     /// A call to this canonical path, with those of a client's headers that go on to Sendly, and a body that was read in full.
-    pub fn compose(&self, method: &Method, path: &str, headers: &HeaderMap, body: &Bytes) -> Call {
+    pub fn compose<'f>(&self, method: &Method, path: &str, fields: impl Into<Fields<'f>>, body: &[u8]) -> Call {
+        let fields = fields.into();
         let form = match &self.client {
-            Client::Http1(_) => http1::Call::compose(&self.host, method, path, headers, body).map(Form::Http1),
+            Client::Http1(_) => http1::Call::compose(&self.host, method, path, fields, body).map(Form::Http1),
             Client::Http2(client) => {
-                client.compose(&self.host, method, path, headers, body).map(|call| Form::Http2(Box::new(call)))
+                client.compose(&self.host, method, path, fields, body).map(|call| Form::Http2(Box::new(call)))
             }
         };
         Call(form.unwrap_or(Form::Pathless))

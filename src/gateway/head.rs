@@ -1,8 +1,7 @@
 //! What the header of a send or a resend says, read in one pass: whether the request can be judged, and what tells it apart.
 
-use http::HeaderMap;
-
 use super::exchange;
+use super::fields::Fields;
 use super::reply::Reply;
 use super::retries::Fingerprint;
 use crate::policy::subject::{Account, HashKey, Parts};
@@ -23,23 +22,25 @@ impl Head {
     ///
     /// # Errors
     /// Why a request with this header cannot be judged.
-    pub(super) fn read(headers: &HeaderMap, operation: Operation, hash_key: &HashKey) -> Result<Self, Reply> {
-        let [mut authorization, mut content_type, mut key, mut organization] = [None; 4];
-        let mut encoded = false;
-        for (name, value) in headers {
-            let place = match name.as_str() {
-                "authorization" => &mut authorization,
-                "content-type" => &mut content_type,
-                "idempotency-key" => &mut key,
-                "x-organization-id" => &mut organization,
-                "content-encoding" => {
-                    encoded = true;
-                    continue;
-                }
-                _ => continue,
-            };
+    pub(super) fn read(fields: Fields<'_>, operation: Operation, hash_key: &HashKey) -> Result<Self, Reply> {
+        let [mut authorization, mut content_type, mut key, mut organization, mut encoding] = [None; 5];
+        let mut misleading = None;
+        for (name, value) in fields.iter() {
+            let places = [
+                ("authorization", &mut authorization),
+                ("content-type", &mut content_type),
+                ("idempotency-key", &mut key),
+                ("x-organization-id", &mut organization),
+                ("content-encoding", &mut encoding),
+            ];
+            if exchange::is_misleading(name) {
+                misleading = misleading.or(Some(name));
+            }
+            let place = places.into_iter().find(|(wanted, _)| wanted.eq_ignore_ascii_case(name));
             // By these a request is judged, or told apart from others: there must be no second reading of them.
-            if place.replace(value.as_bytes()).is_some() {
+            if let Some((name, place)) = place
+                && place.replace(value).is_some()
+            {
                 return Err(Reply::invalid_request(&format!("{name} may stand in a request once.")));
             }
         }
@@ -47,10 +48,11 @@ impl Head {
         if !is_bearer(authorization) {
             return Err(Reply::unauthorized());
         }
-        if encoded {
+        if encoding.is_some() {
             return Err(Reply::invalid_request("The body may not be encoded."));
         }
-        if let Some(name) = exchange::misleading(headers).next() {
+        if let Some(name) = misleading {
+            let name = name.to_ascii_lowercase();
             return Err(Reply::invalid_request(&format!("{name} is not honoured here.")));
         }
         if operation == Operation::Send && !content_type.is_some_and(is_json) {

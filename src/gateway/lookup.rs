@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 use http::{HeaderMap, Method, StatusCode, header};
@@ -10,6 +9,7 @@ use tokio::sync::watch;
 
 use super::Gateway;
 use super::exchange::{Answer, Call, Outcome, Sendly};
+use super::fields::Fields;
 use crate::ledger::Known;
 use crate::policy::subject::Verification;
 use crate::sendly::{API, Operation, body};
@@ -32,8 +32,7 @@ pub(super) enum Whose {
 }
 
 /// The headers that a look-up takes over from the request that needs it: whose key it is made with.
-const ON_BEHALF: [header::HeaderName; 2] =
-    [header::AUTHORIZATION, header::HeaderName::from_static("x-organization-id")];
+const ON_BEHALF: [&str; 2] = ["authorization", "x-organization-id"];
 
 impl Gateway {
     /// Looks up whose verification this is, once for all who ask at once with the same key. A failure is not remembered.
@@ -41,10 +40,9 @@ impl Gateway {
         self: &Arc<Self>,
         asked: Verification,
         id: &str,
-        headers: &HeaderMap,
+        fields: Fields<'_>,
     ) -> impl Future<Output = Whose> + use<> {
-        let value = |name: &header::HeaderName| headers.get(name).map_or(b"".as_slice(), |value| value.as_bytes());
-        let [authorization, organization] = ON_BEHALF.each_ref().map(value);
+        let [authorization, organization] = ON_BEHALF.map(|name| fields.first(name).unwrap_or_default());
         let question = self.config.hash_key.hash(b"lookup", [id.as_bytes(), authorization, organization]);
         let mut answer = match self.lookups.asking.entry(question) {
             Entry::Occupied(asking) => asking.get().clone(),
@@ -52,7 +50,7 @@ impl Gateway {
                 let (sender, receiver) = watch::channel(None);
                 vacant.insert(receiver.clone());
                 // In a task of its own: the others wait for it, also if the one who asked first is torn down.
-                let (gateway, call) = (Arc::clone(self), on_behalf(&self.sendly, id, headers));
+                let (gateway, call) = (Arc::clone(self), on_behalf(&self.sendly, id, fields));
                 tokio::spawn(async move {
                     let asking = Asking { gateway: &gateway, question };
                     let whose = gateway.ask_sendly(asked, call).await;
@@ -103,11 +101,11 @@ impl Drop for Asking<'_> {
     }
 }
 
-fn on_behalf(sendly: &Sendly, id: &str, headers: &HeaderMap) -> Call {
+fn on_behalf(sendly: &Sendly, id: &str, fields: Fields<'_>) -> Call {
     let mut on_behalf = HeaderMap::new();
     for name in ON_BEHALF {
-        if let Some(value) = headers.get(&name) {
-            on_behalf.insert(name, value.clone());
+        if let Some(value) = fields.first(name).and_then(|value| header::HeaderValue::from_bytes(value).ok()) {
+            on_behalf.insert(name, value);
         }
     }
     on_behalf.insert(header::ACCEPT, header::HeaderValue::from_static("application/json"));
@@ -115,5 +113,5 @@ fn on_behalf(sendly: &Sendly, id: &str, headers: &HeaderMap) -> Call {
         header::USER_AGENT,
         header::HeaderValue::from_static(concat!("sendly-gateway/", env!("CARGO_PKG_VERSION"))),
     );
-    sendly.compose(&Method::GET, &format!("{API}/verify/{id}"), &on_behalf, &Bytes::new())
+    sendly.compose(&Method::GET, &format!("{API}/verify/{id}"), &on_behalf, &[])
 }

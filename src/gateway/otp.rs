@@ -7,15 +7,14 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use http::Method;
-use pingora::proxy::Session;
 
+use super::caller::{Caller, NoBody, user_agent};
 use super::exchange::{self, Answer, Outcome as Exchanged};
 use super::head::Head;
 use super::lookup::Whose;
 use super::meaning::{self, Meaning};
 use super::reply::Reply;
 use super::retries::{Click, Ending, Place, Ticket};
-use super::session::{self, NoBody};
 use super::{Gateway, Request};
 use crate::clock::Moment;
 use crate::ledger::{Reservation, Settlement, Verdict};
@@ -23,56 +22,57 @@ use crate::metrics::Outcome;
 use crate::policy::{Key, Kind, Subject};
 use crate::sendly::{Operation, body, path};
 
-/// Serves a send or a resend. Returns `Ok(true)`: the client has been answered, or is gone.
-pub(super) async fn serve(
+/// Serves a send or a resend: the client has been answered then.
+///
+/// # Errors
+/// The client could not be read, or not be told.
+pub(super) async fn serve<C: Caller>(
     gateway: &Arc<Gateway>,
-    session: &mut Session,
+    caller: &mut C,
     request: &mut Request,
     call: &path::Call,
-) -> pingora::Result<bool> {
+) -> Result<(), C::Error> {
     let hash_key = &gateway.config.hash_key;
-    let head = match Head::read(&session.req_header().headers, call.operation, hash_key) {
+    let head = match Head::read(caller.fields(), call.operation, hash_key) {
         Ok(head) => head,
-        Err(reply) => return reject(session, request, reply).await,
+        Err(reply) => return reject(caller, request, reply).await,
     };
-    let body = match session::read_body(session, gateway.config.clients.body_timeout).await {
-        Ok(body) => body,
-        Err(NoBody::Refused(reply)) => return reject(session, request, reply).await,
+    match caller.read_body(gateway.config.clients.body_timeout).await {
+        Ok(()) => {}
+        Err(NoBody::Refused(reply)) => return reject(caller, request, reply).await,
         Err(NoBody::Late) => {
             request.outcome = Outcome::Rejected;
-            session::close_with(session, Reply::body_timeout()).await?;
-            return Ok(true);
+            return caller.close_with(Reply::body_timeout()).await;
         }
         Err(NoBody::Broken(error)) => return Err(error),
-    };
+    }
     let mut subject = Subject { phone: None, verification: None, account: head.account };
     request.account = Some(head.account);
     let kind = match call.operation {
         Operation::Resend => Kind::Resend,
-        _ => match body::read_send(&body) {
+        _ => match body::read_send(caller.body()) {
             Ok(to) => {
                 subject.phone = Some(to);
                 Kind::Send
             }
-            Err(unclear) => return reject(session, request, Reply::unclear(unclear)).await,
+            Err(unclear) => return reject(caller, request, Reply::unclear(unclear)).await,
         },
     };
     request.phone = subject.phone;
 
-    let path = call.path(session.req_header().uri.path());
-    let mut click = match gateway.retries.place(head.fingerprint(path, &body)) {
+    let mut click = match gateway.retries.place(head.fingerprint(call.path(caller.path()), caller.body())) {
         Place::New(click) => click,
-        Place::Retry(ticket) => return repeat(session, request, ticket).await,
+        Place::Retry(ticket) => return repeat(caller, request, ticket).await,
     };
 
     if kind == Kind::Resend {
-        let id = call.id(session.req_header().uri.path());
+        let id = call.id(caller.path());
         let asked = hash_key.verification(id);
         let whose = match gateway.ledger.whose(asked, gateway.clock.now()).await {
             Some(known) => Whose::Known(known),
             None => {
-                let asking = gateway.look_up(asked, id, &session.req_header().headers);
-                watch(session, asking, || click.give_up()).await
+                let asking = gateway.look_up(asked, id, caller.fields());
+                watch(caller, asking, || click.give_up()).await
             }
         };
         subject.verification = Some(asked);
@@ -84,7 +84,7 @@ pub(super) async fn serve(
             Whose::Nobody(answer) => {
                 request.outcome = Outcome::Rejected;
                 let reply = meaning::reply(Exchanged::Answered(answer));
-                return stop(session, click, reply).await;
+                return stop(caller, click, reply).await;
             }
             // Per verification alone; its answer names the phone, which is charged then.
             Whose::Unknown => {}
@@ -100,61 +100,60 @@ pub(super) async fn serve(
         Verdict::Refused(refusal) => {
             request.outcome = Outcome::Refused;
             request.refused_by = Some(gateway.refusals.name(refusal.by));
-            let reply = gateway.refusals.reply(&refusal, session::user_agent(session));
-            return stop(session, click, reply).await;
+            let reply = gateway.refusals.reply(&refusal, user_agent(caller.fields()));
+            return stop(caller, click, reply).await;
         }
         Verdict::NoRoom => {
             request.outcome = Outcome::NoRoom;
             tracing::error!("there is no room to count another key: raise memory.max_keys");
-            return stop(session, click, Reply::no_room()).await;
+            return stop(caller, click, Reply::no_room()).await;
         }
     };
 
     request.outcome = Outcome::Allowed;
-    let header = session.req_header();
-    let call = gateway.sendly.compose(&Method::POST, call.path(header.uri.path()), &header.headers, &body);
+    let call = gateway.sendly.compose(&Method::POST, call.path(caller.path()), caller.fields(), caller.body());
     let exchange = carry_out(gateway, call, &subject, kind, reservation, now);
-    let (reply, ending) = watch(session, exchange, || click.give_up()).await;
+    let (reply, ending) = watch(caller, exchange, || click.give_up()).await;
     if matches!(ending, Ending::Unknown | Ending::Nothing) {
         request.outcome = Outcome::Failed;
     }
     // Before the client is told: whoever asks after that must not find it in flight still.
     click.end(reply.clone(), ending);
-    session::write(session, reply).await?;
+    caller.tell(reply).await?;
     click.delivered();
-    Ok(true)
+    Ok(())
 }
 
 /// Waits for what comes to its end whatever the client does, and says once the client has gone: then a retry may take its place.
 /// pingora drops no request because its client has gone, over HTTP/1 or HTTP/2; only what drops every task ends it early.
-async fn watch<T>(session: &mut Session, work: impl Future<Output = T>, gone: impl FnOnce()) -> T {
+async fn watch<T>(caller: &mut impl Caller, work: impl Future<Output = T>, gone: impl FnOnce()) -> T {
     let mut work = pin!(work);
     tokio::select! {
         biased;
         done = &mut work => return done,
-        () = session::gone(session) => {}
+        () = caller.gone() => {}
     }
     // Gone, or it has only closed its sending side: the answer is tried all the same when it comes.
     gone();
-    session.set_keepalive(None);
+    caller.part();
     work.await
 }
 
 /// Ends a click of which Sendly was not asked for a code.
-async fn stop(session: &mut Session, mut click: Click<'_>, reply: Reply) -> pingora::Result<bool> {
+async fn stop<C: Caller>(caller: &mut C, mut click: Click<'_>, reply: Reply) -> Result<(), C::Error> {
     click.refuse(&reply);
-    session::write(session, reply).await?;
+    caller.tell(reply).await?;
     click.delivered();
-    Ok(true)
+    Ok(())
 }
 
 /// Gives a retry the answer of the exchange that it repeats.
-async fn repeat(session: &mut Session, request: &mut Request, mut ticket: Ticket<'_>) -> pingora::Result<bool> {
+async fn repeat<C: Caller>(caller: &mut C, request: &mut Request, mut ticket: Ticket<'_>) -> Result<(), C::Error> {
     request.outcome = Outcome::Retry;
-    let reply = watch(session, ticket.answer(), || ticket.give_up()).await;
-    session::write(session, reply).await?;
+    let reply = watch(caller, ticket.answer(), || ticket.give_up()).await;
+    caller.tell(reply).await?;
     ticket.delivered();
-    Ok(true)
+    Ok(())
 }
 
 /// The exchange with Sendly, to its end.
@@ -229,8 +228,7 @@ async fn learn(
     }
 }
 
-async fn reject(session: &mut Session, request: &mut Request, reply: Reply) -> pingora::Result<bool> {
+async fn reject<C: Caller>(caller: &mut C, request: &mut Request, reply: Reply) -> Result<(), C::Error> {
     request.outcome = Outcome::Rejected;
-    session::refuse(session, reply).await?;
-    Ok(true)
+    caller.refuse(reply).await
 }

@@ -28,7 +28,8 @@ pub(super) fn request(upstream: &mut RequestHeader, host: &HeaderValue, request:
     }
     upstream.insert_header(header::HOST, host)?;
     upstream.remove_header(&header::EXPECT);
-    let misleading: Vec<HeaderName> = exchange::misleading(&upstream.headers).cloned().collect();
+    let misleading = upstream.headers.keys().filter(|name| exchange::is_misleading(name.as_str()));
+    let misleading: Vec<HeaderName> = misleading.cloned().collect();
     for name in &misleading {
         upstream.remove_header(name);
     }

@@ -119,6 +119,12 @@ impl Reply {
         Self::error(StatusCode::REQUEST_TIMEOUT, code::REQUEST_TIMEOUT, message)
     }
 
+    /// The head did not arrive in time.
+    pub fn head_timeout() -> Self {
+        let message = "The request's head did not arrive in time.";
+        Self::error(StatusCode::REQUEST_TIMEOUT, code::REQUEST_TIMEOUT, message)
+    }
+
     /// The body is more than the gateway judges.
     pub fn body_too_large() -> Self {
         let message = "The body of a send or resend may have 64 KiB.";
@@ -176,6 +182,7 @@ mod tests {
             Reply::not_a_route(),
             Reply::wrong_method("POST"),
             Reply::unauthorized(),
+            Reply::head_timeout(),
             Reply::body_timeout(),
             Reply::body_too_large(),
             Reply::unreachable(),

@@ -1,22 +1,18 @@
-//! The client's side of a request: its connection's settings, its body, its answer.
+//! The client's side of a request that pingora reads: its connection's settings, its body, its answer.
 
-use std::future::poll_fn;
 use std::net::IpAddr;
-use std::pin::pin;
-use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{self, AUTHORIZATION};
-use http::{Method, StatusCode, Version};
-use ipnet::IpNet;
+use http::{Method, StatusCode, Version, header};
 use pingora::http::ResponseHeader;
 use pingora::protocols::l4::socket::SocketAddr;
 use pingora::proxy::Session;
 
+use super::caller::{Caller, DRAIN, DRAIN_FOR, LINGER, LINGER_FOR, NoBody, within};
+use super::fields::Fields;
 use super::reply::Reply;
 use crate::config::Clients;
-use crate::policy::subject::{Account, HashKey};
 use crate::sendly::body::MAX_REQUEST;
 
 /// Sets what pingora leaves unset.
@@ -47,91 +43,98 @@ pub(super) fn path(session: &Session) -> Option<&str> {
     (has_form && target.is_ascii()).then(|| header.uri.path())
 }
 
-/// Who called, as the access log and throttles know it: the peer, or, where that is a trusted proxy, the last address in
-/// `X-Forwarded-For` that is not.
-pub(super) fn client(session: &Session, trusted: &[IpNet]) -> Option<IpAddr> {
-    let is_trusted = |address: &IpAddr| trusted.iter().any(|network| network.contains(address));
-    let peer = match session.client_addr()? {
-        SocketAddr::Inet(address) => address.ip().to_canonical(),
-        SocketAddr::Unix(_) => return None,
-    };
-    if !is_trusted(&peer) {
-        return Some(peer);
+/// Where a request comes from.
+fn peer(session: &Session) -> Option<IpAddr> {
+    match session.client_addr()? {
+        SocketAddr::Inet(address) => Some(address.ip()),
+        SocketAddr::Unix(_) => None,
     }
-    // As bytes: what a client has written into the header must not hide what a proxy has added to it.
-    let lines = session.req_header().headers.get_all("x-forwarded-for");
-    let forwarded: Vec<&[u8]> = lines.iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b',')).collect();
-    let mut client = peer;
-    for address in forwarded.iter().rev() {
-        // What is no address was not written by a proxy that is to be trusted.
-        let address = std::str::from_utf8(address).ok().and_then(|text| text.trim().parse::<IpAddr>().ok());
-        let Some(address) = address else { break };
-        client = address.to_canonical();
-        if !is_trusted(&client) {
-            break;
+}
+
+/// A request that pingora has read, and its body.
+pub(super) struct Streamed<'s> {
+    session: &'s mut Session,
+    body: Bytes,
+}
+
+impl<'s> Streamed<'s> {
+    /// A request whose body has not been read.
+    pub(super) fn new(session: &'s mut Session) -> Self {
+        Self { session, body: Bytes::new() }
+    }
+}
+
+impl Caller for Streamed<'_> {
+    type Error = Box<pingora::Error>;
+
+    fn fields(&self) -> Fields<'_> {
+        Fields::Map(&self.session.req_header().headers)
+    }
+
+    fn path(&self) -> &str {
+        self.session.req_header().uri.path()
+    }
+
+    fn peer(&self) -> Option<IpAddr> {
+        peer(self.session)
+    }
+
+    async fn read_body(&mut self, patience: Duration) -> Result<(), NoBody<Self::Error>> {
+        let session = &mut *self.session;
+        let announced =
+            session.get_header(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+        if announced.is_some_and(|length| length > MAX_REQUEST as u64) {
+            return Err(NoBody::Refused(Reply::body_too_large()));
         }
-    }
-    Some(client)
-}
-
-/// The account whose API key the request carries. Without a key it is the account of nobody: Sendly will say so.
-pub(super) fn account(session: &Session, hash_key: &HashKey) -> Account {
-    hash_key.account(session.get_header_bytes(AUTHORIZATION))
-}
-
-/// What calls, in its own words.
-pub(super) fn user_agent(session: &Session) -> &str {
-    session.get_header(header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default()
-}
-
-/// Why there is no body.
-#[derive(Debug)]
-pub(super) enum NoBody {
-    /// It cannot be taken, and this says why.
-    Refused(Reply),
-    /// It has not come in time.
-    Late,
-    /// The client broke off, or its framing cannot be read.
-    Broken(Box<pingora::Error>),
-}
-
-/// Reads a limited request's whole body. One that is announced as too large is not waited for.
-pub(super) async fn read_body(session: &mut Session, patience: Duration) -> Result<Bytes, NoBody> {
-    let announced =
-        session.get_header(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if announced.is_some_and(|length| length > MAX_REQUEST as u64) {
-        return Err(NoBody::Refused(Reply::body_too_large()));
-    }
-    expect_continue(session).await.map_err(NoBody::Broken)?;
-    let read = async {
-        let mut body = BytesMut::new();
-        while let Some(bytes) = session.read_request_body().await.map_err(|error| error.into_down())? {
-            if body.len() + bytes.len() > MAX_REQUEST {
-                return Ok::<_, Box<pingora::Error>>(None);
+        expect_continue(session).await.map_err(NoBody::Broken)?;
+        let read = async {
+            let mut body = BytesMut::new();
+            while let Some(bytes) = session.read_request_body().await.map_err(|error| error.into_down())? {
+                if body.len() + bytes.len() > MAX_REQUEST {
+                    return Ok::<_, Box<pingora::Error>>(None);
+                }
+                // Nearly always it comes at once.
+                if body.is_empty() && session.is_body_done() {
+                    return Ok(Some(bytes));
+                }
+                body.extend_from_slice(&bytes);
             }
-            // Nearly always it comes at once.
-            if body.is_empty() && session.is_body_done() {
-                return Ok(Some(bytes));
-            }
-            body.extend_from_slice(&bytes);
+            Ok(Some(body.freeze()))
+        };
+        match within(patience, read).await {
+            Some(Ok(Some(body))) => self.body = body,
+            Some(Ok(None)) => return Err(NoBody::Refused(Reply::body_too_large())),
+            Some(Err(error)) if *error.etype() == pingora::ErrorType::ReadTimedout => return Err(NoBody::Late),
+            Some(Err(error)) => return Err(NoBody::Broken(error)),
+            None => return Err(NoBody::Late),
         }
-        Ok(Some(body.freeze()))
-    };
-    match within(patience, read).await {
-        Some(Ok(Some(body))) => Ok(body),
-        Some(Ok(None)) => Err(NoBody::Refused(Reply::body_too_large())),
-        Some(Err(error)) if *error.etype() == pingora::ErrorType::ReadTimedout => Err(NoBody::Late),
-        Some(Err(error)) => Err(NoBody::Broken(error)),
-        None => Err(NoBody::Late),
+        Ok(())
     }
-}
 
-/// Waits for what nearly always is there at once: only what is not needs a timer.
-async fn within<T>(patience: Duration, work: impl Future<Output = T>) -> Option<T> {
-    let mut work = pin!(work);
-    match poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await {
-        Poll::Ready(done) => Some(done),
-        Poll::Pending => tokio::time::timeout(patience, work).await.ok(),
+    fn body(&self) -> &[u8] {
+        &self.body
+    }
+
+    async fn gone(&mut self) {
+        // Any way of returning means it: while the client is there and silent, this does not return. Nor does it once the client has
+        // sent the bytes of its next request: from then on pingora does not watch it any more.
+        let _ = self.session.read_body_or_idle(true).await;
+    }
+
+    fn part(&mut self) {
+        self.session.set_keepalive(None);
+    }
+
+    async fn tell(&mut self, reply: Reply) -> pingora::Result<()> {
+        write(self.session, reply).await
+    }
+
+    async fn refuse(&mut self, reply: Reply) -> pingora::Result<()> {
+        refuse(self.session, reply).await
+    }
+
+    async fn close_with(&mut self, reply: Reply) -> pingora::Result<()> {
+        close_with(self.session, reply).await
     }
 }
 
@@ -178,14 +181,6 @@ pub(super) async fn close_with(session: &mut Session, reply: Reply) -> pingora::
     Ok(())
 }
 
-/// How much of an unwanted body is read before its answer, and for how long.
-const DRAIN: usize = 1 << 20;
-const DRAIN_FOR: Duration = Duration::from_secs(1);
-
-/// The same after its answer: nobody waits for this, and a client that has seen the answer ends it.
-const LINGER: usize = 64 << 20;
-const LINGER_FOR: Duration = Duration::from_secs(5);
-
 /// Reads and forgets the rest of a body. Returns whether that was all of it.
 async fn drain(session: &mut Session, most: usize, patience: Duration) -> bool {
     let read = async {
@@ -196,13 +191,6 @@ async fn drain(session: &mut Session, most: usize, patience: Duration) -> bool {
         Some(())
     };
     within(patience, read).await.flatten().is_some()
-}
-
-/// Resolves when the client has gone. Stays pending for as long as it is there.
-pub(super) async fn gone(session: &mut Session) {
-    // Any way of returning means it: while the client is there and silent, this does not return. Nor does it once the client has
-    // sent the bytes of its next request: from then on pingora does not watch it any more.
-    let _ = session.read_body_or_idle(true).await;
 }
 
 /// The status that the client has been told, if it has been told any. That it may send its body is none yet.

@@ -10,9 +10,9 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 
 use super::Answer;
-use super::buffer::Buffer;
 use super::chunks::Chunks;
 use super::fields::{HopByHop, is_hop_by_hop};
+use crate::gateway::buffer::Buffer;
 use crate::sendly::body::MAX_ANSWER;
 
 /// The most that a head may have, in bytes and in headers.
@@ -176,7 +176,7 @@ fn head(unread: &[u8], bodiless: bool) -> Result<Option<(usize, Head)>, Flaw> {
     };
     let keep_alive = if framing.old { says("keep-alive") && !says("close") } else { !says("close") };
     if !connection.is_empty() {
-        HopByHop::of(&connection).strip(&mut headers);
+        HopByHop::of(connection.iter().map(HeaderValue::as_bytes)).strip(&mut headers);
     }
     let none = bodiless || status.is_informational() || matches!(status.as_u16(), 204 | 304);
     let body = if none { Body::Length(0) } else { framing.body()? };

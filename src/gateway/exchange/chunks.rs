@@ -1,7 +1,7 @@
 //! A body in chunks (RFC 9112, 7.1), put together.
 
 use super::answer::Flaw;
-use super::buffer::Buffer;
+use crate::gateway::buffer::Buffer;
 use crate::sendly::body::MAX_ANSWER;
 
 /// What chunk extensions may have over a whole body, and what trailers may have, in bytes. hyper's bounds.

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
 use super::answer::{Reading, Step};
-use super::buffer::Buffer;
+use crate::gateway::buffer::Buffer;
 
 /// What carries the bytes.
 pub(super) enum Stream {

@@ -1,12 +1,29 @@
-//! Which headers go on to the other side.
+//! Which headers go on to the other side. Names may be in any letter case.
 
-use http::header::{self, HeaderName};
-use http::{HeaderMap, HeaderValue};
+use http::HeaderMap;
+use http::header::HeaderName;
+
+use crate::gateway::fields::Fields;
+
+/// The headers that concern one connection in any message (RFC 9110, 7.6.1).
+const HOP_BY_HOP: [&str; 8] = [
+    "connection",
+    "transfer-encoding",
+    "te",
+    "trailer",
+    "upgrade",
+    "keep-alive",
+    "proxy-authorization",
+    "proxy-connection",
+];
 
 /// By these the gateway judges a request or tells it from another. Nobody gets one past its reading by naming it in `Connection`.
 const ESSENTIAL: [&str; 4] = ["authorization", "content-type", "idempotency-key", "x-organization-id"];
 
-/// The headers that concern one connection (RFC 9110, 7.6.1), whatever `Connection` names included.
+/// The gateway writes its own of the first three; and it reads the answer, which must come as it is.
+const OWN: [&str; 4] = ["host", "content-length", "accept-encoding", "expect"];
+
+/// The headers that concern one connection, whatever `Connection` names included.
 #[derive(Debug, Default)]
 pub(super) struct HopByHop<'h> {
     named: Vec<&'h str>,
@@ -14,13 +31,14 @@ pub(super) struct HopByHop<'h> {
 
 impl<'h> HopByHop<'h> {
     /// Those of a message with these `Connection` headers.
-    pub(super) fn of(connection: impl IntoIterator<Item = &'h HeaderValue>) -> Self {
-        let tokens = connection.into_iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
+    pub(super) fn of(connection: impl IntoIterator<Item = &'h [u8]>) -> Self {
+        let tokens = connection.into_iter().filter_map(|value| std::str::from_utf8(value).ok());
+        let tokens = tokens.flat_map(|value| value.split(','));
         // `keep-alive`, the usual one, needs no place in the list.
         Self { named: tokens.map(str::trim).filter(|name| !name.is_empty() && !is_hop_by_hop(name)).collect() }
     }
 
-    /// Whether a header, its name in lower case, stays behind.
+    /// Whether a header stays behind.
     pub(super) fn has(&self, name: &str) -> bool {
         is_hop_by_hop(name) || self.names(name)
     }
@@ -34,49 +52,40 @@ impl<'h> HopByHop<'h> {
     }
 
     fn names(&self, name: &str) -> bool {
-        self.named.iter().any(|named| named.eq_ignore_ascii_case(name)) && !ESSENTIAL.contains(&name)
+        self.named.iter().any(|named| named.eq_ignore_ascii_case(name)) && !is_one_of(name, &ESSENTIAL)
     }
 }
 
-/// Whether a header, its name in lower case, concerns one connection in any message.
+fn is_one_of(name: &str, names: &[&str]) -> bool {
+    names.iter().any(|other| other.eq_ignore_ascii_case(name))
+}
+
+/// Whether a header concerns one connection in any message.
 pub(super) fn is_hop_by_hop(name: &str) -> bool {
-    matches!(
-        name,
-        "connection"
-            | "transfer-encoding"
-            | "te"
-            | "trailer"
-            | "upgrade"
-            | "keep-alive"
-            | "proxy-authorization"
-            | "proxy-connection"
-    )
+    is_one_of(name, &HOP_BY_HOP)
 }
 
 /// The headers of a client's request that go on to Sendly with a body that was read in full.
-pub(super) fn forwardable(headers: &HeaderMap) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
-    let stays = HopByHop::of(headers.get_all(header::CONNECTION));
-    // The gateway writes its own of the first three; and it reads the answer, which must come as it is.
-    let own = |name: &str| matches!(name, "host" | "content-length" | "accept-encoding" | "expect");
-    headers.iter().filter(move |(name, _)| !own(name.as_str()) && !stays.has(name.as_str()))
+pub(super) fn forwardable<'f>(fields: Fields<'f>) -> impl Iterator<Item = (&'f str, &'f [u8])> {
+    let stays = HopByHop::of(fields.all("connection"));
+    fields.iter().filter(move |(name, _)| !is_one_of(name, &OWN) && !stays.has(name))
 }
 
-/// The names in these headers by which some servers read another method or path than the request has. What was judged is what
-/// Sendly shall read.
-pub fn misleading(headers: &HeaderMap) -> impl Iterator<Item = &HeaderName> {
+/// Whether this is a name by which some servers read another method or path than the request has. What was judged is what Sendly
+/// shall read.
+pub fn is_misleading(name: &str) -> bool {
     const MISLEADING: [&str; 5] =
         ["x-http-method-override", "x-http-method", "x-method-override", "x-original-url", "x-rewrite-url"];
     // To a server that hands headers on as variables (CGI, WSGI), `_` and `-` are the same.
-    let same = |(a, b): (u8, u8)| a == b || (a == b'-' && b == b'_');
-    headers.keys().filter(move |name| {
-        let name = name.as_str();
-        name.starts_with('x')
-            && MISLEADING.iter().any(|other| other.len() == name.len() && other.bytes().zip(name.bytes()).all(same))
-    })
+    let same = |(a, b): (u8, u8)| a.eq_ignore_ascii_case(&b) || (a == b'-' && b == b'_');
+    name.starts_with(['x', 'X'])
+        && MISLEADING.iter().any(|other| other.len() == name.len() && other.bytes().zip(name.bytes()).all(same))
 }
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
 
     #[test]
@@ -99,20 +108,16 @@ mod tests {
         ] {
             headers.append(name, HeaderValue::from_static(value));
         }
-        let mut names: Vec<_> = forwardable(&headers).map(|(name, _)| name.as_str()).collect();
+        let mut names: Vec<_> = forwardable((&headers).into()).map(|(name, _)| name).collect();
         names.sort_unstable();
         assert_eq!(names, ["authorization", "content-type", "idempotency-key", "x-organization-id"]);
     }
 
     #[test]
     fn headers_that_speak_of_another_request_are_found_however_they_are_spelled() {
-        let mut headers = HeaderMap::new();
-        for name in ["X-HTTP-Method-Override", "x_http-method_override", "X-Original-URL", "x-forwarded-for", "x-http"]
-        {
-            headers.insert(HeaderName::try_from(name).unwrap(), HeaderValue::from_static("PUT"));
-        }
-        let mut found: Vec<_> = misleading(&headers).map(HeaderName::as_str).collect();
-        found.sort_unstable();
-        assert_eq!(found, ["x-http-method-override", "x-original-url", "x_http-method_override"]);
+        let names =
+            ["X-HTTP-Method-Override", "x_http-method_override", "X-Original-URL", "x-forwarded-for", "x-http", "x"];
+        let found: Vec<_> = names.into_iter().filter(|name| is_misleading(name)).collect();
+        assert_eq!(found, ["X-HTTP-Method-Override", "x_http-method_override", "X-Original-URL"]);
     }
 }

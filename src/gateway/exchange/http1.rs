@@ -1,8 +1,7 @@
 //! HTTP/1.1: calls as ready bytes, on connections of the gateway's own. Why not a library's: see ARCHITECTURE.md.
 
-use bytes::Bytes;
+use http::Method;
 use http::uri::Authority;
-use http::{HeaderMap, Method};
 
 use super::answer::{Flaw, Step};
 use super::connect::Connector;
@@ -11,6 +10,7 @@ use super::pool::Pool;
 use super::{Loss, Outcome, fields};
 use crate::clock::Clock;
 use crate::config::Upstream;
+use crate::gateway::fields::Fields;
 
 /// A request as it will stand on the wire, head and body.
 pub(super) struct Call {
@@ -24,8 +24,8 @@ impl Call {
         host: &Authority,
         method: &Method,
         path: &str,
-        headers: &HeaderMap,
-        body: &Bytes,
+        fields: Fields<'_>,
+        body: &[u8],
     ) -> Option<Self> {
         // It was canonicalised. But a request line is no place to trust in that.
         if !path.starts_with('/') || !path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') {
@@ -37,8 +37,8 @@ impl Call {
         {
             wire.extend_from_slice(part.as_bytes());
         }
-        for (name, value) in fields::forwardable(headers) {
-            for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+        for (name, value) in fields::forwardable(fields) {
+            for part in [name.as_bytes(), b": ", value, b"\r\n"] {
                 wire.extend_from_slice(part);
             }
         }

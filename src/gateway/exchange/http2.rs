@@ -7,9 +7,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{self, HeaderValue};
+use http::header::{self, HeaderName, HeaderValue};
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderMap, Method, Request, Uri};
+use http::{Method, Request, Uri};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client as Pooled;
@@ -20,6 +20,7 @@ use tower_service::Service;
 use super::fields::HopByHop;
 use super::{Answer, Loss, Outcome, connect, fields};
 use crate::config::Upstream;
+use crate::gateway::fields::Fields;
 use crate::sendly::body::MAX_ANSWER;
 
 /// A request.
@@ -55,25 +56,25 @@ impl Client {
         Ok(Self { pooled, scheme })
     }
 
-    /// `None` where the path is none.
+    /// `None` where the path is none, or a field cannot be one.
     pub(super) fn compose(
         &self,
         host: &Authority,
         method: &Method,
         path: &str,
-        headers: &HeaderMap,
-        body: &Bytes,
+        fields: Fields<'_>,
+        body: &[u8],
     ) -> Option<Call> {
         let mut uri = http::uri::Parts::default();
         uri.scheme = Some(self.scheme.clone());
         uri.authority = Some(host.clone());
         uri.path_and_query = Some(PathAndQuery::try_from(path).ok()?);
-        let mut request = Request::new(Full::new(body.clone()));
+        let mut request = Request::new(Full::new(Bytes::copy_from_slice(body)));
         *request.method_mut() = method.clone();
         *request.uri_mut() = Uri::from_parts(uri).ok()?;
         let into = request.headers_mut();
-        for (name, value) in fields::forwardable(headers) {
-            into.append(name, value.clone());
+        for (name, value) in fields::forwardable(fields) {
+            into.append(HeaderName::from_bytes(name.as_bytes()).ok()?, HeaderValue::from_bytes(value).ok()?);
         }
         into.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         Some(Call(request))

@@ -10,6 +10,7 @@ const SOME_FILE: &str = "Cargo.toml";
 /// For each key, values that it can have, in the environment's spelling. For each limit, one of them is none of its defaults.
 const SAMPLES: &[(&str, &[&str])] = &[
     ("admin.listen", &["127.0.0.1:9191"]),
+    ("clients.header_timeout", &["8s"]),
     ("clients.body_timeout", &["7s"]),
     ("clients.keep_alive", &["70s"]),
     ("clients.trusted_proxies", &["10.0.0.0/8, ::1"]),

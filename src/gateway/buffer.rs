@@ -1,28 +1,35 @@
-//! What a connection has read and nobody has understood yet. It is reused by all exchanges of its connection.
+//! What a connection has read and nobody has understood yet. It is reused by all that the connection carries.
 
-/// What is allocated for a connection: nearly every answer of Sendly's fits, head and body.
+/// What is allocated for a connection: nearly every request and every answer of Sendly's fits, head and body.
 const USUAL: usize = 4 * 1024;
 
 /// Bytes in the order in which they came.
-pub(super) struct Buffer {
+pub(in crate::gateway) struct Buffer {
     /// All of it is initialised; what lies outside of `start..end` means nothing.
     bytes: Vec<u8>,
     start: usize,
     end: usize,
 }
 
+/// How much there is, and nothing of it: API keys and phones are in it.
+impl std::fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Buffer").field("unread", &self.unread().len()).finish_non_exhaustive()
+    }
+}
+
 impl Buffer {
-    pub(super) fn new() -> Self {
+    pub(in crate::gateway) fn new() -> Self {
         Self { bytes: vec![0; USUAL], start: 0, end: 0 }
     }
 
     /// What has been read and not consumed.
-    pub(super) fn unread(&self) -> &[u8] {
+    pub(in crate::gateway) fn unread(&self) -> &[u8] {
         self.bytes.get(self.start..self.end).unwrap_or_default()
     }
 
     /// Forgets the first `count` of the unread bytes.
-    pub(super) fn consume(&mut self, count: usize) {
+    pub(in crate::gateway) fn consume(&mut self, count: usize) {
         self.start = self.end.min(self.start.saturating_add(count));
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
@@ -30,7 +37,7 @@ impl Buffer {
     }
 
     /// Room for at least one more byte. Whoever reads bounds what may be unread; the room grows with it.
-    pub(super) fn room(&mut self) -> &mut [u8] {
+    pub(in crate::gateway) fn room(&mut self) -> &mut [u8] {
         if self.end == self.bytes.len() {
             if self.start > 0 {
                 self.bytes.copy_within(self.start..self.end, 0);
@@ -43,13 +50,13 @@ impl Buffer {
     }
 
     /// The first `count` bytes of the [`room`](Self::room) have been written.
-    pub(super) fn add(&mut self, count: usize) {
+    pub(in crate::gateway) fn add(&mut self, count: usize) {
         self.end = self.bytes.len().min(self.end.saturating_add(count));
     }
 
-    /// Gives back what an unusually long answer took. Nothing may be unread.
-    pub(super) fn slim(&mut self) {
-        if self.bytes.len() > USUAL {
+    /// Gives back what an unusually long message took, if nothing is unread.
+    pub(in crate::gateway) fn slim(&mut self) {
+        if self.bytes.len() > USUAL && self.unread().is_empty() {
             *self = Self::new();
         }
     }

@@ -1,0 +1,110 @@
+//! Who makes a limited request, as far as serving it needs to know: what it says, whether it is still there, and how it is told.
+//!
+//! There are two: a stream of HTTP/2 or an unusual request of HTTP/1, which pingora reads (`gateway/session.rs`), and a plain request of
+//! HTTP/1.1, which the gateway reads itself (`gateway/front.rs`).
+
+use std::future::{Future, poll_fn};
+use std::net::IpAddr;
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::fields::Fields;
+use super::reply::Reply;
+
+/// See the module's documentation.
+pub(super) trait Caller: Send {
+    /// The client has gone, or cannot be understood any more.
+    type Error: Send;
+
+    /// Its request's fields.
+    fn fields(&self) -> Fields<'_>;
+
+    /// Its request's path, without a query, as it came.
+    fn path(&self) -> &str;
+
+    /// Where it calls from.
+    fn peer(&self) -> Option<IpAddr>;
+
+    /// Reads the whole body, within this time. One that is announced as too large is not waited for.
+    fn read_body(&mut self, patience: Duration) -> impl Future<Output = Result<(), NoBody<Self::Error>>> + Send;
+
+    /// The body, once it was read.
+    fn body(&self) -> &[u8];
+
+    /// Resolves when the client has gone. Stays pending for as long as it is there.
+    fn gone(&mut self) -> impl Future<Output = ()> + Send;
+
+    /// Keeps the connection for no other request.
+    fn part(&mut self);
+
+    /// Tells it a whole answer.
+    fn tell(&mut self, reply: Reply) -> impl Future<Output = Result<(), Self::Error>> + Send;
+
+    /// Tells it an answer to a request whose body nobody wants, if there is more of it. A body of a reasonable size is read away first,
+    /// and the connection lives on.
+    fn refuse(&mut self, reply: Reply) -> impl Future<Output = Result<(), Self::Error>> + Send;
+
+    /// Tells it an answer to a request whose body has not come, or not all of it, and closes the connection: first the side that sends,
+    /// so that a client that is still sending sees the answer instead of a broken pipe.
+    fn close_with(&mut self, reply: Reply) -> impl Future<Output = Result<(), Self::Error>> + Send;
+}
+
+/// Why there is no body.
+#[derive(Debug)]
+pub(super) enum NoBody<E> {
+    /// It cannot be taken, and this says why.
+    Refused(Reply),
+    /// It has not come in time.
+    Late,
+    /// The client broke off, or its framing cannot be read.
+    Broken(E),
+}
+
+/// What calls, in its own words.
+pub(super) fn user_agent(fields: Fields<'_>) -> &str {
+    fields.first("user-agent").and_then(|value| std::str::from_utf8(value).ok()).unwrap_or_default()
+}
+
+/// Who called, as the access log and throttles know it: the peer, or, where that is a trusted proxy, the last address in
+/// `X-Forwarded-For` that is not.
+pub(super) fn client(peer: Option<IpAddr>, fields: Fields<'_>, trusted: &[IpNet]) -> Option<IpAddr> {
+    let is_trusted = |address: &IpAddr| trusted.iter().any(|network| network.contains(address));
+    let peer = peer?.to_canonical();
+    if !is_trusted(&peer) {
+        return Some(peer);
+    }
+    // As bytes: what a client has written into the header must not hide what a proxy has added to it.
+    let forwarded: Vec<&[u8]> =
+        fields.all("x-forwarded-for").flat_map(|line| line.split(|byte| *byte == b',')).collect();
+    let mut client = peer;
+    for address in forwarded.iter().rev() {
+        // What is no address was not written by a proxy that is to be trusted.
+        let address = std::str::from_utf8(address).ok().and_then(|text| text.trim().parse::<IpAddr>().ok());
+        let Some(address) = address else { break };
+        client = address.to_canonical();
+        if !is_trusted(&client) {
+            break;
+        }
+    }
+    Some(client)
+}
+
+/// Waits for what nearly always is there at once: only what is not needs a timer.
+pub(super) async fn within<T>(patience: Duration, work: impl Future<Output = T>) -> Option<T> {
+    let mut work = pin!(work);
+    match poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await {
+        Poll::Ready(done) => Some(done),
+        Poll::Pending => tokio::time::timeout(patience, work).await.ok(),
+    }
+}
+
+/// How much of an unwanted body is read before its answer, and for how long.
+pub(super) const DRAIN: usize = 1 << 20;
+pub(super) const DRAIN_FOR: Duration = Duration::from_secs(1);
+
+/// The same after its answer: nobody waits for this, and a client that has seen the answer ends it.
+pub(super) const LINGER: usize = 64 << 20;
+pub(super) const LINGER_FOR: Duration = Duration::from_secs(5);

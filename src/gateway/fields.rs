@@ -1,0 +1,73 @@
+//! The fields of a request's head, whoever has read them: pingora into a map, or the gateway itself where they stand.
+
+use http::HeaderMap;
+
+/// Names, in whatever letter case, and values; in the order in which they came where they stand as they came.
+#[derive(Clone, Copy, Debug)]
+pub enum Fields<'f> {
+    /// As a map.
+    Map(&'f HeaderMap),
+    /// As the head has them, and where.
+    Plain(&'f [u8], &'f [Field]),
+}
+
+/// Where a field stands in its head.
+#[derive(Clone, Copy, Debug)]
+pub struct Field {
+    pub(super) name: Span,
+    pub(super) value: Span,
+}
+
+/// A stretch of a head, whose length is bounded.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Span {
+    start: u16,
+    end: u16,
+}
+
+impl Span {
+    /// Where `part` stands in `whole`, of which it is a part. `None` where it stands too far behind.
+    pub(super) fn of_part(whole: &[u8], part: &[u8]) -> Option<Self> {
+        let start = part.as_ptr().addr().checked_sub(whole.as_ptr().addr())?;
+        let end = start.checked_add(part.len()).filter(|end| *end <= whole.len())?;
+        Some(Self { start: u16::try_from(start).ok()?, end: u16::try_from(end).ok()? })
+    }
+
+    /// What stands there.
+    pub(super) fn of(self, whole: &[u8]) -> &[u8] {
+        whole.get(usize::from(self.start)..usize::from(self.end)).unwrap_or_default()
+    }
+}
+
+impl<'f> From<&'f HeaderMap> for Fields<'f> {
+    fn from(map: &'f HeaderMap) -> Self {
+        Self::Map(map)
+    }
+}
+
+impl<'f> Fields<'f> {
+    /// All of them.
+    pub fn iter(self) -> impl Iterator<Item = (&'f str, &'f [u8])> {
+        let (map, plain) = match self {
+            Fields::Map(map) => (Some(map), None),
+            Fields::Plain(head, fields) => (None, Some((head, fields))),
+        };
+        let of_map = map.into_iter().flatten().map(|(name, value)| (name.as_str(), value.as_bytes()));
+        let of_head = plain.into_iter().flat_map(|(head, fields)| {
+            // A name that httparse has read is a token: ASCII.
+            let text = |span: Span| std::str::from_utf8(span.of(head)).unwrap_or_default();
+            fields.iter().map(move |field| (text(field.name), field.value.of(head)))
+        });
+        of_map.chain(of_head)
+    }
+
+    /// The values of all fields of this name.
+    pub fn all(self, name: &'static str) -> impl Iterator<Item = &'f [u8]> {
+        self.iter().filter(move |(other, _)| other.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    }
+
+    /// The value of the first field of this name.
+    pub fn first(self, name: &'static str) -> Option<&'f [u8]> {
+        self.all(name).next()
+    }
+}

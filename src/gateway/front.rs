@@ -1,0 +1,130 @@
+//! The clients' connections: each request's head is read here first, and then it is the gateway's own or pingora's.
+//!
+//! The gateway's own are the plain sends and resends (`front/plain.rs`): of HTTP/1.1, with one length, whole, and with nothing about them
+//! that would need a second thought. It answers them itself, in one write. Everything else goes to pingora byte for byte as it came, which
+//! reads it again: other routes, chunks, `Expect`, HTTP/2, whatever is malformed. Both ways end in the same code (`gateway/otp.rs`), and
+//! a connection may change between them with every request.
+//!
+//! Why: pingora makes a session, a context and a future of several kilobytes anew for each request, before any code of the gateway runs.
+//! That is most of what a refusal used to cost, and of what an idle connection keeps. See ARCHITECTURE.md.
+
+mod own;
+mod plain;
+mod wire;
+
+use std::net::IpAddr;
+use std::pin::pin;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use pingora::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp};
+use pingora::protocols::http::ServerSession;
+use pingora::protocols::l4::socket::SocketAddr;
+use pingora::protocols::{ALPN, Stream};
+use pingora::proxy::HttpProxy;
+use pingora::server::ShutdownWatch;
+use pingora::server::configuration::ServerConf;
+
+use super::{Gateway, Proxy};
+use own::Own;
+use plain::Plain;
+use wire::{Next, Wire};
+
+/// See the module's documentation.
+pub struct Front {
+    gateway: Arc<Gateway>,
+    proxy: Arc<HttpProxy<Proxy>>,
+}
+
+impl Front {
+    /// A front of this gateway, with pingora's proxy behind it.
+    pub fn new(gateway: Arc<Gateway>, conf: Arc<ServerConf>, options: HttpServerOptions) -> Self {
+        let mut proxy = HttpProxy::new(Proxy(Arc::clone(&gateway)), conf);
+        proxy.handle_init_modules();
+        proxy.server_options = Some(options);
+        Self { gateway, proxy: Arc::new(proxy) }
+    }
+
+    /// Serves a plain request. Returns whether the connection stands for another.
+    async fn serve(&self, wire: &mut Wire, plain: Plain, peer: Option<IpAddr>, shutdown: &ShutdownWatch) -> bool {
+        let mut own = Own::new(&self.gateway, wire, &plain, peer, !*shutdown.borrow());
+        own.serve(&plain.call).await;
+        let keeps = own.keeps();
+        wire.next_request(plain.length());
+        keeps
+    }
+
+    /// Lets pingora serve a request whose length is known. Returns the connection, if it stands for another.
+    async fn pass(&self, mut wire: Wire, length: usize, shutdown: &ShutdownWatch) -> Option<Wire> {
+        wire.lend(Some(length));
+        let reused = self.proxy.process_new_http(session(Box::new(wire), shutdown), shutdown).await?;
+        let (stream, _) = reused.consume();
+        let wire = stream.into_any().downcast::<Wire>().ok()?;
+        wire.is_whole().then_some(*wire)
+    }
+
+    /// Lets pingora have a connection to its end: only it knows where this request ends.
+    async fn hand_over(&self, mut wire: Wire, shutdown: &ShutdownWatch) {
+        wire.lend(None);
+        let mut reused = self.proxy.process_new_http(session(Box::new(wire), shutdown), shutdown).await;
+        while let Some((stream, settings)) = reused.map(ReusedHttpStream::consume) {
+            let mut session = ServerSession::new_http1(stream);
+            if let Some(settings) = settings {
+                settings.apply_to_session(&mut session);
+            }
+            reused = self.proxy.process_new_http(session, shutdown).await;
+        }
+    }
+}
+
+fn session(stream: Stream, shutdown: &ShutdownWatch) -> ServerSession {
+    let mut session = ServerSession::new_http1(stream);
+    // Until its head is read, which is here already; then the request's own settings hold.
+    session.set_keepalive((!*shutdown.borrow()).then_some(60));
+    session
+}
+
+#[async_trait]
+impl ServerApp for Front {
+    async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
+        if stream.selected_alpn_proto() == Some(ALPN::H2) {
+            return self.proxy.process_new(stream, shutdown).await;
+        }
+        let peer = stream.get_socket_digest().and_then(|digest| match digest.peer_addr()? {
+            SocketAddr::Inet(address) => Some(address.ip()),
+            SocketAddr::Unix(_) => None,
+        });
+        let mut wire = Wire::new(stream);
+        let mut stopping = shutdown.clone();
+        let mut stop = pin!(stopping.wait_for(|stops| *stops));
+        loop {
+            let next = tokio::select! {
+                biased;
+                next = wire.next(&self.gateway.config.clients) => next,
+                _ = &mut stop => return None,
+            };
+            match next {
+                // Boxed: it is large, and a connection that is idle should not be.
+                Next::Plain(plain) => {
+                    if !Box::pin(self.serve(&mut wire, plain, peer, shutdown)).await {
+                        return None;
+                    }
+                }
+                Next::Other(Some(length)) => wire = Box::pin(self.pass(wire, length, shutdown)).await?,
+                Next::Other(None) => {
+                    Box::pin(self.hand_over(wire, shutdown)).await;
+                    return None;
+                }
+                Next::Late => {
+                    Own::too_late(&self.gateway, &mut wire).await;
+                    return None;
+                }
+                Next::Closed => return None,
+            }
+        }
+    }
+
+    async fn cleanup(&self) {
+        self.proxy.http_cleanup().await;
+    }
+}

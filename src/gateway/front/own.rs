@@ -1,0 +1,195 @@
+//! A plain request and its client: its body is read from the wire, and its answer written in one piece.
+
+use std::future::{Future, pending};
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+use http::header::{CONNECTION, DATE};
+use pingora::protocols::http::date::get_cached_date;
+use tokio::io::AsyncWriteExt;
+
+use super::plain::Plain;
+use super::wire::Wire;
+use crate::gateway::caller::{Caller, DRAIN_FOR, LINGER, LINGER_FOR, NoBody, within};
+use crate::gateway::fields::Fields;
+use crate::gateway::reply::Reply;
+use crate::gateway::{Gateway, Request, otp};
+use crate::metrics::Outcome;
+use crate::sendly::path::Call;
+
+/// How many bytes of its next requests a client may send ahead before it is not watched any more.
+const AHEAD: usize = 16 * 1024;
+
+/// See the module's documentation.
+pub(super) struct Own<'w> {
+    gateway: &'w Arc<Gateway>,
+    wire: &'w mut Wire,
+    plain: &'w Plain,
+    peer: Option<IpAddr>,
+    keeps: bool,
+    /// The status that the client was told, and the bytes of that answer's body.
+    told: Option<(StatusCode, usize)>,
+}
+
+impl<'w> Own<'w> {
+    pub(super) fn new(
+        gateway: &'w Arc<Gateway>,
+        wire: &'w mut Wire,
+        plain: &'w Plain,
+        peer: Option<IpAddr>,
+        keeps: bool,
+    ) -> Self {
+        Self { gateway, wire, plain, peer, keeps, told: None }
+    }
+
+    /// Whether the connection stands for another request.
+    pub(super) fn keeps(&self) -> bool {
+        self.keeps
+    }
+
+    /// Serves it, to its line in the log.
+    pub(super) async fn serve(&mut self, call: &Call) {
+        let gateway = self.gateway;
+        let mut request = Request::default();
+        gateway.begin(&mut request);
+        request.operation = call.operation;
+        let served = match gateway.throttle(self, &mut request) {
+            Some(reply) => self.refuse(reply).await,
+            None => otp::serve(gateway, self, &mut request, call).await,
+        };
+        if served.is_err() {
+            request.outcome = Outcome::Abandoned;
+            self.keeps = false;
+        }
+        let (status, bytes) = self.told.map_or((0, 0), |(status, bytes)| (status.as_u16(), bytes));
+        gateway.tell(&request, "POST", status, bytes);
+    }
+
+    /// Tells a client whose head does not end, and closes.
+    pub(super) async fn too_late(gateway: &Gateway, wire: &mut Wire) {
+        let answer = answer(&Reply::head_timeout(), false);
+        if write(wire, &answer, gateway.config.clients.write_timeout).await.is_ok() {
+            linger(wire).await;
+        }
+    }
+
+    fn head(&self) -> &[u8] {
+        self.wire.unread().get(..self.plain.head).unwrap_or_default()
+    }
+
+    /// Reads until all of the request is there.
+    async fn read_whole(&mut self) -> io::Result<()> {
+        while self.wire.unread().len() < self.plain.length() {
+            if self.wire.more().await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Caller for Own<'_> {
+    type Error = io::Error;
+
+    fn fields(&self) -> Fields<'_> {
+        Fields::Plain(self.head(), &self.plain.fields)
+    }
+
+    fn path(&self) -> &str {
+        std::str::from_utf8(self.plain.path.of(self.head())).unwrap_or_default()
+    }
+
+    fn peer(&self) -> Option<IpAddr> {
+        self.peer
+    }
+
+    async fn read_body(&mut self, patience: Duration) -> Result<(), NoBody<io::Error>> {
+        match within(patience, self.read_whole()).await {
+            Some(Ok(())) => Ok(()),
+            Some(Err(error)) => Err(NoBody::Broken(error)),
+            None => Err(NoBody::Late),
+        }
+    }
+
+    fn body(&self) -> &[u8] {
+        self.wire.unread().get(self.plain.head..self.plain.length()).unwrap_or_default()
+    }
+
+    async fn gone(&mut self) {
+        while self.wire.unread().len() < self.plain.length() + AHEAD {
+            if !matches!(self.wire.more().await, Ok(1..)) {
+                return;
+            }
+        }
+        pending().await
+    }
+
+    fn part(&mut self) {
+        self.keeps = false;
+    }
+
+    async fn tell(&mut self, reply: Reply) -> io::Result<()> {
+        let answer = answer(&reply, self.keeps);
+        // Also what it would have been told, if that fails.
+        self.told = Some((reply.status, 0));
+        write(self.wire, &answer, self.gateway.config.clients.write_timeout).await?;
+        self.told = Some((reply.status, reply.body.len()));
+        Ok(())
+    }
+
+    async fn refuse(&mut self, reply: Reply) -> io::Result<()> {
+        match within(DRAIN_FOR, self.read_whole()).await {
+            Some(Ok(())) => self.tell(reply).await,
+            _ => self.close_with(reply).await,
+        }
+    }
+
+    async fn close_with(&mut self, reply: Reply) -> io::Result<()> {
+        self.keeps = false;
+        self.tell(reply).await?;
+        linger(self.wire).await;
+        Ok(())
+    }
+}
+
+/// Ends the side that sends, and waits for a client that is still sending to see it.
+async fn linger(wire: &mut Wire) {
+    // Whether it could be ended or not, the connection is closed next.
+    let _ = wire.stream().shutdown().await;
+    wire.drain(LINGER, LINGER_FOR).await;
+}
+
+fn write(wire: &mut Wire, answer: &[u8], patience: Duration) -> impl Future<Output = io::Result<()>> {
+    let writing = async move {
+        wire.stream().write_all(answer).await?;
+        wire.stream().flush().await
+    };
+    async move { within(patience, writing).await.unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into())) }
+}
+
+/// An answer as it stands on the wire.
+fn answer(reply: &Reply, keeps: bool) -> Vec<u8> {
+    let Reply { status, headers, body } = reply;
+    let bodiless = matches!(*status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let mut wire = Vec::with_capacity(512 + body.len());
+    let mut put = |parts: &[&[u8]]| parts.iter().for_each(|part| wire.extend_from_slice(part));
+    put(&[b"HTTP/1.1 ", status.as_str().as_bytes(), b" ", status.canonical_reason().unwrap_or_default().as_bytes()]);
+    for (name, value) in headers.iter().filter(|(name, _)| **name != CONNECTION) {
+        put(&[b"\r\n", name.as_str().as_bytes(), b": ", value.as_bytes()]);
+    }
+    if !bodiless {
+        put(&[b"\r\ncontent-length: ", body.len().to_string().as_bytes()]);
+    }
+    // RFC 9110, 6.6.1: one that has none gets one.
+    if !headers.contains_key(DATE) {
+        put(&[b"\r\ndate: ", get_cached_date().as_bytes()]);
+    }
+    put(&[b"\r\nconnection: ", if keeps { b"keep-alive" } else { b"close" }, b"\r\n\r\n"]);
+    if !bodiless {
+        put(&[body]);
+    }
+    wire
+}

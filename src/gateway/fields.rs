@@ -1,6 +1,6 @@
 //! The fields of a request's head, whoever has read them: pingora into a map, or the gateway itself where they stand.
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 
 /// Names, in whatever letter case, and values; in the order in which they came where they stand as they came.
 #[derive(Clone, Copy, Debug)]
@@ -47,27 +47,40 @@ impl<'f> From<&'f HeaderMap> for Fields<'f> {
 
 impl<'f> Fields<'f> {
     /// All of them.
-    pub fn iter(self) -> impl Iterator<Item = (&'f str, &'f [u8])> {
-        let (map, plain) = match self {
-            Fields::Map(map) => (Some(map), None),
-            Fields::Plain(head, fields) => (None, Some((head, fields))),
-        };
-        let of_map = map.into_iter().flatten().map(|(name, value)| (name.as_str(), value.as_bytes()));
-        let of_head = plain.into_iter().flat_map(|(head, fields)| {
-            // A name that httparse has read is a token: ASCII.
-            let text = |span: Span| std::str::from_utf8(span.of(head)).unwrap_or_default();
-            fields.iter().map(move |field| (text(field.name), field.value.of(head)))
-        });
-        of_map.chain(of_head)
+    pub fn iter(self) -> Iter<'f> {
+        match self {
+            Fields::Map(map) => Iter::Map(map.iter()),
+            Fields::Plain(head, fields) => Iter::Plain(head, fields.iter()),
+        }
     }
 
     /// The values of all fields of this name.
     pub fn all(self, name: &'static str) -> impl Iterator<Item = &'f [u8]> {
-        self.iter().filter(move |(other, _)| other.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+        self.iter().filter(move |(other, _)| other.eq_ignore_ascii_case(name.as_bytes())).map(|(_, value)| value)
     }
 
     /// The value of the first field of this name.
     pub fn first(self, name: &'static str) -> Option<&'f [u8]> {
         self.all(name).next()
+    }
+}
+
+/// Names and values.
+#[derive(Debug)]
+pub enum Iter<'f> {
+    /// Of [`Fields::Map`].
+    Map(http::header::Iter<'f, HeaderValue>),
+    /// Of [`Fields::Plain`].
+    Plain(&'f [u8], std::slice::Iter<'f, Field>),
+}
+
+impl<'f> Iterator for Iter<'f> {
+    type Item = (&'f [u8], &'f [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match self {
+            Iter::Map(fields) => fields.next().map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes())),
+            Iter::Plain(head, fields) => fields.next().map(|field| (field.name.of(head), field.value.of(head))),
+        }
     }
 }

@@ -27,8 +27,10 @@ pub(super) fn request(upstream: &mut RequestHeader, host: &HeaderValue, request:
         upstream.set_uri(uri);
     }
     upstream.insert_header(header::HOST, host)?;
-    upstream.remove_header(&header::EXPECT);
-    let misleading = upstream.headers.keys().filter(|name| exchange::is_misleading(name.as_str()));
+    if upstream.headers.contains_key(header::EXPECT) {
+        upstream.remove_header(&header::EXPECT);
+    }
+    let misleading = upstream.headers.keys().filter(|name| exchange::is_misleading(name.as_str().as_bytes()));
     let misleading: Vec<HeaderName> = misleading.cloned().collect();
     for name in &misleading {
         upstream.remove_header(name);

@@ -166,7 +166,7 @@ fn head(unread: &[u8], bodiless: bool) -> Result<Option<(usize, Head)>, Flaw> {
             framing.encoding(&value);
         } else if name == header::CONNECTION {
             connection.push(value);
-        } else if !is_hop_by_hop(name.as_str()) {
+        } else if !is_hop_by_hop(name.as_str().as_bytes()) {
             headers.try_append(name, value).map_err(|_| Flaw::Malformed("headers"))?;
         }
     }

@@ -35,51 +35,54 @@ impl<'h> HopByHop<'h> {
         let tokens = connection.into_iter().filter_map(|value| std::str::from_utf8(value).ok());
         let tokens = tokens.flat_map(|value| value.split(','));
         // `keep-alive`, the usual one, needs no place in the list.
-        Self { named: tokens.map(str::trim).filter(|name| !name.is_empty() && !is_hop_by_hop(name)).collect() }
+        Self {
+            named: tokens.map(str::trim).filter(|name| !name.is_empty() && !is_hop_by_hop(name.as_bytes())).collect(),
+        }
     }
 
     /// Whether a header stays behind.
-    pub(super) fn has(&self, name: &str) -> bool {
+    pub(super) fn has(&self, name: &[u8]) -> bool {
         is_hop_by_hop(name) || self.names(name)
     }
 
     /// Takes them out of these headers.
     pub(super) fn strip(&self, headers: &mut HeaderMap) {
-        let found: Vec<HeaderName> = headers.keys().filter(|name| self.has(name.as_str())).cloned().collect();
+        let found: Vec<HeaderName> =
+            headers.keys().filter(|name| self.has(name.as_str().as_bytes())).cloned().collect();
         for name in found {
             headers.remove(name);
         }
     }
 
-    fn names(&self, name: &str) -> bool {
-        self.named.iter().any(|named| named.eq_ignore_ascii_case(name)) && !is_one_of(name, &ESSENTIAL)
+    fn names(&self, name: &[u8]) -> bool {
+        is_one_of(name, &self.named) && !is_one_of(name, &ESSENTIAL)
     }
 }
 
-fn is_one_of(name: &str, names: &[&str]) -> bool {
-    names.iter().any(|other| other.eq_ignore_ascii_case(name))
+fn is_one_of(name: &[u8], names: &[&str]) -> bool {
+    names.iter().any(|other| other.as_bytes().eq_ignore_ascii_case(name))
 }
 
 /// Whether a header concerns one connection in any message.
-pub(super) fn is_hop_by_hop(name: &str) -> bool {
+pub(super) fn is_hop_by_hop(name: &[u8]) -> bool {
     is_one_of(name, &HOP_BY_HOP)
 }
 
 /// The headers of a client's request that go on to Sendly with a body that was read in full.
-pub(super) fn forwardable<'f>(fields: Fields<'f>) -> impl Iterator<Item = (&'f str, &'f [u8])> {
+pub(super) fn forwardable<'f>(fields: Fields<'f>) -> impl Iterator<Item = (&'f [u8], &'f [u8])> {
     let stays = HopByHop::of(fields.all("connection"));
     fields.iter().filter(move |(name, _)| !is_one_of(name, &OWN) && !stays.has(name))
 }
 
 /// Whether this is a name by which some servers read another method or path than the request has. What was judged is what Sendly
 /// shall read.
-pub fn is_misleading(name: &str) -> bool {
+pub fn is_misleading(name: &[u8]) -> bool {
     const MISLEADING: [&str; 5] =
         ["x-http-method-override", "x-http-method", "x-method-override", "x-original-url", "x-rewrite-url"];
     // To a server that hands headers on as variables (CGI, WSGI), `_` and `-` are the same.
     let same = |(a, b): (u8, u8)| a.eq_ignore_ascii_case(&b) || (a == b'-' && b == b'_');
-    name.starts_with(['x', 'X'])
-        && MISLEADING.iter().any(|other| other.len() == name.len() && other.bytes().zip(name.bytes()).all(same))
+    matches!(name, [b'x' | b'X', ..])
+        && MISLEADING.iter().any(|other| other.len() == name.len() && other.bytes().zip(name.iter().copied()).all(same))
 }
 
 #[cfg(test)]
@@ -110,14 +113,15 @@ mod tests {
         }
         let mut names: Vec<_> = forwardable((&headers).into()).map(|(name, _)| name).collect();
         names.sort_unstable();
-        assert_eq!(names, ["authorization", "content-type", "idempotency-key", "x-organization-id"]);
+        let expected = ["authorization", "content-type", "idempotency-key", "x-organization-id"];
+        assert_eq!(names, expected.map(str::as_bytes));
     }
 
     #[test]
     fn headers_that_speak_of_another_request_are_found_however_they_are_spelled() {
         let names =
             ["X-HTTP-Method-Override", "x_http-method_override", "X-Original-URL", "x-forwarded-for", "x-http", "x"];
-        let found: Vec<_> = names.into_iter().filter(|name| is_misleading(name)).collect();
+        let found: Vec<_> = names.into_iter().filter(|name| is_misleading(name.as_bytes())).collect();
         assert_eq!(found, ["X-HTTP-Method-Override", "x_http-method_override", "X-Original-URL"]);
     }
 }

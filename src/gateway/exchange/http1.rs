@@ -38,7 +38,7 @@ impl Call {
             wire.extend_from_slice(part.as_bytes());
         }
         for (name, value) in fields::forwardable(fields) {
-            for part in [name.as_bytes(), b": ", value, b"\r\n"] {
+            for part in [name, b": ", value, b"\r\n"] {
                 wire.extend_from_slice(part);
             }
         }

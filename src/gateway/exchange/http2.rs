@@ -74,7 +74,7 @@ impl Client {
         *request.uri_mut() = Uri::from_parts(uri).ok()?;
         let into = request.headers_mut();
         for (name, value) in fields::forwardable(fields) {
-            into.append(HeaderName::from_bytes(name.as_bytes()).ok()?, HeaderValue::from_bytes(value).ok()?);
+            into.append(HeaderName::from_bytes(name).ok()?, HeaderValue::from_bytes(value).ok()?);
         }
         into.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         Some(Call(request))

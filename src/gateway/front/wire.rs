@@ -34,6 +34,7 @@ pub(super) struct Wire {
 }
 
 /// What comes next on a connection.
+#[allow(clippy::large_enum_variant, reason = "the large one is the usual one, and none is kept")]
 pub(super) enum Next {
     /// A plain request.
     Plain(Plain),

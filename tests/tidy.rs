@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 const ARROWS: &[(&str, &[&str])] = &[
     ("clock", &[]),
     ("phone", &[]),
+    ("country", &["phone"]),
     ("work", &[]),
     ("sendly", &["phone"]),
     ("policy", &["clock", "phone"]),

@@ -100,6 +100,7 @@ struct Table {
 const NOBODY: u8 = u8::MAX;
 
 /// How many prefixes the plan has.
+#[allow(clippy::indexing_slicing, reason = "it runs in the compiler, and a fault there is an error of compilation")]
 const PREFIXES: usize = {
     let (mut many, mut country) = (0, 0);
     while country < PLAN.len() {

@@ -61,6 +61,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("tower_service", &["gateway/exchange"]),
     ("tracing", &["access", "cli", "gateway", "metrics", "sandbox", "telemetry"]),
     ("tracing_subscriber", &["telemetry"]),
+    ("x509_parser", &["server"]),
 ];
 
 struct Source {

@@ -22,7 +22,8 @@ pub(super) fn credits(keys: &mut Section<'_, '_>) -> Tariff {
             let twice = countries.iter().flatten().find(|country| theirs.iter().flatten().any(|its| its == *country));
             if let Some(country) = twice {
                 let key = format!("{}.countries", tier.name());
-                let expected = format!("countries that no other tier has ({} is in {} too)", country.code(), other.name());
+                let expected =
+                    format!("countries that no other tier has ({} is in {} too)", country.code(), other.name());
                 keys.rule(false, &[&key], expected);
             }
         }

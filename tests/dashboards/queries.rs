@@ -34,16 +34,16 @@ fn of_dashboard() -> Vec<(String, String)> {
 /// Asks again and again until each query finds a number.
 async fn all_find(prometheus: &Prometheus, mut queries: Vec<(String, String)>) {
     let waiting = async {
+        let mut place = 0;
         while !queries.is_empty() {
-            let mut without = Vec::new();
-            for (title, query) in queries.drain(..) {
-                let found =
-                    prometheus.query(&query).await.unwrap_or_else(|error| panic!("{title}: {error} in {query}"));
-                if !found.iter().any(|number| number.is_finite()) {
-                    without.push((title, query));
-                }
+            let (title, query) = &queries[place];
+            let found = prometheus.query(query).await.unwrap_or_else(|error| panic!("{title}: {error} in {query}"));
+            if found.iter().any(|number| number.is_finite()) {
+                queries.remove(place);
+            } else {
+                place += 1;
             }
-            queries = without;
+            place = if place < queries.len() { place } else { 0 };
         }
     };
     if tokio::time::timeout(PATIENCE, waiting).await.is_err() {

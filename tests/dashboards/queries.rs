@@ -1,5 +1,6 @@
 //! Every query of the dashboard and of the rules, asked of a Prometheus that scrapes two gateways.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -29,6 +30,25 @@ fn of_dashboard() -> Vec<(String, String)> {
     }
     assert!(queries.len() > 50, "the dashboard is not as this test reads it");
     queries
+}
+
+#[test]
+fn each_panel_has_a_place_of_its_own_and_asks_the_data_source_that_was_chosen() {
+    let text = include_str!("../../deploy/grafana/sendly-gateway.json");
+    let dashboard: Value = serde_json::from_str(text).unwrap();
+    let (mut ids, mut taken) = (BTreeSet::new(), BTreeSet::new());
+    for panel in dashboard["panels"].as_array().unwrap() {
+        let title = panel["title"].as_str().unwrap();
+        assert!(ids.insert(panel["id"].as_u64().unwrap()), "{title}: another has its id");
+        let [x, y, w, h] = ["x", "y", "w", "h"].map(|key| panel["gridPos"][key].as_u64().unwrap());
+        assert!(w > 0 && h > 0 && x + w <= 24, "{title} is out of the grid");
+        for cell in (x..x + w).flat_map(|x| (y..y + h).map(move |y| (x, y))) {
+            assert!(taken.insert(cell), "{title} lies over another");
+        }
+        let asking = panel["targets"].as_array().into_iter().flatten().chain((panel["type"] != "row").then_some(panel));
+        assert!(asking.into_iter().all(|one| one["datasource"]["uid"] == "${datasource}"), "{title}");
+    }
+    assert!(ids.len() > 40);
 }
 
 /// Asks again and again until each query finds a number.

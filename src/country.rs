@@ -1,8 +1,9 @@
 //! Countries, and which of them a phone is in.
 //!
-//! Country codes are ISO 3166-1 alpha-2, and `XK` for Kosovo, which has a calling code and no ISO code yet. Where a phone is follows from
-//! its first digits alone: the table is `country/plan.rs`, flattened while the program is compiled, so that finding a country is a
-//! binary search and allocates nothing. It says where a number was given out, not where its phone is, nor whether it exists.
+//! Country codes are ISO 3166-1 alpha-2, and `XK` for Kosovo, which has a calling code and no ISO code yet. Where a phone is
+//! follows from its first digits alone: the table is `country/plan.rs`, flattened while the program is compiled, so that
+//! finding a country is a binary search and allocates nothing. It says where a number was given out, not where its phone is,
+//! nor whether it exists.
 
 mod plan;
 #[cfg(test)]

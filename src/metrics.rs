@@ -1,8 +1,8 @@
 //! What the gateway counts, in Prometheus' words.
 //!
 //! One registry per gateway, so that two fit in one process. Labels are closed sets: an operation, an outcome, a limit's name;
-//! never a phone, an id or a key. The series that the request path touches are looked up once, when the gateway starts or when they begin. A
-//! series that could never move is not there; `docs/metrics.md` tells of each, and a test holds it to that.
+//! never a phone, an id or a key. The series that the request path touches are looked up once, when the gateway starts or when
+//! they begin. A limit has none for what it can never say. `docs/metrics.md` tells of each, and a test holds it to that.
 
 mod codes;
 mod limits;

@@ -131,8 +131,8 @@ pub struct Rule {
     pub window: Duration,
     /// What it counts.
     pub counts: Counts,
-    /// How many of the codes before one have to be in the window for that one to take the limit to 80 % of its max or more. 0 in a
-    /// limit of one code, which is never near.
+    /// How many of the codes before one have to be in the window for that one to take the limit to 80 % of its max or more. 0
+    /// in a limit of one code, which is never near.
     pub near: u32,
     /// Whether it refuses.
     pub enforced: bool,

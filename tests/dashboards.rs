@@ -1,5 +1,5 @@
-//! What operators watch: the metrics, the dashboard, the rules, and the pages about them, held against a gateway that runs and a Prometheus
-//! that scrapes it. `scripts/setup test` installs Prometheus.
+//! What operators watch: the metrics, the dashboard, the rules, and the pages about them, held against a gateway that runs and
+//! a Prometheus that scrapes it. `scripts/setup test` installs Prometheus.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -1,18 +1,18 @@
 //! The numbering plan: which prefixes of E.164 are whose.
 //!
-//! From ITU-T E.164's list of assigned codes (operational bulletins) and, where several countries share one code, from the national
-//! plans as Google's libphonenumber has them (9.0.43): the area codes of +1, and of +7, +39, +44, +47, +61, +262, +358, +590 and
-//! +599. A test holds it against that library's own metadata. To change it, write the prefix behind its country: the longest one
-//! that a phone starts with decides.
+//! From ITU-T E.164's list of assigned codes (operational bulletins) and, where several countries share one code, from the
+//! national plans as Google's libphonenumber has them (9.0.43): the area codes of +1, and of +7, +39, +44, +47, +61, +262,
+//! +358, +590 and +599. A test holds it against that library's own metadata. To change it, write the prefix behind its country:
+//! the longest one that a phone starts with decides.
 //!
-//! Left out on purpose: what belongs to no country (+800, +870, +881 to +883, …), and what cannot be told apart by prefix. Western
-//! Sahara's phones are Morocco's, Pitcairn's are New Zealand's, Tristan da Cunha's are Saint Helena's.
+//! Left out on purpose: what belongs to no country (+800, +870, +881 to +883, …), and what cannot be told apart by prefix.
+//! Western Sahara's phones are Morocco's, Pitcairn's are New Zealand's, Tristan da Cunha's are Saint Helena's.
 
 /// The longest prefix, in digits.
 pub(super) const WIDTH: u32 = 8;
 
-/// Each country, with the prefixes that are its own. Of +1, all that is not named here is the United States': so are nearly all area codes
-/// that are newly opened, and the toll-free ones.
+/// Each country, with the prefixes that are its own. Of +1, all that is not named here is the United States': so are nearly all
+/// area codes that are newly opened, and the toll-free ones.
 pub(super) const PLAN: &[(&str, &[u32])] = &[
     ("AD", &[376]),
     ("AE", &[971]),

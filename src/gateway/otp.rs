@@ -205,7 +205,8 @@ async fn carry_out(
     (meaning::reply(outcome), ending)
 }
 
-/// Learns from a success, before anyone sees it: whose the id is, and what could not be charged before. Returns where the code went.
+/// Learns from a success, before anyone sees it: whose the id is, and what could not be charged before.
+/// Returns where the code went.
 async fn learn(
     gateway: &Gateway,
     subject: &Subject,

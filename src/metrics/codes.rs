@@ -145,11 +145,11 @@ impl Codes {
     }
 }
 
-/// The verifications that were counted as confirmed not long ago: of each group of them the last, so that this never grows, takes
-/// no lock, and is one swap.
+/// The verifications that were counted as confirmed not long ago: of each group of them the last, so that this never grows,
+/// takes no lock, and is one swap.
 ///
-/// One that is checked again after another of its group was confirmed counts twice. With a hundred confirmations a second that happens
-/// to one in a hundred of those that are checked again within 6 seconds, as by a client that lost its answer.
+/// One that is checked again after another of its group was confirmed counts twice. With a hundred confirmations a second that
+/// happens to one in a hundred of those that are checked again within 6 seconds, as by a client that lost its answer.
 #[derive(Debug)]
 struct Seen(Box<[AtomicU64]>);
 

@@ -1,7 +1,7 @@
 //! What Sendly charges for a code, by where it goes.
 //!
-//! Sendly's newest public figures (READMEs of its SDKs, November 2026) are six tiers and a few example countries for each. The whole
-//! table is served by its API alone and an account may have prices of its own, so all of it can be set under `[credits]`.
+//! Sendly's newest public figures (READMEs of its SDKs, November 2026) are six tiers and a few example countries for each. The
+//! whole table is served by its API alone and an account may have prices of its own, so all of it can be set under `[credits]`.
 
 use crate::country::Country;
 use crate::phone::Phone;
@@ -40,7 +40,7 @@ impl Tier {
     }
 
     /// What a code costs and which countries are in it, unless the config says otherwise.
-    pub const fn default(self) -> (u32, &'static [&'static str]) {
+    pub const fn documented(self) -> (u32, &'static [&'static str]) {
         match self {
             Tier::Domestic => (2, &["US", "CA"]),
             Tier::Tier1 => (8, &["GB", "AU", "PL", "SE", "BR"]),
@@ -120,7 +120,7 @@ mod tests {
     #[test]
     fn tiers_stand_where_they_are_looked_up() {
         assert!(Tier::ALL.iter().enumerate().all(|(place, tier)| *tier as usize == place));
-        let codes = Tier::ALL.iter().flat_map(|tier| tier.default().1);
+        let codes = Tier::ALL.iter().flat_map(|tier| tier.documented().1);
         assert!(codes.clone().all(|code| code.parse::<Country>().is_ok()));
         assert_eq!(
             codes.clone().collect::<std::collections::BTreeSet<_>>().len(),

@@ -13,7 +13,7 @@ const MAX_CREDITS: u32 = 100_000;
 pub(super) fn credits(keys: &mut Section<'_, '_>) -> Tariff {
     let given = Tier::ALL.map(|tier| {
         keys.section(tier.name(), |keys| {
-            let credits = keys.get("credits", tier.default().0, count(0..=MAX_CREDITS));
+            let credits = keys.get("credits", tier.documented().0, count(0..=MAX_CREDITS));
             (tier, credits, keys.optional("countries", array("countries", country)))
         })
     });
@@ -29,7 +29,7 @@ pub(super) fn credits(keys: &mut Section<'_, '_>) -> Tariff {
         }
     }
     // What is given goes before what is not: whoever moves a country need not say where it is no more.
-    let default = |tier: Tier| tier.default().1.iter().filter_map(|code| code.parse().ok()).collect();
+    let default = |tier: Tier| tier.documented().1.iter().filter_map(|code| code.parse().ok()).collect();
     let mut tiers = Vec::from(given);
     tiers.sort_by_key(|(_, _, countries)| countries.is_none());
     let tiers: Vec<_> = tiers

@@ -71,6 +71,22 @@ fn micros(span: Duration) -> u64 {
     u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
 }
 
+/// A reading of the clock to the nanosecond, for what takes less than a microsecond: how long a decision takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Reading(u64);
+
+impl Reading {
+    /// The moment that it is.
+    pub const fn moment(self) -> Moment {
+        Moment(self.0 / 1000)
+    }
+
+    /// How long after `earlier` this is; zero if it is not after it.
+    pub const fn since(self, earlier: Reading) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+}
+
 /// Where moments come from. Cheap to clone; clones agree.
 #[derive(Clone, Debug)]
 pub enum Clock {
@@ -94,6 +110,18 @@ impl Clock {
         match self {
             Clock::System(anchor) => anchor.moment + anchor.instant.elapsed(),
             Clock::Manual(manual) => manual.now(),
+        }
+    }
+
+    /// The time now, to the nanosecond. Its moment is what [`now`](Self::now) would have said.
+    pub fn read(&self) -> Reading {
+        let nanos = |moment: Moment| moment.0.saturating_mul(1000);
+        match self {
+            Clock::System(anchor) => {
+                let since = u64::try_from(anchor.instant.elapsed().as_nanos()).unwrap_or(u64::MAX);
+                Reading(nanos(anchor.moment).saturating_add(since))
+            }
+            Clock::Manual(manual) => Reading(nanos(manual.now())),
         }
     }
 }
@@ -160,5 +188,18 @@ mod tests {
         let clock = Clock::system();
         let readings: Vec<_> = (0..1000).map(|_| clock.now()).collect();
         assert!(readings.is_sorted());
+    }
+
+    #[test]
+    fn a_reading_is_a_moment_and_more() {
+        let clock = Clock::system();
+        let (before, reading, after) = (clock.now(), clock.read(), clock.now());
+        assert!(before <= reading.moment() && reading.moment() <= after);
+        let manual = ManualClock::new(Moment::from_micros(5));
+        let clock = Clock::from(manual.clone());
+        let first = clock.read();
+        manual.advance(Duration::from_micros(3));
+        assert_eq!((first.moment(), clock.read().since(first)), (Moment::from_micros(5), Duration::from_micros(3)));
+        assert_eq!(first.since(clock.read()), Duration::ZERO);
     }
 }

@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use crate::policy::subject::HashKey;
 use crate::policy::{Limit, WhenFull};
 use crate::sendly::Operation;
+use crate::sendly::tariff::Tariff;
 
 /// The whole configuration.
 #[derive(Clone, Debug)]
@@ -39,6 +40,8 @@ pub struct Config {
     pub replies: Replies,
     /// What is logged, and how.
     pub log: Log,
+    /// What a code costs, by where it goes.
+    pub tariff: Tariff,
     /// How long requests in flight may take to end once the process was told to stop.
     pub drain_timeout: Duration,
     /// The limits on codes.

@@ -35,12 +35,12 @@ use crate::clock::{Clock, Moment};
 use crate::config::Config;
 use crate::ledger::Ledger;
 use crate::ledger::memory::{Bounds, Dropped, Memory};
-use crate::metrics::{Metrics, Outcome, Sizes};
+use crate::metrics::{Metrics, Outcome, Sizes, Swept};
 use crate::phone::Phone;
 use crate::policy::Policy;
 use crate::policy::subject::Account;
-use crate::sendly::Operation;
 use crate::sendly::path::{self, Reading};
+use crate::sendly::{Operation, body};
 use crate::throttle::Throttles;
 use crate::work::{UnderWay, Work};
 use caller::Caller;
@@ -81,8 +81,9 @@ impl Gateway {
             verifications: config.memory.max_verifications,
             remember: config.memory.remember_verifications,
         }));
+        let throttles = config.throttles.iter().map(|throttle| throttle.name.as_str());
         Ok(Arc::new(Self {
-            metrics: Metrics::new(&policy).map_err(|error| error.to_string())?,
+            metrics: Metrics::new(&policy, throttles, config.tariff.clone()).map_err(|error| error.to_string())?,
             access: AccessLog::start(&config.log)?,
             work: Work::default(),
             ledger: Ledger::Memory(Arc::clone(&memory)),
@@ -124,6 +125,11 @@ impl Gateway {
         self.metrics.expose()
     }
 
+    /// Clients are shown a certificate that expires then, in seconds since the Unix epoch.
+    pub fn shows_certificate(&self, expires: i64) {
+        self.metrics.certificate_expires(expires);
+    }
+
     /// Finds Sendly's addresses anew. Returns whether any is known.
     pub async fn resolve(&self) -> bool {
         self.peer.resolve().await
@@ -136,15 +142,18 @@ impl Gateway {
 
     /// Drops whatever nothing can need any more. A shard at a time, and the others get their turn in between.
     pub async fn sweep(&self) {
+        let began = self.clock.now();
+        let mut swept = Swept::default();
         for shard in 0..self.memory.shards() {
             let Dropped { keys, verifications } = self.memory.sweep_one(shard, &self.policy, self.clock.now());
-            self.metrics.swept("keys", keys);
-            self.metrics.swept("verifications", verifications);
+            swept.keys += keys;
+            swept.verifications += verifications;
             tokio::task::yield_now().await;
         }
-        self.metrics.swept("answers", self.retries.sweep());
-        self.metrics.swept("throttles", self.throttles.sweep());
+        (swept.answers, swept.throttles) = (self.retries.sweep(), self.throttles.sweep());
         self.sendly.sweep();
+        let ended = self.clock.now();
+        self.metrics.swept(swept, ended.since(began), ended);
     }
 
     /// How often to [`sweep`](Self::sweep).
@@ -169,7 +178,7 @@ impl Gateway {
         let account = self.config.hash_key.account(fields.first("authorization").unwrap_or_default());
         request.account = Some(account);
         let slow = self.throttles.check(request.operation, account, request.client).err()?;
-        self.metrics.throttled(slow.name);
+        self.metrics.throttled(slow.place);
         (request.outcome, request.refused_by) = (Outcome::Throttled, Some(slow.name.into()));
         Some(Reply::throttled(&slow, caller::user_agent(fields)))
     }
@@ -200,11 +209,15 @@ impl Gateway {
         });
     }
 
-    /// Learns whose phone an answer shows. Called before any client can see the answer.
-    fn learn(&self, body: &[u8], now: Moment) {
-        let shown = crate::sendly::body::read_shown(body);
-        if let (Some(id), Some(phone)) = (shown.id, shown.phone) {
-            self.ledger.learn(self.config.hash_key.verification(&id), phone, now);
+    /// Learns whose phone an answer shows, and that a check confirmed it. Called before any client can see the answer.
+    fn learn(&self, operation: Operation, body: &[u8], now: Moment) {
+        let body::Shown { id, phone } = body::read_shown(body);
+        let verification = id.map(|id| self.config.hash_key.verification(&id));
+        if let (Some(verification), Some(phone)) = (verification, phone) {
+            self.ledger.learn(verification, phone, now);
+        }
+        if operation == Operation::Check && body::is_verified(body) {
+            self.metrics.confirmed(verification, phone);
         }
     }
 }
@@ -343,7 +356,7 @@ impl ProxyHttp for Proxy {
         request: &mut Request,
     ) -> pingora::Result<Option<Duration>> {
         if let Some(whole) = passing::hold_back(&mut request.capture, body, end) {
-            self.0.learn(&whole, self.0.clock.now());
+            self.0.learn(request.operation, &whole, self.0.clock.now());
         }
         Ok(None)
     }
@@ -357,7 +370,7 @@ impl ProxyHttp for Proxy {
         // Trailers end an HTTP/2 body without an end of its own.
         let held = request.capture.take().map(passing::Capture::into_body);
         if let Some(whole) = &held {
-            self.0.learn(whole, self.0.clock.now());
+            self.0.learn(request.operation, whole, self.0.clock.now());
         }
         Ok(held)
     }

@@ -2,7 +2,7 @@
 //!
 //! The modules, lowest first; each may use those above it in this list that `tests/tidy.rs` says, and none below:
 //!
-//! - `clock`: the only place that reads the time. `phone`: a number in E.164. `work`: what is under way.
+//! - `clock`: the only place that reads the time. `phone`: a number in E.164. `country`: where it is. `work`: what is under way.
 //! - `sendly`: the API as data. `policy`: the limits, the exact log, the decision.
 //! - `ledger`: who has had how many codes, and whose an id is.
 //! - `config`: what an operator may write. `metrics`: what is counted. `throttle`: smoothed rates on attempts.
@@ -15,6 +15,7 @@ pub mod admin;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod country;
 pub mod gateway;
 pub mod ledger;
 pub mod metrics;

@@ -1,18 +1,29 @@
 //! What the gateway counts, in Prometheus' words.
 //!
 //! One registry per gateway, so that two fit in one process. Labels are closed sets: an operation, an outcome, a limit's name;
-//! never a phone, an id or a key. The series that the request path touches are looked up once, here.
+//! never a phone, an id or a key. The series that the request path touches are looked up once, when the gateway starts or when
+//! they begin. A limit has none for what it can never say. `docs/metrics.md` tells of each, and a test holds it to that.
 
-use std::sync::OnceLock;
+mod codes;
+mod limits;
+mod register;
+mod state;
+mod upstream;
+
 use std::time::Duration;
 
-use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
-};
+use prometheus::{Encoder, Histogram, IntCounter, Registry, TextEncoder};
 
-use crate::policy::{Decision, Mode, Obstacle, Policy};
+use crate::clock::Moment;
+use crate::phone::Phone;
+use crate::policy::subject::Verification;
+use crate::policy::{Decision, Kind, Policy, Refusal};
 use crate::sendly::Operation;
+use crate::sendly::tariff::Tariff;
+pub use codes::Fate;
+use register::Register;
+pub use state::{Sizes, Swept};
+pub use upstream::Found;
 
 /// What became of a request, as operators ask for it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -72,162 +83,58 @@ impl Outcome {
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    /// By operation, and each by outcome.
     requests: Vec<[IntCounter; Outcome::ALL.len()]>,
-    /// In the policy's order, and each in the order of [`DECISIONS`].
-    decisions: Vec<[IntCounter; DECISIONS.len()]>,
-    held: IntCounter,
-    /// In the order of [`SETTLEMENTS`].
-    settlements: Vec<IntCounter>,
-    lookups: IntCounterVec,
-    throttled: IntCounterVec,
-    upstream: Vec<Histogram>,
-    upstream_status: IntCounterVec,
-    /// The series of `upstream_status` that have begun, by operation and status.
-    upstream_answers: Vec<OnceLock<IntCounter>>,
-    request_time: Histogram,
-    in_flight: IntGauge,
-    tracked: IntGauge,
-    capacity: IntGauge,
-    uncounted: IntCounter,
-    lines_dropped: IntCounter,
-    verifications: IntGauge,
-    kept_answers: IntGauge,
-    unclaimed: IntGauge,
-    swept: IntCounterVec,
+    took: Vec<Histogram>,
+    limits: limits::Limits,
+    codes: codes::Codes,
+    upstream: upstream::Upstream,
+    state: state::State,
 }
 
 /// From a hit in memory to the longest that an SDK waits, in seconds.
-const BUCKETS: &[f64] =
+const SECONDS: &[f64] =
     &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0];
 
-/// What a limit says to a code.
-const DECISIONS: [&str; 3] = ["allow", "deny", "shadow_deny"];
-
-/// Every status that an answer may have, and 0 for what is none.
-const STATUSES: usize = 600;
-
-/// How and why a charge may be settled.
-const SETTLEMENTS: [(&str, &str); 10] = [
-    ("kept", "success"),
-    ("kept", "server_error"),
-    ("kept", "timeout"),
-    ("kept", "broken"),
-    ("kept", "cut"),
-    ("given_back", "not_sent"),
-    ("given_back", "rejected"),
-    ("given_back", "delivery_failed"),
-    ("given_back", "replayed"),
-    ("given_back", "sendly_limit"),
-];
+/// One of something for each operation, in their order.
+fn of_operations<T>(one: impl Fn(&str) -> T) -> Vec<T> {
+    Operation::ALL.iter().map(|operation| one(operation.name())).collect()
+}
 
 impl Metrics {
-    /// A fresh set of metrics, all at zero.
+    /// A fresh set of metrics, all at zero, for these limits, throttles and prices.
     ///
     /// # Errors
     /// Never for the names that are written here; a test registers them.
-    pub fn new(policy: &Policy) -> Result<Self, prometheus::Error> {
+    pub fn new<'n>(
+        policy: &Policy,
+        throttles: impl Iterator<Item = &'n str>,
+        tariff: Tariff,
+    ) -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
-        let counter = |name: &str, help: &str, labels: &[&str]| -> Result<IntCounterVec, prometheus::Error> {
-            let counter = IntCounterVec::new(Opts::new(format!("sendly_gateway_{name}"), help), labels)?;
-            registry.register(Box::new(counter.clone()))?;
-            Ok(counter)
-        };
-        let gauge = |name: &str, help: &str| -> Result<IntGauge, prometheus::Error> {
-            let gauge = IntGauge::new(format!("sendly_gateway_{name}"), help)?;
-            registry.register(Box::new(gauge.clone()))?;
-            Ok(gauge)
-        };
-        let requests =
-            counter("requests_total", "Requests, by operation and what became of them.", &["operation", "outcome"])?;
-        let requests = Operation::ALL
-            .iter()
-            .map(|operation| {
-                Outcome::ALL.map(|outcome| requests.with_label_values(&[operation.name(), outcome.name()]))
-            })
-            .collect();
-        let upstream = HistogramVec::new(
-            HistogramOpts::new("sendly_gateway_upstream_seconds", "Time until Sendly's answer, by operation.")
-                .buckets(BUCKETS.to_vec()),
-            &["operation"],
+        let register = Register(&registry);
+        let requests = register.counters(
+            "requests_total",
+            "Requests, by operation and what became of them.",
+            &["operation", "outcome"],
         )?;
-        registry.register(Box::new(upstream.clone()))?;
-        let upstream = Operation::ALL.iter().map(|operation| upstream.with_label_values(&[operation.name()])).collect();
-        let decisions = counter(
-            "decisions_total",
-            "Verdicts of each limit over codes; `hold` is Sendly's own refusal, remembered.",
-            &["limit", "decision"],
+        let took = register.histograms(
+            "request_seconds",
+            "Time from a request's header to its answer's end, by operation.",
+            "operation",
+            SECONDS,
         )?;
-        let settlements = counter("settlements_total", "Charges settled, by how and why.", &["settlement", "reason"])?;
-        let request_time = Histogram::with_opts(
-            HistogramOpts::new("sendly_gateway_request_seconds", "Time from a request's header to its answer's end.")
-                .buckets(BUCKETS.to_vec()),
-        )?;
-        registry.register(Box::new(request_time.clone()))?;
-        let total = |name: &str, help: &str| -> Result<IntCounter, prometheus::Error> {
-            let total = IntCounter::new(format!("sendly_gateway_{name}"), help)?;
-            registry.register(Box::new(total.clone()))?;
-            Ok(total)
-        };
-        let build = IntGaugeVec::new(
-            Opts::new("sendly_gateway_build_info", "Always 1; the build is in the labels."),
-            &["version"],
-        )?;
-        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        registry.register(Box::new(build))?;
-
-        let metrics = Self {
-            requests,
-            decisions: policy
-                .limits()
-                .iter()
-                .map(|limit| DECISIONS.map(|decision| decisions.with_label_values(&[limit.name.as_str(), decision])))
-                .collect(),
-            held: decisions.with_label_values(&["hold", "deny"]),
-            settlements: SETTLEMENTS
-                .map(|(settlement, reason)| settlements.with_label_values(&[settlement, reason]))
-                .into(),
-            lookups: counter("lookups_total", "Look-ups of a verification's phone at Sendly.", &["result"])?,
-            throttled: counter("throttled_total", "Requests that a throttle refused.", &["throttle"])?,
-            upstream,
-            upstream_status: counter(
-                "upstream_responses_total",
-                "Sendly's answers, by operation and status.",
-                &["operation", "status"],
-            )?,
-            upstream_answers: (0..Operation::ALL.len() * STATUSES).map(|_| OnceLock::new()).collect(),
-            request_time,
-            in_flight: gauge("in_flight", "Requests and exchanges with Sendly that are under way.")?,
-            tracked: gauge("tracked_keys", "Phones, verifications and accounts that have a log.")?,
-            capacity: gauge("tracked_keys_max", "How many there is room for.")?,
-            uncounted: total(
-                "uncounted_charges_total",
-                "Charges that went uncounted per a key because there was no room for it.",
-            )?,
-            lines_dropped: total(
-                "access_log_dropped_total",
-                "Lines of the access log that standard error did not take.",
-            )?,
-            verifications: gauge("known_verifications", "Verifications whose phone is known.")?,
-            kept_answers: gauge("kept_answers", "Answers that are kept for a retry.")?,
-            unclaimed: gauge(
-                "unclaimed_exchanges",
-                "Exchanges in flight whose client has gone; a retry may adopt them.",
-            )?,
-            swept: counter("swept_total", "Entries dropped because nothing needs them any more.", &["what"])?,
+        let outcomes =
+            |operation: &str| Outcome::ALL.map(|outcome| requests.with_label_values(&[operation, outcome.name()]));
+        Ok(Self {
+            requests: of_operations(outcomes),
+            took: of_operations(|operation| took.with_label_values(&[operation])),
+            limits: limits::Limits::new(register, policy, throttles)?,
+            codes: codes::Codes::new(register, tariff)?,
+            upstream: upstream::Upstream::new(register)?,
+            state: state::State::new(register)?,
             registry,
-        };
-        metrics.start_at_zero();
-        Ok(metrics)
-    }
-
-    /// A series that is absent until its first event cannot be alerted on.
-    fn start_at_zero(&self) {
-        for result in ["found", "not_found", "unavailable"] {
-            self.lookups.with_label_values(&[result]);
-        }
-        for what in ["keys", "verifications", "answers", "throttles"] {
-            self.swept.with_label_values(&[what]);
-        }
+        })
     }
 
     /// A request ended.
@@ -235,79 +142,70 @@ impl Metrics {
         if let Some(counter) = self.requests.get(operation as usize).and_then(|row| row.get(outcome as usize)) {
             counter.inc();
         }
-        self.request_time.observe(took.as_secs_f64());
+        if let Some(histogram) = self.took.get(operation as usize) {
+            histogram.observe(took.as_secs_f64());
+        }
     }
 
-    /// A code was judged.
-    pub fn decision(&self, policy: &Policy, decision: &Decision) {
-        let limits = policy.limits().iter().zip(&self.decisions).enumerate();
-        for (place, (limit, [allow, deny, shadow_deny])) in limits.filter(|(place, _)| decision.met.contains(*place)) {
-            match (decision.reached.contains(place), limit.mode) {
-                (false, _) => allow.inc(),
-                (true, Mode::Enforce) => deny.inc(),
-                (true, Mode::Shadow) => shadow_deny.inc(),
-            }
-        }
-        if decision.refusal.is_some_and(|refusal| refusal.by == Obstacle::Hold) {
-            self.held.inc();
-        }
+    /// A code was judged, and that took so long.
+    pub fn decision(&self, decision: &Decision, took: Duration) {
+        self.limits.decision(decision, took);
+    }
+
+    /// A code was refused by a limit, or by Sendly's hold.
+    pub fn refused(&self, refusal: &Refusal, kind: Kind, phone: Option<Phone>) {
+        self.limits.refused(refusal);
+        self.codes.ended(Fate::Refused, kind, phone);
+    }
+
+    /// A throttle refused a request: the one at this place of the configuration.
+    pub fn throttled(&self, place: usize) {
+        self.limits.throttled(place);
     }
 
     /// A charge was settled, in one of the ways and for one of the reasons that there are.
     pub fn settlement(&self, settlement: &'static str, reason: &'static str) {
-        let place = SETTLEMENTS.iter().position(|known| *known == (settlement, reason));
-        if let Some(counter) = place.and_then(|place| self.settlements.get(place)) {
-            counter.inc();
-        }
+        self.upstream.settlement(settlement, reason);
+    }
+
+    /// A code whose charge was settled went to this phone, as far as that is known, or would have.
+    pub fn code(&self, fate: Fate, kind: Kind, phone: Option<Phone>) {
+        self.codes.ended(fate, kind, phone);
+    }
+
+    /// A check confirmed a verification.
+    pub fn confirmed(&self, verification: Option<Verification>, phone: Option<Phone>) {
+        self.codes.confirmed(verification, phone);
     }
 
     /// An unknown id was looked up.
-    pub fn lookup(&self, result: &'static str) {
-        self.lookups.with_label_values(&[result]).inc();
-    }
-
-    /// A throttle refused a request.
-    pub fn throttled(&self, throttle: &str) {
-        self.throttled.with_label_values(&[throttle]).inc();
+    pub fn lookup(&self, found: Found) {
+        self.upstream.lookup(found);
     }
 
     /// Sendly answered.
     pub fn upstream(&self, operation: Operation, status: u16, took: Duration) {
-        if let Some(histogram) = self.upstream.get(operation as usize) {
-            histogram.observe(took.as_secs_f64());
-        }
-        let status = match status {
-            100..=599 => status,
-            _ => 0, // not a status: one label for whatever it was
-        };
-        if let Some(answers) = self.upstream_answers.get(operation as usize * STATUSES + usize::from(status)) {
-            let begin = || self.upstream_status.with_label_values(&[operation.name(), status.to_string().as_str()]);
-            answers.get_or_init(begin).inc();
-        }
+        self.upstream.answered(operation, status, took);
     }
 
-    /// Entries were dropped.
-    pub fn swept(&self, what: &'static str, how_many: usize) {
-        self.swept.with_label_values(&[what]).inc_by(how_many as u64);
+    /// A sweep ended.
+    pub fn swept(&self, swept: Swept, took: Duration, ended: Moment) {
+        self.state.swept(swept, took, ended);
     }
 
     /// The sizes of what is kept, as they are now.
     pub fn sizes(&self, sizes: Sizes) {
-        let set = |gauge: &IntGauge, size: usize| gauge.set(i64::try_from(size).unwrap_or(i64::MAX));
-        set(&self.in_flight, sizes.in_flight);
-        set(&self.tracked, sizes.tracked);
-        set(&self.capacity, sizes.capacity);
-        let raise = |total: &IntCounter, to: u64| total.inc_by(to.saturating_sub(total.get()));
-        raise(&self.uncounted, sizes.uncounted as u64);
-        raise(&self.lines_dropped, sizes.lines_dropped);
-        set(&self.verifications, sizes.verifications);
-        set(&self.kept_answers, sizes.kept_answers);
-        set(&self.unclaimed, sizes.unclaimed);
+        self.state.sizes(sizes);
+    }
+
+    /// The certificate that clients are shown expires then, in seconds since the Unix epoch.
+    pub fn certificate_expires(&self, at: i64) {
+        self.state.certificate_expires(&self.registry, at);
     }
 
     /// The text exposition format, version 0.0.4.
     pub fn expose(&self) -> Vec<u8> {
-        let mut text = Vec::with_capacity(16 * 1024);
+        let mut text = Vec::with_capacity(64 * 1024);
         if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
             tracing::error!(%error, "the metrics cannot be encoded");
         }
@@ -315,30 +213,40 @@ impl Metrics {
     }
 }
 
-/// How much is kept.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Sizes {
-    /// Requests and exchanges under way.
-    pub in_flight: usize,
-    /// Keys with a log.
-    pub tracked: usize,
-    /// Room for them.
-    pub capacity: usize,
-    /// Charges that found none.
-    pub uncounted: usize,
-    /// Verifications whose phone is known.
-    pub verifications: usize,
-    /// Answers kept for a retry.
-    pub kept_answers: usize,
-    /// Exchanges in flight whose client has gone.
-    pub unclaimed: usize,
-    /// Lines of the access log that were dropped.
-    pub lines_dropped: u64,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::country::Country;
+    use crate::policy::{Counts, Limit, Mode, Obstacle, Per, RefusalCode};
+    use crate::sendly::tariff::Tier;
+
+    fn limit(name: &str, max: u32, mode: Mode) -> Limit {
+        let (per, window, counts, code) =
+            (Per::Phone, Duration::from_secs(600), Counts::BOTH, RefusalCode::RateLimitExceeded);
+        Limit { name: name.to_owned(), per, max, window, counts, mode, code }
+    }
+
+    fn country(code: &str) -> Country {
+        code.parse().unwrap()
+    }
+
+    /// With a limit that is enforced, one that is a shadow, a throttle, and two tiers that have countries.
+    fn metrics() -> Metrics {
+        let policy = Policy::new(vec![limit("five", 5, Mode::Enforce), limit("one", 1, Mode::Shadow)]);
+        let tiers = [(Tier::Domestic, 2, vec![country("US"), country("CA")]), (Tier::Tier3, 16, vec![country("DE")])];
+        Metrics::new(&policy, ["slow"].into_iter(), Tariff::new(Tier::Tier3, &tiers)).unwrap()
+    }
+
+    fn exposed(metrics: &Metrics) -> String {
+        String::from_utf8(metrics.expose()).unwrap()
+    }
+
+    #[track_caller]
+    fn has(text: &str, lines: &[&str]) {
+        for line in lines {
+            assert!(text.lines().any(|other| other == format!("sendly_gateway_{line}")), "{line} is not in\n{text}");
+        }
+    }
 
     #[test]
     fn operations_and_outcomes_stand_where_they_are_looked_up() {
@@ -348,37 +256,110 @@ mod tests {
 
     #[test]
     fn each_answer_counts_under_its_operation_and_status() {
-        let metrics = Metrics::new(&Policy::default()).unwrap();
+        let metrics = metrics();
         for (operation, status) in
             [(Operation::Send, 201), (Operation::Send, 201), (Operation::Other, 599), (Operation::Get, 777)]
         {
             metrics.upstream(operation, status, Duration::from_millis(3));
         }
-        let text = String::from_utf8(metrics.expose()).unwrap();
-        for line in [
-            r#"sendly_gateway_upstream_responses_total{operation="send",status="201"} 2"#,
-            r#"sendly_gateway_upstream_responses_total{operation="other",status="599"} 1"#,
-            r#"sendly_gateway_upstream_responses_total{operation="get",status="0"} 1"#,
-            r#"sendly_gateway_upstream_seconds_count{operation="send"} 2"#,
-        ] {
-            assert!(text.contains(line), "{line} is not in\n{text}");
-        }
+        let text = exposed(&metrics);
+        has(
+            &text,
+            &[
+                r#"upstream_responses_total{operation="send",status="201"} 2"#,
+                r#"upstream_responses_total{operation="other",status="599"} 1"#,
+                r#"upstream_responses_total{operation="get",status="0"} 1"#,
+                r#"upstream_seconds_count{operation="send"} 2"#,
+            ],
+        );
         assert_eq!(text.matches("upstream_responses_total{").count(), 3, "what has not come has no series");
     }
 
     #[test]
     fn what_is_counted_is_exposed() {
-        let metrics = Metrics::new(&Policy::default()).unwrap();
+        let metrics = metrics();
         metrics.request(Operation::Resend, Outcome::Refused, Duration::from_millis(3));
         metrics.settlement("kept", "success");
-        let text = String::from_utf8(metrics.expose()).unwrap();
-        for line in [
-            r#"sendly_gateway_requests_total{operation="resend",outcome="refused"} 1"#,
-            r#"sendly_gateway_requests_total{operation="send",outcome="allowed"} 0"#,
-            r#"sendly_gateway_settlements_total{reason="success",settlement="kept"} 1"#,
-            r#"sendly_gateway_request_seconds_bucket{le="0.005"} 1"#,
-        ] {
-            assert!(text.contains(line), "{line} is not in\n{text}");
+        metrics.throttled(0);
+        metrics.lookup(Found::Nobody);
+        let swept = Swept { keys: 4, verifications: 3, answers: 2, throttles: 1 };
+        metrics.swept(swept, Duration::from_millis(2), Moment::from_micros(1_795_424_400_500_000));
+        has(
+            &exposed(&metrics),
+            &[
+                r#"requests_total{operation="resend",outcome="refused"} 1"#,
+                r#"requests_total{operation="send",outcome="allowed"} 0"#,
+                r#"settlements_total{reason="success",settlement="kept"} 1"#,
+                r#"request_seconds_bucket{operation="resend",le="0.005"} 1"#,
+                r#"throttled_total{throttle="slow"} 1"#,
+                r#"lookups_total{result="not_found"} 1"#,
+                r#"swept_total{what="keys"} 4"#,
+                r#"swept_total{what="throttles"} 1"#,
+                "sweep_seconds_count 1",
+                "last_sweep_timestamp_seconds 1795424400.5",
+            ],
+        );
+    }
+
+    #[test]
+    fn a_limit_tells_what_it_says_and_nothing_that_it_cannot() {
+        let metrics = metrics();
+        let refusal = Refusal { by: Obstacle::Limit(0), retry_after: Duration::from_millis(29_001) };
+        metrics.refused(&refusal, Kind::Send, None);
+        metrics.decision(&Decision::default(), Duration::from_nanos(180));
+        let text = exposed(&metrics);
+        has(
+            &text,
+            &[
+                r#"decisions_total{decision="deny",limit="five"} 0"#,
+                r#"decisions_total{decision="shadow_deny",limit="one"} 0"#,
+                r#"near_limit_total{limit="five"} 0"#,
+                r#"refusal_wait_seconds_bucket{limit="five",le="10"} 0"#,
+                r#"refusal_wait_seconds_bucket{limit="five",le="30"} 1"#,
+                r#"refusal_wait_seconds_sum{limit="five"} 30"#,
+                r#"decision_seconds_bucket{le="0.0000001"} 0"#,
+                r#"decision_seconds_bucket{le="0.00000025"} 1"#,
+            ],
+        );
+        for line in [r#"decision="deny",limit="one""#, r#"decision="shadow_deny",limit="five""#, r#"{limit="one"}"#] {
+            assert!(!text.contains(line), "{line} can never move");
         }
+    }
+
+    #[test]
+    fn codes_are_told_by_tier_and_by_country() {
+        let metrics = metrics();
+        let phone = |text: &str| text.parse::<Phone>().ok();
+        let (us, german, nobody) = (phone("+12125550123"), phone("+4915112345678"), phone("+80012345678"));
+        metrics.code(Fate::Sent, Kind::Send, us);
+        metrics.code(Fate::Sent, Kind::Resend, us);
+        metrics.code(Fate::GivenBack, Kind::Send, german);
+        metrics.code(Fate::Sent, Kind::Send, nobody);
+        metrics.confirmed(None, us);
+        let text = exposed(&metrics);
+        has(
+            &text,
+            &[
+                r#"codes_total{outcome="sent",tier="domestic"} 2"#,
+                r#"credits_total{outcome="sent",tier="domestic"} 4"#,
+                r#"codes_total{outcome="given_back",tier="tier3"} 1"#,
+                r#"credits_total{outcome="given_back",tier="tier3"} 16"#,
+                r#"codes_sent_total{country="US",kind="send"} 1"#,
+                r#"codes_sent_total{country="US",kind="resend"} 1"#,
+                r#"codes_sent_total{country="none",kind="send"} 1"#,
+                r#"verifications_confirmed_total{country="US"} 1"#,
+                r#"verifications_confirmed_total{country="none"} 0"#,
+            ],
+        );
+        assert!(!text.contains(r#"country="DE""#), "no code has gone there");
+    }
+
+    #[test]
+    fn a_certificate_is_told_of_once_there_is_one() {
+        let metrics = metrics();
+        assert!(!exposed(&metrics).contains("certificate"));
+        metrics.certificate_expires(1_800_000_000);
+        metrics.certificate_expires(1_900_000_000);
+        has(&exposed(&metrics), &["certificate_expiry_timestamp_seconds 1900000000"]);
     }
 }

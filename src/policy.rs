@@ -131,8 +131,16 @@ pub struct Rule {
     pub window: Duration,
     /// What it counts.
     pub counts: Counts,
+    /// How many of the codes before one have to be in the window for that one to take the limit to 80 % of its max or more. 0
+    /// in a limit of one code, which is never near.
+    pub near: u32,
     /// Whether it refuses.
     pub enforced: bool,
+}
+
+/// Of `max` codes, those that precede the one that reaches 80 %.
+const fn near(max: u32) -> u32 {
+    (max - max / 5).saturating_sub(1)
 }
 
 /// The limits per one thing.
@@ -153,7 +161,7 @@ impl Rules {
             let counting = mine().filter(|(_, limit)| limit.counts.includes(kind));
             let rule = |(place, limit): (usize, &Limit)| {
                 let Limit { max, window, counts, mode, .. } = *limit;
-                Rule { place, max, window, counts, enforced: mode == Mode::Enforce }
+                Rule { place, max, window, counts, near: near(max), enforced: mode == Mode::Enforce }
             };
             counting.map(rule).collect()
         };
@@ -224,6 +232,8 @@ pub struct Decision {
     pub met: LimitSet,
     /// Those of them that refuse, or would if they were enforced.
     pub reached: LimitSet,
+    /// Those of them that this code takes to 80 % of their max or more, if it is let through.
+    pub near: LimitSet,
     /// The refusal, if an enforced limit was reached or Sendly holds the phone.
     pub refusal: Option<Refusal>,
 }
@@ -281,11 +291,14 @@ impl Policy {
             }
             for rule in self.rules(per).met(kind) {
                 decision.met.insert(rule.place);
-                if let Some(retry_after) = log.and_then(|log| log.full(rule, now)) {
+                let Some(log) = log else { continue };
+                if let Some(retry_after) = log.full(rule, now) {
                     decision.reached.insert(rule.place);
                     if rule.enforced {
                         decision.refuse(Refusal { by: Obstacle::Limit(rule.place), retry_after });
                     }
+                } else if log.is_nearly_full(rule, now) {
+                    decision.near.insert(rule.place);
                 }
             }
         }
@@ -424,6 +437,32 @@ mod tests {
         assert_eq!(policy.retention(Per::Phone), Retention { sends: keep(5, 600), resends: keep(5, 9_000) });
         assert_eq!(policy.retention(Per::Account), Retention { sends: keep(100, 60), resends: keep(100, 60) });
         assert_eq!(policy.retention(Per::Verification), Retention { sends: Keep::NOTHING, resends: Keep::NOTHING });
+    }
+
+    #[test]
+    fn a_code_that_takes_a_limit_to_four_fifths_is_near_it() {
+        let near_from = |max: u32, window: u64| -> Vec<u32> {
+            let policy = Policy::new(vec![limit(Per::Phone, max, window, Counts::BOTH, Mode::Enforce)]);
+            let mut log = Log::default();
+            let mut near = Vec::new();
+            for nth in 1..=max + 1 {
+                if policy.judge([record(Per::Phone, &log)], Kind::Send, NOW).near.contains(0) {
+                    near.push(nth);
+                }
+                log.take(NOW, Kind::Send, policy.retention(Per::Phone));
+            }
+            assert!(
+                !policy
+                    .judge([record(Per::Phone, &log)], Kind::Send, NOW + Duration::from_micros(window))
+                    .near
+                    .contains(0)
+            );
+            near
+        };
+        assert_eq!(near_from(5, 60), [4, 5], "and the sixth is refused");
+        assert_eq!(near_from(20, 60), [16, 17, 18, 19, 20]);
+        assert_eq!(near_from(2, 60), [2]);
+        assert_eq!(near_from(1, 60), [0; 0], "each code fills it: that says nothing");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 pub mod body;
 pub mod client;
 pub mod path;
+pub mod tariff;
 
 /// Where the API starts, on Sendly's host and on the gateway's.
 pub const API: &str = "/api/v1";

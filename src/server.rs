@@ -23,6 +23,8 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
 
 use crate::admin::{Admin, Draining};
 use crate::clock::Clock;
@@ -83,7 +85,7 @@ pub struct Running {
 /// What is wrong with a certificate, a socket or the way to the upstream.
 pub async fn start(config: Config, sockets: Sockets, clock: Clock) -> Result<Running, String> {
     let (address, admin_address) = (local(&sockets.proxy)?, local(&sockets.admin)?);
-    let tls = config.tls.as_ref().map(tls_settings).transpose()?;
+    let (tls, expires) = config.tls.as_ref().map(tls_settings).transpose()?.unzip();
     let conf = Arc::new(ServerConf {
         threads: config.workers,
         upstream_keepalive_pool_size: config.upstream.max_idle,
@@ -94,6 +96,9 @@ pub async fn start(config: Config, sockets: Sockets, clock: Clock) -> Result<Run
     });
     let keep_alive = config.clients.keep_alive;
     let gateway = Gateway::new(config, clock)?;
+    if let Some(expires) = expires {
+        gateway.shows_certificate(expires);
+    }
     let draining = Draining::default();
     let ((stop, stopping), (close, closing)) = (watch::channel(false), watch::channel(false));
 
@@ -181,17 +186,20 @@ fn hand_over(fds: &mut Fds, listener: TcpListener) -> Result<String, String> {
 }
 
 /// TLS to clients: HTTP/2 and HTTP/1.1. Certificate and key are read and held against each other here: pingora would do it
-/// inside its service, and panic.
-fn tls_settings(tls: &Tls) -> Result<TlsSettings, String> {
+/// inside its service, and panic. Returns when the certificate expires, too.
+fn tls_settings(tls: &Tls) -> Result<(TlsSettings, i64), String> {
     let in_file = |file: &Path, error: &dyn std::fmt::Display| format!("{}: {error}", file.display());
     let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(&tls.cert_file)
         .and_then(Iterator::collect)
         .map_err(|error| in_file(&tls.cert_file, &error))?;
+    let leaf = chain.first().ok_or_else(|| in_file(&tls.cert_file, &"no certificate"))?;
+    let (_, leaf) = X509Certificate::from_der(leaf).map_err(|error| in_file(&tls.cert_file, &error))?;
+    let expires = leaf.validity().not_after.timestamp();
     let key = PrivateKeyDer::from_pem_file(&tls.key_file).map_err(|error| in_file(&tls.key_file, &error))?;
     let certified = CertifiedKey::from_der(chain, key, &rustls::crypto::ring::default_provider())
         .map_err(|error| in_file(&tls.cert_file, &error))?;
     let mut settings = TlsSettings::intermediate("", "").map_err(|error| error.to_string())?;
     settings.set_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
     settings.enable_h2();
-    Ok(settings)
+    Ok((settings, expires))
 }

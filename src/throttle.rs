@@ -41,6 +41,8 @@ enum Who {
 pub struct Slow<'t> {
     /// The throttle's name.
     pub name: &'t str,
+    /// Its place in the configuration.
+    pub place: usize,
     /// From now.
     pub retry_after: Duration,
 }
@@ -69,7 +71,7 @@ impl Throttles {
     /// # Errors
     /// The first throttle that refuses. Those before it have counted the attempt: it was one.
     pub fn check(&self, operation: Operation, account: Account, client: Option<IpAddr>) -> Result<(), Slow<'_>> {
-        for Throttle { settings, limiter } in &self.throttles {
+        for (place, Throttle { settings, limiter }) in self.throttles.iter().enumerate() {
             if settings.operations.as_ref().is_some_and(|operations| !operations.contains(&operation)) {
                 continue;
             }
@@ -80,7 +82,7 @@ impl Throttles {
             };
             if let Err(until) = limiter.check_key(&who) {
                 let retry_after = until.wait_time_from(limiter.clock().now());
-                return Err(Slow { name: &settings.name, retry_after });
+                return Err(Slow { name: &settings.name, place, retry_after });
             }
         }
         Ok(())

@@ -13,6 +13,8 @@
 mod bodies;
 #[path = "support/client.rs"]
 mod client;
+#[path = "e2e/counting.rs"]
+mod counting;
 #[path = "e2e/disguises.rs"]
 mod disguises;
 #[path = "e2e/limits.rs"]

@@ -10,12 +10,13 @@ use std::path::{Path, PathBuf};
 const ARROWS: &[(&str, &[&str])] = &[
     ("clock", &[]),
     ("phone", &[]),
+    ("country", &["phone"]),
     ("work", &[]),
-    ("sendly", &["phone"]),
+    ("sendly", &["country", "phone"]),
     ("policy", &["clock", "phone"]),
     ("ledger", &["clock", "phone", "policy"]),
-    ("config", &["policy", "sendly"]),
-    ("metrics", &["policy", "sendly"]),
+    ("config", &["country", "policy", "sendly"]),
+    ("metrics", &["clock", "country", "phone", "policy", "sendly"]),
     ("throttle", &["clock", "config", "policy", "sendly"]),
     ("access", &["clock", "config", "metrics", "phone", "policy", "sendly"]),
     ("gateway", &["access", "clock", "config", "ledger", "metrics", "phone", "policy", "sendly", "throttle", "work"]),
@@ -60,6 +61,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("tower_service", &["gateway/exchange"]),
     ("tracing", &["access", "cli", "gateway", "metrics", "sandbox", "telemetry"]),
     ("tracing_subscriber", &["telemetry"]),
+    ("x509_parser", &["server"]),
 ];
 
 struct Source {

@@ -6,6 +6,7 @@
 //! Every key can be overridden by an environment variable that is named after it (`SENDLY_GATEWAY_UPSTREAM_URL`,
 //! `SENDLY_GATEWAY_LIMITS_PHONE_10M_MAX`), or by the contents of the file that the same variable with `_FILE` names.
 
+mod credits;
 mod environment;
 mod given;
 mod kinds;
@@ -96,6 +97,7 @@ fn config<'t>(keys: &mut Section<'_, 't>, default_limits: &'t Document<'t>) -> C
         replies: keys
             .section("replies", |keys| Replies { ratelimit_headers: keys.get("ratelimit_headers", true, flag) }),
         log: keys.section("log", log),
+        tariff: keys.section("credits", credits::credits),
         limits: keys.entries("limits", policy::MAX_LIMITS, Some(default_limits), limits::limit),
         throttles: keys.entries("throttles", throttles::MAX_THROTTLES, None, throttles::throttle),
     };

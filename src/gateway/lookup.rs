@@ -11,6 +11,7 @@ use super::Gateway;
 use super::exchange::{Answer, Call, Outcome, Sendly};
 use super::fields::Fields;
 use crate::ledger::Known;
+use crate::metrics::Found;
 use crate::policy::subject::Verification;
 use crate::sendly::{API, Operation, body};
 
@@ -73,18 +74,20 @@ impl Gateway {
         if let Outcome::Answered(answer) = &outcome {
             self.metrics.upstream(Operation::Get, answer.status.as_u16(), now.since(began));
         }
-        let (whose, result) = match outcome {
-            Outcome::Answered(answer) if answer.status == StatusCode::NOT_FOUND => (Whose::Nobody(answer), "not_found"),
+        let (whose, found) = match outcome {
+            Outcome::Answered(answer) if answer.status == StatusCode::NOT_FOUND => {
+                (Whose::Nobody(answer), Found::Nobody)
+            }
             Outcome::Answered(answer) if answer.status.is_success() => match body::read_shown(&answer.body) {
                 body::Shown { id: Some(id), phone: Some(phone) } => {
                     let answered = self.config.hash_key.verification(&id);
-                    (Whose::Known(self.ledger.join(&self.policy, asked, answered, phone, now).await), "found")
+                    (Whose::Known(self.ledger.join(&self.policy, asked, answered, phone, now).await), Found::Phone)
                 }
-                _ => (Whose::Unknown, "unavailable"),
+                _ => (Whose::Unknown, Found::Unavailable),
             },
-            _ => (Whose::Unknown, "unavailable"),
+            _ => (Whose::Unknown, Found::Unavailable),
         };
-        self.metrics.lookup(result);
+        self.metrics.lookup(found);
         whose
     }
 }

@@ -18,7 +18,8 @@ use super::retries::{Click, Ending, Place, Ticket};
 use super::{Gateway, Request};
 use crate::clock::Moment;
 use crate::ledger::{Reservation, Settlement, Verdict};
-use crate::metrics::Outcome;
+use crate::metrics::{Fate, Outcome};
+use crate::phone::Phone;
 use crate::policy::{Key, Kind, Subject};
 use crate::sendly::{Operation, body, path};
 
@@ -92,14 +93,16 @@ pub(super) async fn serve<C: Caller>(
         request.phone = subject.phone;
     }
 
-    let (policy, now) = (&gateway.policy, gateway.clock.now());
-    let (decision, verdict) = gateway.ledger.reserve(policy, &subject, kind, now).await;
-    gateway.metrics.decision(policy, &decision);
+    let asked = gateway.clock.read();
+    let now = asked.moment();
+    let (decision, verdict) = gateway.ledger.reserve(&gateway.policy, &subject, kind, now).await;
+    gateway.metrics.decision(&decision, gateway.clock.read().since(asked));
     let reservation = match verdict {
         Verdict::Reserved(reservation) => reservation,
         Verdict::Refused(refusal) => {
             request.outcome = Outcome::Refused;
             request.refused_by = Some(gateway.refusals.name(refusal.by));
+            gateway.metrics.refused(&refusal, kind, subject.phone);
             let reply = gateway.refusals.reply(&refusal, user_agent(caller.fields()));
             return stop(caller, click, reply).await;
         }
@@ -125,7 +128,7 @@ pub(super) async fn serve<C: Caller>(
 }
 
 /// Waits for what comes to its end whatever the client does, and says once the client has gone: then a retry may take its place.
-/// pingora drops no request because its client has gone, over HTTP/1 or HTTP/2; only what drops every task ends it early.
+/// No request is dropped because its client has gone, over HTTP/1 or HTTP/2; only what drops every task ends it early.
 async fn watch<T>(caller: &mut impl Caller, work: impl Future<Output = T>, gone: impl FnOnce()) -> T {
     let mut work = pin!(work);
     tokio::select! {
@@ -187,15 +190,22 @@ async fn carry_out(
     }
     reservation.settle(settlement);
     gateway.metrics.settlement(settlement.name(), reason);
+    let mut phone = subject.phone;
     if let Exchanged::Answered(answer) = &outcome
         && answer.status.is_success()
     {
-        learn(gateway, subject, kind, charged_at, settlement, answer, now).await;
+        phone = learn(gateway, subject, kind, charged_at, settlement, answer, now).await;
     }
+    let fate = match settlement {
+        Settlement::Keep => Fate::Sent,
+        Settlement::GiveBack => Fate::GivenBack,
+    };
+    gateway.metrics.code(fate, kind, phone);
     (meaning::reply(outcome), ending)
 }
 
 /// Learns from a success, before anyone sees it: whose the id is, and what could not be charged before.
+/// Returns where the code went.
 async fn learn(
     gateway: &Gateway,
     subject: &Subject,
@@ -204,10 +214,11 @@ async fn learn(
     settlement: Settlement,
     answer: &Answer,
     now: Moment,
-) {
-    let body::Shown { id: Some(id), phone } = body::read_shown(&answer.body) else { return };
+) -> Option<Phone> {
+    let body::Shown { id, phone } = body::read_shown(&answer.body);
     // A send's answer need not repeat the phone that the send named.
-    let Some(phone) = phone.or(subject.phone) else { return };
+    let shown = phone.or(subject.phone);
+    let (Some(id), Some(phone)) = (id, shown) else { return shown };
     let (policy, ledger) = (&gateway.policy, &gateway.ledger);
     let answered = gateway.config.hash_key.verification(&id);
     let root = match subject.verification {
@@ -215,7 +226,7 @@ async fn learn(
         None => ledger.learn(answered, phone, now).root,
     };
     if settlement == Settlement::GiveBack {
-        return;
+        return shown;
     }
     match subject.phone {
         Some(charged) if charged == phone => {}
@@ -226,6 +237,7 @@ async fn learn(
     if subject.verification.is_none() {
         ledger.record(policy, Key::Verification(root), kind, charged_at).await;
     }
+    shown
 }
 
 async fn reject<C: Caller>(caller: &mut C, request: &mut Request, reply: Reply) -> Result<(), C::Error> {

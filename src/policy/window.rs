@@ -76,6 +76,11 @@ impl Log {
         (leaves > self.not_before(now)).then(|| leaves.since(now))
     }
 
+    /// Whether one more code takes a limit to 80 % of its max or more. As cheap as [`full`](Self::full): it looks at one charge.
+    pub fn is_nearly_full(&self, rule: &Rule, now: Moment) -> bool {
+        self.nth_newest(rule.counts, rule.near).is_some_and(|charge| charge.at() + rule.window > self.not_before(now))
+    }
+
     /// When it was charged last.
     pub fn newest(&self) -> Option<Moment> {
         self.charges().last().map(|charge| Charge(*charge).at())
@@ -245,7 +250,7 @@ mod tests {
 
     /// Two codes in a window.
     fn two(counts: Counts) -> Rule {
-        Rule { place: 0, max: 2, window: Duration::from_micros(WINDOW), counts, enforced: true }
+        Rule { place: 0, max: 2, window: Duration::from_micros(WINDOW), counts, near: 1, enforced: true }
     }
 
     fn retention() -> Retention {

@@ -160,7 +160,9 @@ impl Verification {
         match self.status {
             Status::Pending => {}
             Status::Expired => return Err(Refusal::Expired),
-            Status::Verified => return Err(Refusal::InvalidState("The verification is verified already.")),
+            // Whoever asks again is told the same; any other code is wrong.
+            Status::Verified if code == self.code => return Ok(()),
+            Status::Verified => return Err(Refusal::InvalidCode { remaining: MAX_ATTEMPTS - self.attempts }),
             Status::Failed => return Err(Refusal::InvalidState("The verification has failed.")),
         }
         if self.attempts >= MAX_ATTEMPTS {

@@ -1,5 +1,6 @@
 //! The bodies that the gateway reads: what a send asks for, what an answer shows.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::Deserialize;
@@ -109,6 +110,16 @@ pub fn read_shown(body: &[u8]) -> Shown {
     serde_json::from_slice(body).unwrap_or_default()
 }
 
+/// Whether a check's answer says that the verification is confirmed.
+pub fn is_verified(body: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Checked<'b> {
+        #[serde(borrow)]
+        status: Cow<'b, str>,
+    }
+    serde_json::from_slice::<Checked<'_>>(body).is_ok_and(|checked| checked.status == "verified")
+}
+
 fn lenient_phone<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Phone>, D::Error> {
     Ok(StringOrOther::deserialize(deserializer)?.0.and_then(|text| text.parse().ok()))
 }
@@ -193,6 +204,20 @@ mod tests {
         assert_eq!(read_shown(br#"{"id":"ver_1","phone":null}"#).phone, None);
         assert_eq!(read_shown(br#"{"id":"ver_1","phone":"unknown"}"#).id.as_deref(), Some("ver_1"));
         assert_eq!(read_shown(b"<html>"), Shown::default());
+    }
+
+    #[test]
+    fn only_a_check_that_says_so_is_verified() {
+        for (body, expected) in [
+            (r#"{"id":"ver_1","status":"verified","phone":"+15550100123"}"#, true),
+            (r#"{"status":"verif\u0069ed"}"#, true),
+            (r#"{"id":"ver_1","status":"invalid","remaining_attempts":2}"#, false),
+            (r#"{"id":"ver_1","verified":true}"#, false),
+            (r#"{"status":["verified"]}"#, false),
+            ("verified", false),
+        ] {
+            assert_eq!(is_verified(body.as_bytes()), expected, "{body}");
+        }
     }
 
     #[test]

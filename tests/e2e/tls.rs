@@ -379,6 +379,14 @@ async fn sendly_is_spoken_to_if_its_certificate_is_good() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_the_certificate_expires_is_told() {
+    let secure = Secure::start("").await;
+    // The first second of 4096.
+    let expiry = secure.gateway.metric("sendly_gateway_certificate_expiry_timestamp_seconds").await;
+    assert_eq!(expiry, 67_090_118_400);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_sent_and_nothing_charged_if_it_is_not() {
     let (authority, other) = (Authority::new(), Authority::new());
     for (name, signed) in [

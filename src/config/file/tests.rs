@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use super::*;
 use crate::config::{Throttle, ThrottlePer};
 use crate::policy::{Counts, Limit, Mode, RefusalCode};
+use crate::sendly::tariff::Tariff;
+use crate::sendly::tariff::Tier::{Tier1, Tier3, Tier5};
 
 /// What the repository ships as `config/gateway.toml`.
 const SHIPPED: &str = include_str!("../../../config/gateway.toml");
@@ -41,7 +43,7 @@ fn asked(text: &str) -> BTreeMap<String, reader::Asked> {
 fn of_any(path: &str) -> String {
     let path: String = path.split(['[', ']']).step_by(2).collect();
     match path.split('.').collect::<Vec<_>>()[..] {
-        [section, _, key] => format!("{section}.{key}"),
+        [section @ ("limits" | "throttles"), _, key] => format!("{section}.{key}"),
         _ => path,
     }
 }
@@ -79,6 +81,17 @@ fn the_empty_text_gives_the_defaults() {
 #[test]
 fn no_limits_are_none() {
     assert_eq!(parse("limits = []", &[]).unwrap().limits, []);
+}
+
+#[test]
+fn a_country_that_is_given_to_a_tier_is_in_no_other() {
+    let tariff = |text| parse(text, &[]).unwrap().tariff;
+    let tier = |tariff: &Tariff, code: &str| tariff.tier(code.parse().ok());
+    let default = tariff("");
+    assert_eq!((tier(&default, "BR"), tier(&default, "GB"), tier(&default, "KE")), (Tier1, Tier1, Tier3));
+    let moved = tariff("credits.other = \"tier5\"\n[credits.tier3]\ncountries = [\"BR\"]\ncredits = 17");
+    assert_eq!((tier(&moved, "BR"), tier(&moved, "GB"), tier(&moved, "KE")), (Tier3, Tier1, Tier5));
+    assert_eq!((tier(&moved, "DE"), moved.credits(Tier3)), (Tier5, 17), "countries are replaced, not added to");
 }
 
 #[test]

@@ -1,0 +1,118 @@
+//! What limits and throttles say, how long that takes, and how long those who are refused are told to wait.
+
+use std::time::Duration;
+
+use prometheus::{Histogram, IntCounter};
+
+use super::register::{Register, Result};
+use crate::policy::{Decision, Limit, Mode, Obstacle, Policy, Refusal};
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(super) struct Limits {
+    /// In the policy's order.
+    limits: Vec<OfLimit>,
+    held: IntCounter,
+    hold_wait: Histogram,
+    took: Histogram,
+    /// In the config's order.
+    throttled: Vec<IntCounter>,
+}
+
+/// What one limit says. What it can never say has no series.
+#[derive(Debug)]
+struct OfLimit {
+    allow: IntCounter,
+    /// `deny`, or `shadow_deny` of one that is not enforced.
+    deny: IntCounter,
+    /// Of one that can be near: of two codes or more.
+    near: Option<IntCounter>,
+    /// Of one that is enforced.
+    wait: Option<Histogram>,
+}
+
+/// From a look at one log to a worker that was taken off its core, in seconds.
+const DECISION: &[f64] = &[
+    100e-9, 250e-9, 500e-9, 1e-6, 2.5e-6, 5e-6, 10e-6, 25e-6, 50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3,
+];
+
+/// From the shortest wait that is told to a day.
+const WAIT: &[f64] =
+    &[1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0, 21600.0, 43200.0, 86400.0];
+
+impl Limits {
+    pub(super) fn new<'n>(
+        register: Register<'_>,
+        policy: &Policy,
+        throttles: impl Iterator<Item = &'n str>,
+    ) -> Result<Self> {
+        let decisions = register.counters(
+            "decisions_total",
+            "Verdicts of each limit over codes; `hold` is Sendly's own refusal, remembered.",
+            &["limit", "decision"],
+        )?;
+        let near = register.counters(
+            "near_limit_total",
+            "Codes that were let through and took a limit to 80 % of its max or more.",
+            &["limit"],
+        )?;
+        let wait = register.histograms(
+            "refusal_wait_seconds",
+            "Seconds that refused clients were told to wait, by the limit that spoke.",
+            "limit",
+            WAIT,
+        )?;
+        let throttled = register.counters("throttled_total", "Requests that a throttle refused.", &["throttle"])?;
+        let of_limit = |limit: &Limit| {
+            let (name, is_enforced) = (limit.name.as_str(), limit.mode == Mode::Enforce);
+            OfLimit {
+                allow: decisions.with_label_values(&[name, "allow"]),
+                deny: decisions.with_label_values(&[name, if is_enforced { "deny" } else { "shadow_deny" }]),
+                near: (limit.max > 1).then(|| near.with_label_values(&[name])),
+                wait: is_enforced.then(|| wait.with_label_values(&[name])),
+            }
+        };
+        Ok(Self {
+            limits: policy.limits().iter().map(of_limit).collect(),
+            held: decisions.with_label_values(&["hold", "deny"]),
+            hold_wait: wait.with_label_values(&["hold"]),
+            took: register.histogram(
+                "decision_seconds",
+                "Time that the ledger took to judge and charge a code.",
+                DECISION,
+            )?,
+            throttled: throttles.map(|name| throttled.with_label_values(&[name])).collect(),
+        })
+    }
+
+    pub(super) fn decision(&self, decision: &Decision, took: Duration) {
+        self.took.observe(took.as_secs_f64());
+        let is_allowed = decision.refusal.is_none();
+        for (place, limit) in self.limits.iter().enumerate().filter(|(place, _)| decision.met.contains(*place)) {
+            let verdict = if decision.reached.contains(place) { &limit.deny } else { &limit.allow };
+            verdict.inc();
+            if let Some(near) = limit.near.as_ref().filter(|_| is_allowed && decision.near.contains(place)) {
+                near.inc();
+            }
+        }
+        if decision.refusal.is_some_and(|refusal| refusal.by == Obstacle::Hold) {
+            self.held.inc();
+        }
+    }
+
+    pub(super) fn refused(&self, refusal: &Refusal) {
+        let wait = match refusal.by {
+            Obstacle::Hold => Some(&self.hold_wait),
+            Obstacle::Limit(place) => self.limits.get(place).and_then(|limit| limit.wait.as_ref()),
+        };
+        if let Some(wait) = wait {
+            wait.observe(refusal.retry_after.as_secs_f64().ceil());
+        }
+    }
+
+    pub(super) fn throttled(&self, place: usize) {
+        if let Some(counter) = self.throttled.get(place) {
+            counter.inc();
+        }
+    }
+}

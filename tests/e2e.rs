@@ -17,6 +17,8 @@ mod client;
 mod counting;
 #[path = "e2e/disguises.rs"]
 mod disguises;
+#[path = "e2e/front.rs"]
+mod front;
 #[path = "e2e/limits.rs"]
 mod limits;
 #[path = "e2e/passing.rs"]

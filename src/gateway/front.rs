@@ -47,7 +47,7 @@ impl Front {
 
     /// Serves a plain request. Returns whether the connection stands for another.
     async fn serve(&self, wire: &mut Wire, plain: Plain, peer: Option<IpAddr>, shutdown: &ShutdownWatch) -> bool {
-        let mut own = Own::new(&self.gateway, wire, &plain, peer, !*shutdown.borrow());
+        let mut own = Own::new(&self.gateway, wire, &plain, peer, shutdown);
         own.serve(&plain.call).await;
         let keeps = own.keeps();
         wire.next_request(plain.length());

@@ -59,9 +59,12 @@ impl Head {
             return Err(Reply::invalid_request("The Content-Type of a send must be application/json."));
         }
         let key = key.unwrap_or_default();
+        let account = hash_key.account(authorization);
+        // The account stands for its key, which is longer.
+        let parts = hash_key.parts(b"exchange").and(&account.bits().get().to_le_bytes());
         Ok(Self {
-            account: hash_key.account(authorization),
-            parts: hash_key.parts(b"exchange").and(authorization).and(organization.unwrap_or_default()).and(key),
+            account,
+            parts: parts.and(organization.unwrap_or_default()).and(key),
             // Sendly takes 1 to 255 printable ASCII characters. What is no key names nothing.
             keyed: (1..=255).contains(&key.len()) && key.iter().all(|byte| (b' '..=b'~').contains(byte)),
         })

@@ -69,7 +69,7 @@ pub(super) async fn serve<C: Caller>(
     if kind == Kind::Resend {
         let id = call.id(caller.path());
         let asked = hash_key.verification(id);
-        let whose = match gateway.ledger.whose(asked, gateway.clock.now()).await {
+        let whose = match gateway.ledger.whose(asked, request.began).await {
             Some(known) => Whose::Known(known),
             None => {
                 let asking = gateway.look_up(asked, id, caller.fields());

@@ -41,7 +41,7 @@ pub(super) trait Caller: Send {
     fn part(&mut self);
 
     /// Tells it a whole answer.
-    fn tell(&mut self, reply: Reply) -> impl Future<Output = Result<(), Self::Error>> + Send;
+    fn tell(&mut self, reply: &Reply) -> impl Future<Output = Result<(), Self::Error>> + Send;
 
     /// Tells it an answer to a request whose body nobody wants, if there is more of it. A body of a reasonable size is read away first,
     /// and the connection lives on.

@@ -104,12 +104,12 @@ impl ServerApp for Front {
                 _ = &mut stop => return None,
             };
             match next {
-                // Boxed: it is large, and a connection that is idle should not be.
                 Next::Plain(plain) => {
-                    if !Box::pin(self.serve(&mut wire, plain, peer, shutdown)).await {
+                    if !self.serve(&mut wire, plain, peer, shutdown).await {
                         return None;
                     }
                 }
+                // Boxed: it is large, and a connection that is idle should not be.
                 Next::Other(Some(length)) => wire = Box::pin(self.pass(wire, length, shutdown)).await?,
                 Next::Other(None) => {
                     Box::pin(self.hand_over(wire, shutdown)).await;

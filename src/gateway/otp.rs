@@ -121,8 +121,10 @@ pub(super) async fn serve<C: Caller>(
         request.outcome = Outcome::Failed;
     }
     // Before the client is told: whoever asks after that must not find it in flight still.
-    click.end(reply.clone(), ending);
-    caller.tell(reply).await?;
+    click.end(reply, ending);
+    if let Some(reply) = click.answer() {
+        caller.tell(reply).await?;
+    }
     click.delivered();
     Ok(())
 }
@@ -145,7 +147,7 @@ async fn watch<T>(caller: &mut impl Caller, work: impl Future<Output = T>, gone:
 /// Ends a click of which Sendly was not asked for a code.
 async fn stop<C: Caller>(caller: &mut C, mut click: Click<'_>, reply: Reply) -> Result<(), C::Error> {
     click.refuse(&reply);
-    caller.tell(reply).await?;
+    caller.tell(&reply).await?;
     click.delivered();
     Ok(())
 }
@@ -154,7 +156,7 @@ async fn stop<C: Caller>(caller: &mut C, mut click: Click<'_>, reply: Reply) -> 
 async fn repeat<C: Caller>(caller: &mut C, request: &mut Request, mut ticket: Ticket<'_>) -> Result<(), C::Error> {
     request.outcome = Outcome::Retry;
     let reply = watch(caller, ticket.answer(), || ticket.give_up()).await;
-    caller.tell(reply).await?;
+    caller.tell(&reply).await?;
     ticket.delivered();
     Ok(())
 }

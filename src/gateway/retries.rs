@@ -342,6 +342,15 @@ impl Click<'_> {
         }
     }
 
+    /// The answer that it has ended with.
+    pub fn answer(&self) -> Option<&Reply> {
+        match (&self.end, &self.registered) {
+            (End::Untold(reply, _), _) => Some(reply),
+            (End::Told, Some(registered)) => registered.told.get(),
+            _ => None,
+        }
+    }
+
     /// The client has its answer. After [`Click::give_up`] that cannot be known, and this changes nothing.
     pub fn delivered(mut self) {
         self.delivered = true;

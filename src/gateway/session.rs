@@ -125,8 +125,8 @@ impl Caller for Streamed<'_> {
         self.session.set_keepalive(None);
     }
 
-    async fn tell(&mut self, reply: Reply) -> pingora::Result<()> {
-        write(self.session, reply).await
+    async fn tell(&mut self, reply: &Reply) -> pingora::Result<()> {
+        write(self.session, reply.clone()).await
     }
 
     async fn refuse(&mut self, reply: Reply) -> pingora::Result<()> {

@@ -16,7 +16,7 @@ use super::{Charge, Known, Settlement};
 use crate::clock::Moment;
 use crate::phone::Phone;
 use crate::policy::subject::{Account, Verification};
-use crate::policy::{Decision, Key, Kind, Per, Policy, Refusal, Subject, WhenFull};
+use crate::policy::{Decision, Key, Kind, Per, Policy, Record, Refusal, Subject, WhenFull};
 use entries::{OfAccount, OfPhone, OfVerification};
 use shards::{Locked, SHARDS, Shards, Swept};
 use verifications::Verifications;
@@ -78,13 +78,6 @@ struct Keys<'m> {
 }
 
 impl<'m> Keys<'m> {
-    fn each(&self) -> impl Iterator<Item = &dyn shards::Key> {
-        let phone = self.phone.as_ref().map(|key| key as &dyn shards::Key);
-        let verification = self.verification.as_ref().map(|key| key as &dyn shards::Key);
-        let account = self.account.as_ref().map(|key| key as &dyn shards::Key);
-        [phone, verification, account].into_iter().flatten()
-    }
-
     fn each_mut(&mut self) -> impl Iterator<Item = &mut (dyn shards::Key + 'm)> {
         let phone = self.phone.as_mut().map(|key| key as &mut (dyn shards::Key + 'm));
         let verification = self.verification.as_mut().map(|key| key as &mut (dyn shards::Key + 'm));
@@ -92,11 +85,21 @@ impl<'m> Keys<'m> {
         [phone, verification, account].into_iter().flatten()
     }
 
-    /// Lets go of those that are not to be charged.
-    fn retain(&mut self, mut stays: impl FnMut(&dyn shards::Key) -> bool) {
-        self.phone.take_if(|key| !stays(key));
-        self.verification.take_if(|key| !stays(key));
-        self.account.take_if(|key| !stays(key));
+    /// What each is judged by: the phone, the verification and the account, those that there are.
+    fn records(&self) -> [Option<Record<'_>>; Subject::MAX_KEYS] {
+        let Self { phone, verification, account } = self;
+        [
+            phone.as_ref().map(shards::Key::record),
+            verification.as_ref().map(shards::Key::record),
+            account.as_ref().map(shards::Key::record),
+        ]
+    }
+
+    /// Lets go of those that are not to be charged, in the order of their records.
+    fn retain(&mut self, [phone, verification, account]: [bool; Subject::MAX_KEYS]) {
+        self.phone.take_if(|_| !phone);
+        self.verification.take_if(|_| !verification);
+        self.account.take_if(|_| !account);
     }
 }
 
@@ -141,7 +144,9 @@ impl Memory {
         let mut keys = self.lock(subject.phone, subject.verification, Some(subject.account));
         let asked = now;
         let now = asked.max(Moment::from_micros(self.swept.load(Ordering::Relaxed)));
-        let mut decision = policy.judge(keys.each().map(shards::Key::record), kind, now);
+        let records = keys.records();
+        let each = || records.iter().flatten();
+        let mut decision = policy.judge(each().copied(), kind, now);
         if let Some(refusal) = &mut decision.refusal {
             // Told from the clock of whoever asked, though it was judged as of a sweep that came after that was read.
             refusal.retry_after += now.since(asked);
@@ -149,17 +154,20 @@ impl Memory {
             return (decision, Verdict::Refused(refusal));
         }
         // One time for all of them, so that settling needs to know only one.
-        let logs = keys.each().filter_map(|key| key.record().log);
-        let at = logs.fold(now, |at, log| log.not_before(at));
+        let at = each().filter_map(|key| key.log).fold(now, |at, log| log.not_before(at));
 
-        let counted = |key: &dyn shards::Key| policy.counts(key.per(), kind);
-        let is_known = |key: &dyn shards::Key| key.record().log.is_some();
         // A key that only shadow limits count must not refuse anything for want of room either: it takes what is left.
-        let needed = |key: &dyn shards::Key| self.when_full == WhenFull::Refuse && policy.enforces(key.per());
-        if !self.make_room(keys.each().filter(|key| counted(*key) && !is_known(*key) && needed(*key)).count()) {
+        let needed = |per| self.when_full == WhenFull::Refuse && policy.enforces(per);
+        let is_new = |key: &Record<'_>| key.log.is_none() && policy.counts(key.per, kind);
+        if !self.make_room(each().filter(|key| is_new(key) && needed(key.per)).count()) {
             return (decision, Verdict::NoRoom);
         }
-        keys.retain(|key| counted(key) && (is_known(key) || needed(key) || self.has_room()));
+        let charged = records.map(|key| {
+            key.is_some_and(|key| {
+                policy.counts(key.per, kind) && (key.log.is_some() || needed(key.per) || self.has_room())
+            })
+        });
+        keys.retain(charged);
         keys.each_mut().for_each(|key| key.charge(at, kind, policy.retention(key.per())));
         let Keys { phone, verification, account } = &keys;
         let charge = Charge {

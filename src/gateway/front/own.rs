@@ -133,9 +133,9 @@ impl Caller for Own<'_> {
         self.keeps = false;
     }
 
-    async fn tell(&mut self, reply: Reply) -> io::Result<()> {
+    async fn tell(&mut self, reply: &Reply) -> io::Result<()> {
         self.keeps &= !*self.shutdown.borrow();
-        let answer = answer(&reply, self.keeps);
+        let answer = answer(reply, self.keeps);
         // Also what it would have been told, if that fails.
         self.told = Some((reply.status, 0));
         write(self.wire, &answer, self.gateway.config.clients.write_timeout).await?;
@@ -145,14 +145,14 @@ impl Caller for Own<'_> {
 
     async fn refuse(&mut self, reply: Reply) -> io::Result<()> {
         match within(DRAIN_FOR, self.read_whole()).await {
-            Some(Ok(())) => self.tell(reply).await,
+            Some(Ok(())) => self.tell(&reply).await,
             _ => self.close_with(reply).await,
         }
     }
 
     async fn close_with(&mut self, reply: Reply) -> io::Result<()> {
         self.keeps = false;
-        self.tell(reply).await?;
+        self.tell(&reply).await?;
         linger(self.wire).await;
         Ok(())
     }

@@ -238,8 +238,8 @@ async fn answers_are_kept_for_as_long_as_the_retries_of_now_say() {
     gateway.upstream.script(|_| Act::BreakOff);
     assert_eq!(gateway.send(PHONE).await.status, 502);
     gateway.upstream.behave();
-    gateway.wait(16 * Duration::from_secs(1));
     gateway.reload("retries.unknown = \"20s\"").await;
+    gateway.wait(Duration::from_secs(16));
     assert_eq!(gateway.send(PHONE).await.status, 502, "it is a retry still");
     gateway.reload("retries.unknown = \"1s\"").await;
     gateway.send_ok(PHONE).await;

@@ -443,9 +443,9 @@ async fn whom_it_trusts_may_change_on_both_ways_to_sendly() {
     assert_eq!(statuses().await, [502, 502]);
     // Another file, and then the same one with something else in it.
     reload(&running, &trusting(&authority), &url).await.unwrap();
-    assert_eq!(statuses().await, [200, 200]);
+    assert_eq!(statuses().await, [201, 200]);
     std::fs::copy(&other.file, &authority.file).unwrap();
-    assert_eq!(statuses().await, [200, 200], "nobody has loaded it");
+    assert_eq!(statuses().await, [201, 200], "nobody has loaded it");
     reload(&running, &trusting(&authority), &url).await.unwrap();
     assert_eq!(statuses().await, [502, 502]);
     std::fs::write(&authority.file, "no certificate").unwrap();

@@ -86,7 +86,8 @@ async fn take(config: Result<Config, Vec<String>>, reload: &Reload, filter: &Fil
             return;
         }
     };
-    tracing::info!(changed = %applied.changed.join(", "), "the configuration was loaded anew");
+    let changed = if applied.changed.is_empty() { "nothing".to_owned() } else { applied.changed.join(", ") };
+    tracing::info!(changed, "the configuration was loaded anew");
     if !applied.kept.is_empty() {
         tracing::warn!(keys = %applied.kept.join(", "), "what these say takes a restart: they stay as they were");
     }

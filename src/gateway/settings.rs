@@ -2,7 +2,7 @@
 //!
 //! A request takes it once, when its head has been read, and ends with it: nothing that it meets on its way comes from another
 //! configuration. What outlives a reload (the ledger, the clock, the exchanges that a retry may repeat, the metrics' registry) is the
-//! [`Gateway`]'s.
+//! gateway's own.
 
 use std::sync::Arc;
 

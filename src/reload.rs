@@ -79,10 +79,11 @@ async fn take(config: Result<Config, Vec<String>>, reload: &Reload, filter: &Fil
     let applied = match prepared {
         Ok(prepared) => prepared.apply(),
         Err(mistakes) => {
+            // Counted first: whoever has read the lines finds it in the metrics.
+            reload.reject();
             for mistake in mistakes {
                 tracing::error!(%mistake, "the configuration is not taken: the one before it stays in force");
             }
-            reload.reject();
             return;
         }
     };

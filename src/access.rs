@@ -10,12 +10,12 @@ mod line;
 
 use std::io::{self, IsTerminal, Write};
 use std::mem;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::config::{Log, LogFormat};
 pub use line::Entry;
@@ -36,8 +36,10 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// See the module's documentation. Dropping it ends its thread.
 #[derive(Debug)]
 pub struct AccessLog {
-    /// `None` where there is to be none.
-    lines: Option<(Form, Arc<Lines>)>,
+    form: Form,
+    is_on: AtomicBool,
+    /// There from the first moment that it was on.
+    lines: OnceLock<Arc<Lines>>,
 }
 
 /// What requests and the thread that writes share.
@@ -63,39 +65,55 @@ struct Pending {
 }
 
 impl AccessLog {
-    /// The log that a configuration asks for, on standard error: none if `log.access` is off, or if what logging was started with
-    /// does not let `access` through at level `info`. That is asked here, once.
+    /// The log that a configuration asks for, on standard error: none if `log.access` is off, or if the log's filter does not let
+    /// `access` through at level `info`.
     ///
     /// # Errors
     /// The system gives no thread.
     pub fn start(log: &Log) -> Result<Self, String> {
-        if !log.access || !tracing::enabled!(target: "access", tracing::Level::INFO) {
-            return Ok(Self { lines: None });
-        }
         let form = match log.format {
             LogFormat::Json => Form::Json,
             LogFormat::Text => Form::Text { colours: io::stderr().is_terminal() },
         };
-        // `Stderr` is locked for all of a `write_all`, here and where the ordinary log writes: no line is put into another.
-        Self::to(form, io::stderr()).map_err(|error| format!("the access log: {error}"))
+        let access = Self { form, is_on: AtomicBool::new(false), lines: OnceLock::new() };
+        access.switch(log)?;
+        Ok(access)
     }
 
-    fn to(form: Form, sink: impl Write + Send + 'static) -> io::Result<Self> {
+    /// Switches it on or off, as another configuration asks, and the filter as it is now. Its form stays.
+    ///
+    /// # Errors
+    /// The system gives no thread.
+    pub fn switch(&self, log: &Log) -> Result<(), String> {
+        let is_on = log.access && tracing::enabled!(target: "access", tracing::Level::INFO);
+        if is_on && self.lines.get().is_none() {
+            // `Stderr` is locked for all of a `write_all`, here and where the ordinary log writes: no line is put into another.
+            self.write_to(io::stderr()).map_err(|error| format!("the access log: {error}"))?;
+        }
+        self.is_on.store(is_on, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn write_to(&self, sink: impl Write + Send + 'static) -> io::Result<()> {
         let lines = Arc::new(Lines::default());
         let writing = Arc::clone(&lines);
         thread::Builder::new().name("access log".to_owned()).spawn(move || writing.write_out(sink))?;
-        Ok(Self { lines: Some((form, lines)) })
+        if let Err(spare) = self.lines.set(lines) {
+            // Another was faster.
+            drop(spare.close());
+        }
+        Ok(())
     }
 
     /// Whether there is one.
     pub fn is_on(&self) -> bool {
-        self.lines.is_some()
+        self.is_on.load(Ordering::Relaxed)
     }
 
     /// Tells of a request. It never waits for a reader.
     pub fn tell(&self, entry: &Entry<'_>) {
-        let Some((form, lines)) = &self.lines else { return };
-        let rest = Line::of(*form, entry);
+        let (form, Some(lines)) = (self.form, self.lines.get()) else { return };
+        let rest = Line::of(form, entry);
         let mut pending = lines.pending.lock();
         let before = pending.bytes.len();
         let Some(rest) = rest.whole().filter(|_| before < ROOM && !pending.is_closed) else {
@@ -115,29 +133,34 @@ impl AccessLog {
 
     /// How many lines were dropped so far: they found no room, or could not be written.
     pub fn dropped(&self) -> u64 {
-        self.lines.as_ref().map_or(0, |(_, lines)| lines.dropped.load(Ordering::Relaxed))
+        self.lines.get().map_or(0, |lines| lines.dropped.load(Ordering::Relaxed))
     }
 
     /// Takes no more lines, and waits until those it has are written, but no longer than a second.
     pub fn close(&self) {
-        let Some((_, lines)) = &self.lines else { return };
-        let mut pending = lines.pending.lock();
-        pending.is_closed = true;
-        lines.wake.notify_one();
+        let Some(lines) = self.lines.get() else { return };
+        let mut pending = lines.close();
         lines.ended.wait_while_for(&mut pending, |pending| !pending.has_ended, PATIENCE);
     }
 }
 
 impl Drop for AccessLog {
     fn drop(&mut self) {
-        if let Some((_, lines)) = &self.lines {
-            lines.pending.lock().is_closed = true;
-            lines.wake.notify_one();
+        if let Some(lines) = self.lines.get() {
+            drop(lines.close());
         }
     }
 }
 
 impl Lines {
+    /// Takes no more. Its thread writes what it has, and ends.
+    fn close(&self) -> MutexGuard<'_, Pending> {
+        let mut pending = self.pending.lock();
+        pending.is_closed = true;
+        self.wake.notify_one();
+        pending
+    }
+
     /// What the thread does, until the log is closed.
     fn write_out(&self, mut sink: impl Write) {
         let mut batch = Vec::new();
@@ -202,6 +225,12 @@ mod tests {
         }
     }
 
+    fn log_to(sink: Sink) -> AccessLog {
+        let log = AccessLog { form: Form::Json, is_on: AtomicBool::new(true), lines: OnceLock::new() };
+        log.write_to(sink).unwrap();
+        log
+    }
+
     fn tell(log: &AccessLog, bytes: usize) {
         log.tell(&Entry {
             at: Moment::from_micros(1_795_424_400_123_999),
@@ -231,7 +260,7 @@ mod tests {
     fn while_nothing_is_read_nobody_waits_what_is_kept_is_bounded_and_the_rest_is_counted() {
         let written = Arc::new(Mutex::new(Vec::new()));
         let ((began, begun), (let_it, may)) = (mpsc::channel(), mpsc::channel());
-        let log = AccessLog::to(Form::Json, Sink { written: Arc::clone(&written), began, may }).unwrap();
+        let log = log_to(Sink { written: Arc::clone(&written), began, may });
         tell(&log, 0);
         begun.recv().unwrap();
         let mut count = 1;
@@ -256,7 +285,7 @@ mod tests {
     #[test]
     fn what_cannot_be_written_is_counted() {
         let ((began, _begun), (let_it, may)) = (mpsc::channel(), mpsc::channel());
-        let log = AccessLog::to(Form::Json, Sink { written: Arc::default(), began, may }).unwrap();
+        let log = log_to(Sink { written: Arc::default(), began, may });
         drop(let_it);
         (0..3).for_each(|nth| tell(&log, nth));
         log.close();
@@ -267,7 +296,7 @@ mod tests {
     fn the_lines_of_many_threads_are_whole_and_each_is_there_once() {
         let written = Arc::new(Mutex::new(Vec::new()));
         let ((began, _begun), (let_it, may)) = (mpsc::channel(), mpsc::channel());
-        let log = AccessLog::to(Form::Json, Sink { written: Arc::clone(&written), began, may }).unwrap();
+        let log = log_to(Sink { written: Arc::clone(&written), began, may });
         (0..1000).for_each(|_| let_it.send(()).unwrap());
         thread::scope(|scope| {
             for worker in 0..4 {

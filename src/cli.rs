@@ -1,5 +1,6 @@
 //! The command line: what can be asked of the program, and how it ends.
 
+use std::future::pending;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::clock::Clock;
 use crate::config::{Config, Log, LogFormat, Mistakes, Origin};
+use crate::reload::{self, Loaded, Source};
 use crate::sandbox::{self, Sandbox};
 use crate::server::{self, Sockets};
 use crate::telemetry;
@@ -124,26 +126,22 @@ fn check(file: &Path) -> Result<(), Failure> {
 }
 
 fn run(run: &Run) -> Result<(), Failure> {
-    let mut config = match &run.config {
-        Some(file) => Config::load(file, environment())?,
-        None => Config::parse("", "defaults", environment())?,
-    };
-    if let Some(listen) = run.listen {
-        config.listen = listen;
-    }
-    if run.sandbox {
-        config.log.format = LogFormat::Text;
-    }
+    let mut source = Source::new(run.config.clone(), environment());
+    (source.listen, source.is_sandbox) = (run.listen, run.sandbox);
+    let Loaded { config, marks, .. } = source.load();
+    let mut config = config?;
     let clock = Clock::system();
-    telemetry::start(&config.log, clock.clone()).map_err(Failure::unavailable)?;
+    let filter = telemetry::start(&config.log, clock.clone()).map_err(Failure::unavailable)?;
     let sockets = Sockets::bind(&config).map_err(Failure::unavailable)?;
-    let drain_timeout = config.drain_timeout;
     let runtime = runtime(config.workers)?;
     let served = runtime.block_on(async {
         if run.sandbox {
             config.upstream.origin = start_sandbox(&clock).await?;
+            source.upstream = Some(config.upstream.origin.clone());
         }
         let mut signals = Signals::new()?;
+        // Heard from now on, and answered once it serves.
+        let hup = signals.hup.take();
         let running = tokio::select! {
             started = server::start(config, sockets, clock) => started.map_err(Failure::unavailable)?,
             _ = signals.stop() => return Ok(()),
@@ -152,10 +150,14 @@ fn run(run: &Run) -> Result<(), Failure> {
         if run.sandbox {
             say(&welcome(running.address, running.admin_address))?;
         }
+        let reload = running.reload().clone();
+        if let Some(hup) = hup {
+            tokio::spawn(reload::follow(source, marks, reload.clone(), filter, hup));
+        }
         if signals.stop().await == Stop::Now {
             return Ok(());
         }
-        let drained = running.drain(drain_timeout);
+        let drained = running.drain(reload.config().drain_timeout);
         tracing::info!("draining");
         tokio::select! {
             left = drained => match left {
@@ -214,7 +216,8 @@ enum Stop {
 struct Signals {
     term: Signal,
     int: Signal,
-    hup: Signal,
+    /// Until somebody else hears it.
+    hup: Option<Signal>,
 }
 
 impl Signals {
@@ -223,7 +226,7 @@ impl Signals {
         Ok(Self {
             term: listen(SignalKind::terminate())?,
             int: listen(SignalKind::interrupt())?,
-            hup: listen(SignalKind::hangup())?,
+            hup: Some(listen(SignalKind::hangup())?),
         })
     }
 
@@ -232,10 +235,17 @@ impl Signals {
             tokio::select! {
                 _ = self.term.recv() => return Stop::WhenIdle,
                 _ = self.int.recv() => return Stop::Now,
-                // Unhandled it would end the process, and the counts with it.
-                _ = self.hup.recv() => tracing::warn!("HUP is ignored: the configuration is read at the start"),
+                // Unhandled it would end the process.
+                Some(()) = next(&mut self.hup) => tracing::warn!("HUP: there is nothing to load"),
             }
         }
+    }
+}
+
+async fn next(signal: &mut Option<Signal>) -> Option<()> {
+    match signal {
+        Some(signal) => signal.recv().await,
+        None => pending().await,
     }
 }
 

@@ -1,6 +1,7 @@
 //! What the program may assume about its configuration. A value of these types is valid: what an operator may write, and
 //! everything that can be wrong with it, is in [`mod@file`].
 
+mod changes;
 pub mod file;
 
 use std::net::SocketAddr;
@@ -40,6 +41,8 @@ pub struct Config {
     pub replies: Replies,
     /// What is logged, and how.
     pub log: Log,
+    /// How another configuration is loaded.
+    pub reload: Reload,
     /// What a code costs, by where it goes.
     pub tariff: Tariff,
     /// How long requests in flight may take to end once the process was told to stop.
@@ -51,7 +54,7 @@ pub struct Config {
 }
 
 /// Sendly, as the gateway reaches it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upstream {
     /// Its origin: scheme, host and port, no path.
     pub origin: Origin,
@@ -96,7 +99,7 @@ pub struct Origin {
 }
 
 /// A certificate chain and its key, both PEM.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tls {
     /// The chain, leaf first.
     pub cert_file: PathBuf,
@@ -105,7 +108,7 @@ pub struct Tls {
 }
 
 /// The connections that clients make.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Clients {
     /// How long an idle connection is kept.
     pub keep_alive: Duration,
@@ -120,14 +123,14 @@ pub struct Clients {
 }
 
 /// The listener for operators.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Admin {
     /// Where it listens.
     pub listen: SocketAddr,
 }
 
 /// What is kept in memory.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Memory {
     /// Phones, verifications and accounts that are counted at the same time, at most.
     pub max_keys: usize,
@@ -142,7 +145,7 @@ pub struct Memory {
 }
 
 /// How an SDK's retry is recognised.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retries {
     /// How long an answer that could not be delivered waits for the retry that will ask for it.
     pub undelivered: Duration,
@@ -155,14 +158,14 @@ pub struct Retries {
 }
 
 /// How refusals look.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Replies {
     /// Whether they carry `RateLimit` and `RateLimit-Policy`.
     pub ratelimit_headers: bool,
 }
 
 /// What is logged, and how.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Log {
     /// Levels, of everything or of modules: a directive of `tracing-subscriber`'s `EnvFilter`, of its plain kind.
     pub filter: String,
@@ -179,6 +182,13 @@ pub enum LogFormat {
     Json,
     /// For people.
     Text,
+}
+
+/// How another configuration is loaded, once the program runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reload {
+    /// Whether it is when the files change that this one was read from; on SIGHUP it is anyway.
+    pub watch: bool,
 }
 
 /// A smoothed rate on request attempts. It charges no code.

@@ -15,54 +15,46 @@ mod meaning;
 mod otp;
 mod passing;
 mod peer;
+mod proxy;
 mod refusals;
 mod reply;
 pub mod retries;
 mod session;
+pub mod settings;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
-use bytes::Bytes;
-use pingora::http::{RequestHeader, ResponseHeader};
-use pingora::proxy::{FailToProxy, ProxyHttp, Session};
-use pingora::upstreams::peer::{HttpPeer, Peer as _};
+use arc_swap::ArcSwap;
 
 use crate::access::{AccessLog, Entry};
 use crate::clock::{Clock, Moment};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::ledger::Ledger;
 use crate::ledger::memory::{Bounds, Dropped, Memory};
-use crate::metrics::{Metrics, Outcome, Sizes, Swept};
+use crate::metrics::{Metrics, Outcome, Reload, Sizes, Swept};
 use crate::phone::Phone;
-use crate::policy::Policy;
-use crate::policy::subject::Account;
-use crate::sendly::path::{self, Reading};
+use crate::policy::subject::{Account, HashKey};
 use crate::sendly::{Operation, body};
-use crate::throttle::Throttles;
 use crate::work::{UnderWay, Work};
 use caller::Caller;
-use refusals::Refusals;
+pub use proxy::Proxy;
 use reply::Reply;
 use retries::Retries;
-use session::Streamed;
+use settings::Settings;
 
-/// One gateway: its policy, what it knows, and its way to Sendly. Shared by all requests.
+/// One gateway: its settings, what it knows, and its way to Sendly. Shared by all requests.
 #[derive(Debug)]
 pub struct Gateway {
-    config: Config,
-    policy: Policy,
+    settings: ArcSwap<Settings>,
+    /// What is stored was hashed with it, so it never changes.
+    hash_key: HashKey,
     clock: Clock,
     ledger: Ledger,
     memory: Arc<Memory>,
-    throttles: Throttles,
     retries: Retries,
-    refusals: Refusals,
     lookups: lookup::Lookups,
-    sendly: exchange::Sendly,
-    peer: peer::Peer,
     metrics: Metrics,
     access: AccessLog,
     work: Work,
@@ -74,30 +66,57 @@ impl Gateway {
     /// # Errors
     /// What is wrong with the way to Sendly, or with the access log.
     pub fn new(config: Config, clock: Clock) -> Result<Arc<Self>, String> {
-        let policy = Policy::new(config.limits.clone());
-        let memory = Arc::new(Memory::new(Bounds {
-            keys: config.memory.max_keys,
-            when_full: config.memory.when_full,
-            verifications: config.memory.max_verifications,
-            remember: config.memory.remember_verifications,
-        }));
-        let throttles = config.throttles.iter().map(|throttle| throttle.name.as_str());
+        let metrics = Metrics::new(clock.now()).map_err(|error| error.to_string())?;
+        let settings = Settings::new(config, &metrics, &clock)?;
+        let config = settings.config();
+        let memory = Arc::new(Memory::new(bounds(&config.memory)));
         Ok(Arc::new(Self {
-            metrics: Metrics::new(&policy, throttles, config.tariff.clone()).map_err(|error| error.to_string())?,
-            access: AccessLog::start(&config.log)?,
-            work: Work::default(),
+            hash_key: config.hash_key.clone(),
             ledger: Ledger::Memory(Arc::clone(&memory)),
             memory,
-            throttles: Throttles::new(&config.throttles, &clock),
             retries: Retries::new(config.retries, clock.clone()),
-            refusals: Refusals::new(&policy, config.replies.ratelimit_headers),
             lookups: lookup::Lookups::default(),
-            sendly: exchange::Sendly::new(&config.upstream, clock.clone())?,
-            peer: peer::Peer::new(&config.upstream)?,
-            policy,
+            metrics,
+            access: AccessLog::start(&config.log)?,
+            work: Work::default(),
             clock,
-            config,
+            settings: ArcSwap::from_pointee(settings),
         }))
+    }
+
+    /// What is in force now, for whatever begins now.
+    pub fn settings(&self) -> Arc<Settings> {
+        self.settings.load_full()
+    }
+
+    /// What would follow from another configuration. It reads files, and waits for them.
+    ///
+    /// # Errors
+    /// What is wrong with the way to Sendly.
+    pub fn prepare(&self, config: Config) -> Result<Settings, String> {
+        self.settings().succeed(config, &self.metrics, &self.clock)
+    }
+
+    /// Puts other settings in force: every request whose head has not been read yet is theirs. Returns of each limit that asks for codes
+    /// which may have been forgotten already, when it will have counted all that it asks for.
+    pub fn adopt(&self, settings: Settings) -> Vec<(String, Moment)> {
+        let settings = Arc::new(settings);
+        let before = self.settings.swap(Arc::clone(&settings));
+        let config = settings.config();
+        self.memory.set_bounds(bounds(&config.memory));
+        self.retries.set(config.retries);
+        if !Arc::ptr_eq(&before.upstream, &settings.upstream) {
+            before.upstream.sendly.retire();
+        }
+        if let Err(error) = self.access.switch(&config.log) {
+            tracing::error!(error, "requests get no lines");
+        }
+        settings.policy.catching_up(&before.policy, self.clock.now())
+    }
+
+    /// A reload of the configuration came to this.
+    pub fn reloaded(&self, result: Reload) {
+        self.metrics.reloaded(result, self.clock.now());
     }
 
     /// The requests and exchanges that are under way.
@@ -132,33 +151,48 @@ impl Gateway {
 
     /// Finds Sendly's addresses anew. Returns whether any is known.
     pub async fn resolve(&self) -> bool {
-        self.peer.resolve().await
+        self.settings().upstream.peer.resolve().await
     }
 
     /// Whether it knows where Sendly is.
     pub fn is_ready(&self) -> bool {
-        self.peer.is_known()
+        self.settings.load().knows_upstream()
     }
 
     /// Drops whatever nothing can need any more. A shard at a time, and the others get their turn in between.
     pub async fn sweep(&self) {
         let began = self.clock.now();
+        self.forget_past_limits(began);
         let mut swept = Swept::default();
         for shard in 0..self.memory.shards() {
-            let Dropped { keys, verifications } = self.memory.sweep_one(shard, &self.policy, self.clock.now());
+            // Anew for each: a reload may have come, and need what the limits before it did not.
+            let settings = self.settings();
+            let Dropped { keys, verifications } = self.memory.sweep_one(shard, &settings.policy, self.clock.now());
             swept.keys += keys;
             swept.verifications += verifications;
             tokio::task::yield_now().await;
         }
-        (swept.answers, swept.throttles) = (self.retries.sweep(), self.throttles.sweep());
-        self.sendly.sweep();
+        let settings = self.settings();
+        (swept.answers, swept.throttles) = (self.retries.sweep(), settings.throttles.sweep());
+        settings.upstream.sendly.sweep();
         let ended = self.clock.now();
         self.metrics.swept(swept, ended.since(began), ended);
     }
 
     /// How often to [`sweep`](Self::sweep).
     pub fn sweep_every(&self) -> Duration {
-        self.config.memory.sweep_every
+        self.settings.load().config.memory.sweep_every
+    }
+
+    /// Logs are kept for limits that a reload has replaced, too, until none of their windows could still hold a code. Then no longer.
+    fn forget_past_limits(&self, now: Moment) {
+        let is_over = |settings: &Settings| settings.policy.has_past_until(now);
+        if is_over(&self.settings.load()) {
+            self.settings.rcu(|settings| match is_over(settings) {
+                true => Arc::new(Settings { policy: settings.policy.without_past(), ..Settings::clone(settings) }),
+                false => Arc::clone(settings),
+            });
+        }
     }
 
     /// A request's header has come.
@@ -168,17 +202,17 @@ impl Gateway {
     }
 
     /// Finds out who calls, and asks the throttles. Returns what a caller is told whom one of them refuses.
-    fn throttle(&self, caller: &impl Caller, request: &mut Request) -> Option<Reply> {
+    fn throttle(&self, settings: &Settings, caller: &impl Caller, request: &mut Request) -> Option<Reply> {
         let fields = caller.fields();
-        request.client = caller::client(caller.peer(), fields, &self.config.clients.trusted_proxies);
-        if self.throttles.is_empty() {
+        request.client = caller::client(caller.peer(), fields, &settings.config.clients.trusted_proxies);
+        if settings.throttles.is_empty() {
             return None;
         }
         // Without a key it is the account of nobody: Sendly will say so.
-        let account = self.config.hash_key.account(fields.first("authorization").unwrap_or_default());
+        let account = self.hash_key.account(fields.first("authorization").unwrap_or_default());
         request.account = Some(account);
-        let slow = self.throttles.check(request.operation, account, request.client).err()?;
-        self.metrics.throttled(slow.place);
+        let slow = settings.throttles.check(request.operation, account, request.client).err()?;
+        settings.series.throttled(slow.place);
         (request.outcome, request.refused_by) = (Outcome::Throttled, Some(slow.name.into()));
         Some(Reply::throttled(&slow, caller::user_agent(fields)))
     }
@@ -212,7 +246,7 @@ impl Gateway {
     /// Learns whose phone an answer shows, and that a check confirmed it. Called before any client can see the answer.
     fn learn(&self, operation: Operation, body: &[u8], now: Moment) {
         let body::Shown { id, phone } = body::read_shown(body);
-        let verification = id.map(|id| self.config.hash_key.verification(&id));
+        let verification = id.map(|id| self.hash_key.verification(&id));
         if let (Some(verification), Some(phone)) = (verification, phone) {
             self.ledger.learn(verification, phone, now);
         }
@@ -241,181 +275,11 @@ pub struct Request {
     under_way: Option<UnderWay>,
 }
 
-/// pingora's view of a gateway.
-#[derive(Debug)]
-pub struct Proxy(pub Arc<Gateway>);
-
-#[async_trait]
-impl ProxyHttp for Proxy {
-    type CTX = Request;
-
-    fn new_ctx(&self) -> Request {
-        Request::default()
+fn bounds(memory: &config::Memory) -> Bounds {
+    Bounds {
+        keys: memory.max_keys,
+        when_full: memory.when_full,
+        verifications: memory.max_verifications,
+        remember: memory.remember_verifications,
     }
-
-    async fn request_filter(&self, session: &mut Session, request: &mut Request) -> pingora::Result<bool> {
-        let gateway = &self.0;
-        gateway.begin(request);
-        session::prepare(session, &gateway.config.clients);
-
-        let Some(raw) = session::path(session) else {
-            return early(session, request, Outcome::Rejected, Reply::invalid_target()).await;
-        };
-        let reading = path::read(&session.req_header().method, raw);
-        if let Reading::Verify(call) = &reading {
-            request.operation = call.operation;
-        }
-        let mut caller = Streamed::new(session);
-        if let Some(reply) = gateway.throttle(&caller, request) {
-            caller.refuse(reply).await?;
-            return Ok(true);
-        }
-        match reading {
-            Reading::Verify(call) => match call.operation {
-                Operation::Send | Operation::Resend => {
-                    otp::serve(gateway, &mut caller, request, &call).await?;
-                    Ok(true)
-                }
-                _ => {
-                    request.path = call.respelled;
-                    session::expect_continue(session).await?;
-                    Ok(false)
-                }
-            },
-            Reading::Other => {
-                session::expect_continue(session).await?;
-                Ok(false)
-            }
-            Reading::NotARoute => early(session, request, Outcome::Rejected, Reply::not_a_route()).await,
-            Reading::WrongMethod(allowed) => {
-                early(session, request, Outcome::Rejected, Reply::wrong_method(allowed)).await
-            }
-        }
-    }
-
-    async fn upstream_peer(&self, _session: &mut Session, _request: &mut Request) -> pingora::Result<Box<HttpPeer>> {
-        self.0.peer.choose()
-    }
-
-    fn fail_to_connect(
-        &self,
-        _session: &mut Session,
-        peer: &HttpPeer,
-        _request: &mut Request,
-        mut error: Box<pingora::Error>,
-    ) -> Box<pingora::Error> {
-        // Nothing was sent. Another of Sendly's addresses may be better.
-        let another = self.0.peer.has_another();
-        error.set_retry(another);
-        if another {
-            tracing::warn!(address = %peer.address(), kind = error.etype().as_str(), "this address cannot be reached");
-        }
-        error
-    }
-
-    async fn upstream_request_filter(
-        &self,
-        _session: &mut Session,
-        upstream: &mut RequestHeader,
-        request: &mut Request,
-    ) -> pingora::Result<()> {
-        request.sent_upstream = Some(self.0.clock.now());
-        passing::request(upstream, self.0.peer.host(), request)
-    }
-
-    async fn upstream_response_filter(
-        &self,
-        _session: &mut Session,
-        upstream: &mut ResponseHeader,
-        request: &mut Request,
-    ) -> pingora::Result<()> {
-        if upstream.status.is_informational() {
-            return Ok(());
-        }
-        if let Some(sent) = request.sent_upstream {
-            self.0.metrics.upstream(request.operation, upstream.status.as_u16(), self.0.clock.now().since(sent));
-        }
-        request.capture = passing::Capture::of(request.operation, upstream);
-        Ok(())
-    }
-
-    async fn response_filter(
-        &self,
-        session: &mut Session,
-        answer: &mut ResponseHeader,
-        _request: &mut Request,
-    ) -> pingora::Result<()> {
-        passing::response(answer, session.req_header().version)
-    }
-
-    fn upstream_response_body_filter(
-        &self,
-        _session: &mut Session,
-        body: &mut Option<Bytes>,
-        end: bool,
-        request: &mut Request,
-    ) -> pingora::Result<Option<Duration>> {
-        if let Some(whole) = passing::hold_back(&mut request.capture, body, end) {
-            self.0.learn(request.operation, &whole, self.0.clock.now());
-        }
-        Ok(None)
-    }
-
-    async fn response_trailer_filter(
-        &self,
-        _session: &mut Session,
-        _trailers: &mut http::HeaderMap,
-        request: &mut Request,
-    ) -> pingora::Result<Option<Bytes>> {
-        // Trailers end an HTTP/2 body without an end of its own.
-        let held = request.capture.take().map(passing::Capture::into_body);
-        if let Some(whole) = &held {
-            self.0.learn(request.operation, whole, self.0.clock.now());
-        }
-        Ok(held)
-    }
-
-    async fn fail_to_proxy(&self, session: &mut Session, error: &pingora::Error, request: &mut Request) -> FailToProxy {
-        let (outcome, reply) = passing::failure(error, request.sent_upstream.is_some());
-        request.outcome = outcome;
-        if outcome == Outcome::Failed {
-            let (operation, source) = (request.operation.name(), error.esource().as_str());
-            tracing::warn!(operation, source, kind = error.etype().as_str(), "a request failed");
-        }
-        let error_code = match reply {
-            // An answer has begun: another inside that one would only confuse.
-            Some(reply) if session::told(session).is_none() => {
-                let status = reply.status.as_u16();
-                session::close_with(session, reply).await.map_or(0, |()| status)
-            }
-            _ => 0,
-        };
-        FailToProxy { error_code, can_reuse_downstream: false }
-    }
-
-    /// pingora's own line shows the bytes that it could not read, and they may hold a phone. The gateway has one of its own.
-    fn suppress_error_log(&self, _session: &Session, _request: &Request, _error: &pingora::Error) -> bool {
-        true
-    }
-
-    /// pingora's own log lines name a request by this. Neither paths nor queries belong there: they may hold phones.
-    fn request_summary(&self, _session: &Session, request: &Request) -> String {
-        format!("operation: {}", request.operation.name())
-    }
-
-    async fn logging(&self, session: &mut Session, _error: Option<&pingora::Error>, request: &mut Request) {
-        self.0.tell(
-            request,
-            session.req_header().method.as_str(),
-            session::told(session).map_or(0, |status| status.as_u16()),
-            session.body_bytes_sent(),
-        );
-    }
-}
-
-/// Answers before the body was read.
-async fn early(session: &mut Session, request: &mut Request, outcome: Outcome, reply: Reply) -> pingora::Result<bool> {
-    request.outcome = outcome;
-    session::refuse(session, reply).await?;
-    Ok(true)
 }

@@ -8,7 +8,7 @@
 //! - `config`: what an operator may write. `metrics`: what is counted. `throttle`: smoothed rates on attempts.
 //! - `access`: a line for each request.
 //! - `gateway`: the proxy. `admin`: the operators' listener. `sandbox`: a Sendly for development.
-//! - `telemetry`: log lines. `server`: the wiring. `cli`: the command line.
+//! - `telemetry`: log lines. `server`: the wiring. `reload`: another configuration, while it serves. `cli`: the command line.
 
 pub mod access;
 pub mod admin;
@@ -21,6 +21,7 @@ pub mod ledger;
 pub mod metrics;
 pub mod phone;
 pub mod policy;
+pub mod reload;
 pub mod sandbox;
 pub mod sendly;
 pub mod server;

@@ -1,12 +1,13 @@
 //! What the gateway counts, in Prometheus' words.
 //!
 //! One registry per gateway, so that two fit in one process. Labels are closed sets: an operation, an outcome, a limit's name;
-//! never a phone, an id or a key. The series that the request path touches are looked up once, when the gateway starts or when
-//! they begin. A limit has none for what it can never say. `docs/metrics.md` tells of each, and a test holds it to that.
+//! never a phone, an id or a key. The series that the request path touches are looked up once: when the gateway starts, when a
+//! configuration is loaded ([`Series`]), or when they begin. A limit has none for what it can never say. `docs/metrics.md` tells of each, and a test holds it to that.
 
 mod codes;
 mod limits;
 mod register;
+mod reloads;
 mod state;
 mod upstream;
 
@@ -21,7 +22,9 @@ use crate::policy::{Decision, Kind, Policy, Refusal};
 use crate::sendly::Operation;
 use crate::sendly::tariff::Tariff;
 pub use codes::Fate;
+pub use limits::Series;
 use register::Register;
+pub use reloads::Reload;
 pub use state::{Sizes, Swept};
 pub use upstream::Found;
 
@@ -90,6 +93,7 @@ pub struct Metrics {
     codes: codes::Codes,
     upstream: upstream::Upstream,
     state: state::State,
+    reloads: reloads::Reloads,
 }
 
 /// From a hit in memory to the longest that an SDK waits, in seconds.
@@ -102,15 +106,11 @@ fn of_operations<T>(one: impl Fn(&str) -> T) -> Vec<T> {
 }
 
 impl Metrics {
-    /// A fresh set of metrics, all at zero, for these limits, throttles and prices.
+    /// A fresh set of metrics, all at zero.
     ///
     /// # Errors
     /// Never for the names that are written here; a test registers them.
-    pub fn new<'n>(
-        policy: &Policy,
-        throttles: impl Iterator<Item = &'n str>,
-        tariff: Tariff,
-    ) -> Result<Self, prometheus::Error> {
+    pub fn new(started: Moment) -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         let register = Register(&registry);
         let requests = register.counters(
@@ -129,12 +129,23 @@ impl Metrics {
         Ok(Self {
             requests: of_operations(outcomes),
             took: of_operations(|operation| took.with_label_values(&[operation])),
-            limits: limits::Limits::new(register, policy, throttles)?,
-            codes: codes::Codes::new(register, tariff)?,
+            limits: limits::Limits::new(register)?,
+            codes: codes::Codes::new(register)?,
             upstream: upstream::Upstream::new(register)?,
             state: state::State::new(register)?,
+            reloads: reloads::Reloads::new(register, started)?,
             registry,
         })
+    }
+
+    /// The series of a configuration's limits, throttles and prices. New ones begin at zero.
+    pub fn series<'n>(&self, policy: &Policy, throttles: impl Iterator<Item = &'n str>, tariff: Tariff) -> Series {
+        self.limits.series(policy, throttles, tariff)
+    }
+
+    /// A reload of the configuration ended so.
+    pub fn reloaded(&self, result: Reload, now: Moment) {
+        self.reloads.ended(result, now);
     }
 
     /// A request ended.
@@ -148,19 +159,14 @@ impl Metrics {
     }
 
     /// A code was judged, and that took so long.
-    pub fn decision(&self, decision: &Decision, took: Duration) {
-        self.limits.decision(decision, took);
+    pub fn decision(&self, series: &Series, decision: &Decision, took: Duration) {
+        self.limits.decision(series, decision, took);
     }
 
     /// A code was refused by a limit, or by Sendly's hold.
-    pub fn refused(&self, refusal: &Refusal, kind: Kind, phone: Option<Phone>) {
-        self.limits.refused(refusal);
-        self.codes.ended(Fate::Refused, kind, phone);
-    }
-
-    /// A throttle refused a request: the one at this place of the configuration.
-    pub fn throttled(&self, place: usize) {
-        self.limits.throttled(place);
+    pub fn refused(&self, series: &Series, refusal: &Refusal, kind: Kind, phone: Option<Phone>) {
+        self.limits.refused(series, refusal);
+        self.codes.ended(&series.tariff, Fate::Refused, kind, phone);
     }
 
     /// A charge was settled, in one of the ways and for one of the reasons that there are.
@@ -169,8 +175,8 @@ impl Metrics {
     }
 
     /// A code whose charge was settled went to this phone, as far as that is known, or would have.
-    pub fn code(&self, fate: Fate, kind: Kind, phone: Option<Phone>) {
-        self.codes.ended(fate, kind, phone);
+    pub fn code(&self, series: &Series, fate: Fate, kind: Kind, phone: Option<Phone>) {
+        self.codes.ended(&series.tariff, fate, kind, phone);
     }
 
     /// A check confirmed a verification.
@@ -220,6 +226,8 @@ mod tests {
     use crate::policy::{Counts, Limit, Mode, Obstacle, Per, RefusalCode};
     use crate::sendly::tariff::Tier;
 
+    const STARTED: Moment = Moment::from_micros(1_795_424_300_250_000);
+
     fn limit(name: &str, max: u32, mode: Mode) -> Limit {
         let (per, window, counts, code) =
             (Per::Phone, Duration::from_secs(600), Counts::BOTH, RefusalCode::RateLimitExceeded);
@@ -231,10 +239,16 @@ mod tests {
     }
 
     /// With a limit that is enforced, one that is a shadow, a throttle, and two tiers that have countries.
-    fn metrics() -> Metrics {
-        let policy = Policy::new(vec![limit("five", 5, Mode::Enforce), limit("one", 1, Mode::Shadow)]);
-        let tiers = [(Tier::Domestic, 2, vec![country("US"), country("CA")]), (Tier::Tier3, 16, vec![country("DE")])];
-        Metrics::new(&policy, ["slow"].into_iter(), Tariff::new(Tier::Tier3, &tiers)).unwrap()
+    fn metrics() -> (Metrics, Series) {
+        let metrics = Metrics::new(STARTED).unwrap();
+        let series = series(&metrics, [limit("five", 5, Mode::Enforce), limit("one", 1, Mode::Shadow)], 16);
+        (metrics, series)
+    }
+
+    fn series(metrics: &Metrics, limits: impl Into<Vec<Limit>>, price: u32) -> Series {
+        let tiers =
+            [(Tier::Domestic, 2, vec![country("US"), country("CA")]), (Tier::Tier3, price, vec![country("DE")])];
+        metrics.series(&Policy::new(limits.into()), ["slow"].into_iter(), Tariff::new(Tier::Tier3, &tiers))
     }
 
     fn exposed(metrics: &Metrics) -> String {
@@ -256,7 +270,7 @@ mod tests {
 
     #[test]
     fn each_answer_counts_under_its_operation_and_status() {
-        let metrics = metrics();
+        let (metrics, _) = metrics();
         for (operation, status) in
             [(Operation::Send, 201), (Operation::Send, 201), (Operation::Other, 599), (Operation::Get, 777)]
         {
@@ -277,10 +291,10 @@ mod tests {
 
     #[test]
     fn what_is_counted_is_exposed() {
-        let metrics = metrics();
+        let (metrics, series) = metrics();
         metrics.request(Operation::Resend, Outcome::Refused, Duration::from_millis(3));
         metrics.settlement("kept", "success");
-        metrics.throttled(0);
+        series.throttled(0);
         metrics.lookup(Found::Nobody);
         let swept = Swept { keys: 4, verifications: 3, answers: 2, throttles: 1 };
         metrics.swept(swept, Duration::from_millis(2), Moment::from_micros(1_795_424_400_500_000));
@@ -303,10 +317,10 @@ mod tests {
 
     #[test]
     fn a_limit_tells_what_it_says_and_nothing_that_it_cannot() {
-        let metrics = metrics();
+        let (metrics, series) = metrics();
         let refusal = Refusal { by: Obstacle::Limit(0), retry_after: Duration::from_millis(29_001) };
-        metrics.refused(&refusal, Kind::Send, None);
-        metrics.decision(&Decision::default(), Duration::from_nanos(180));
+        metrics.refused(&series, &refusal, Kind::Send, None);
+        metrics.decision(&series, &Decision::default(), Duration::from_nanos(180));
         let text = exposed(&metrics);
         has(
             &text,
@@ -328,13 +342,13 @@ mod tests {
 
     #[test]
     fn codes_are_told_by_tier_and_by_country() {
-        let metrics = metrics();
+        let (metrics, series) = metrics();
         let phone = |text: &str| text.parse::<Phone>().ok();
         let (us, german, nobody) = (phone("+12125550123"), phone("+4915112345678"), phone("+80012345678"));
-        metrics.code(Fate::Sent, Kind::Send, us);
-        metrics.code(Fate::Sent, Kind::Resend, us);
-        metrics.code(Fate::GivenBack, Kind::Send, german);
-        metrics.code(Fate::Sent, Kind::Send, nobody);
+        metrics.code(&series, Fate::Sent, Kind::Send, us);
+        metrics.code(&series, Fate::Sent, Kind::Resend, us);
+        metrics.code(&series, Fate::GivenBack, Kind::Send, german);
+        metrics.code(&series, Fate::Sent, Kind::Send, nobody);
         metrics.confirmed(None, us);
         let text = exposed(&metrics);
         has(
@@ -355,8 +369,48 @@ mod tests {
     }
 
     #[test]
+    fn the_series_of_a_limit_outlive_the_configuration_that_named_it() {
+        let (metrics, series_before) = metrics();
+        let refusal = Refusal { by: Obstacle::Limit(0), retry_after: Duration::from_secs(9) };
+        let german = "+4915112345678".parse().ok();
+        metrics.refused(&series_before, &refusal, Kind::Send, german);
+        let series_after = series(&metrics, [limit("new", 2, Mode::Enforce), limit("five", 9, Mode::Shadow)], 17);
+        metrics.refused(&series_after, &refusal, Kind::Send, german);
+        // Of a request that began before.
+        metrics.refused(&series_before, &refusal, Kind::Send, german);
+        has(
+            &exposed(&metrics),
+            &[
+                r#"refusal_wait_seconds_count{limit="five"} 2"#,
+                r#"refusal_wait_seconds_count{limit="new"} 1"#,
+                r#"decisions_total{decision="shadow_deny",limit="five"} 0"#,
+                r#"decisions_total{decision="shadow_deny",limit="one"} 0"#,
+                r#"credits_total{outcome="refused",tier="tier3"} 49"#,
+            ],
+        );
+    }
+
+    #[test]
+    fn reloads_are_told_with_their_results_and_the_start_is_a_success() {
+        let (metrics, _) = metrics();
+        let state = [
+            "config_last_reload_successful 1",
+            "config_last_reload_success_timestamp_seconds 1795424300.25",
+            r#"config_reloads_total{result="applied"} 0"#,
+            r#"config_reloads_total{result="rejected"} 0"#,
+        ];
+        has(&exposed(&metrics), &state);
+        metrics.reloaded(Reload::Rejected, STARTED + Duration::from_secs(1));
+        let rejected = r#"config_reloads_total{result="rejected"} 1"#;
+        has(&exposed(&metrics), &["config_last_reload_successful 0", state[1], state[2], rejected]);
+        metrics.reloaded(Reload::Partial, STARTED + Duration::from_secs(2));
+        let later = "config_last_reload_success_timestamp_seconds 1795424302.25";
+        has(&exposed(&metrics), &[state[0], later, state[2], r#"config_reloads_total{result="partial"} 1"#, rejected]);
+    }
+
+    #[test]
     fn a_certificate_is_told_of_once_there_is_one() {
-        let metrics = metrics();
+        let (metrics, _) = metrics();
         assert!(!exposed(&metrics).contains("certificate"));
         metrics.certificate_expires(1_800_000_000);
         metrics.certificate_expires(1_900_000_000);

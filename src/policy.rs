@@ -30,6 +30,9 @@ pub enum Per {
 }
 
 impl Per {
+    /// All of them.
+    pub const ALL: [Per; 3] = [Per::Phone, Per::Verification, Per::Account];
+
     /// Its name in the config.
     pub const fn name(self) -> &'static str {
         match self {
@@ -118,6 +121,17 @@ pub struct Policy {
     verification: Rules,
     account: Rules,
     enforces: bool,
+    past: Option<Past>,
+}
+
+/// What the limits that were replaced not long ago need of the logs. It is kept and counted until the longest of their windows is over:
+/// if they are put back before that, it is as if they had never been away.
+#[derive(Clone, Copy, Debug)]
+struct Past {
+    phone: Retention,
+    verification: Retention,
+    account: Retention,
+    until: Moment,
 }
 
 /// A limit as it is asked: with no more than that takes.
@@ -150,6 +164,9 @@ struct Rules {
     sends: Vec<Rule>,
     /// Those that a resend meets.
     resends: Vec<Rule>,
+    /// What these need.
+    own: Retention,
+    /// The same, and what is to be kept for others.
     retention: Retention,
     enforces: bool,
 }
@@ -166,14 +183,12 @@ impl Rules {
             counting.map(rule).collect()
         };
         let keep = |rules: &[Rule]| {
-            rules.iter().fold(Keep::NOTHING, |keep, rule| Keep {
-                charges: keep.charges.max(rule.max as usize),
-                window: keep.window.max(rule.window),
-            })
+            let of = |rule: &Rule| Keep { charges: rule.max as usize, window: rule.window };
+            rules.iter().map(of).fold(Keep::NOTHING, Keep::and)
         };
         let (sends, resends) = (met(Kind::Send), met(Kind::Resend));
-        let retention = Retention { sends: keep(&sends), resends: keep(&resends) };
-        Self { sends, resends, retention, enforces: mine().any(|(_, limit)| limit.mode == Mode::Enforce) }
+        let own = Retention { sends: keep(&sends), resends: keep(&resends) };
+        Self { sends, resends, own, retention: own, enforces: mine().any(|(_, limit)| limit.mode == Mode::Enforce) }
     }
 
     fn met(&self, kind: Kind) -> &[Rule] {
@@ -256,7 +271,54 @@ impl Policy {
         let rules = |per| Rules::new(&limits, per);
         let (phone, verification, account) = (rules(Per::Phone), rules(Per::Verification), rules(Per::Account));
         let enforces = limits.iter().any(|limit| limit.mode == Mode::Enforce);
-        Self { limits, phone, verification, account, enforces }
+        Self { limits, phone, verification, account, enforces, past: None }
+    }
+
+    /// A policy of these limits in the place of this one, from now on. Of the logs it keeps what this one needed, too, for as long as
+    /// its longest window is.
+    pub fn succeed(&self, limits: Vec<Limit>, now: Moment) -> Self {
+        let longest = Per::ALL.map(|per| self.rules(per).own.longest()).into_iter().max().unwrap_or_default();
+        let until = self.past.map_or(now + longest, |past| past.until.max(now + longest));
+        let [phone, verification, account] = match self.past.filter(|past| past.until <= now) {
+            None => Per::ALL.map(|per| self.rules(per).retention),
+            Some(_) => Per::ALL.map(|per| self.rules(per).own),
+        };
+        Self::new(limits).after(Some(Past { phone, verification, account, until }))
+    }
+
+    /// Whether it keeps something for limits that it has replaced, and none of them needs it any more.
+    pub fn has_past_until(&self, now: Moment) -> bool {
+        self.past.is_some_and(|past| past.until <= now)
+    }
+
+    /// The same, with nothing kept for others.
+    #[must_use]
+    pub fn without_past(&self) -> Self {
+        self.clone().after(None)
+    }
+
+    fn after(mut self, past: Option<Past>) -> Self {
+        let kept = past.map(|Past { phone, verification, account, .. }| [phone, verification, account]);
+        let rules = [&mut self.phone, &mut self.verification, &mut self.account];
+        for (rules, kept) in rules.into_iter().zip(kept.unwrap_or_default()) {
+            rules.retention = rules.own.and(kept);
+        }
+        self.past = past;
+        self
+    }
+
+    /// Of each limit that asks for codes which may have been forgotten before it came, in the place of this other policy, now: its
+    /// name, and when it will have counted all that it asks for.
+    pub fn catching_up(&self, before: &Policy, now: Moment) -> Vec<(String, Moment)> {
+        let is_short = |limit: &&Limit| {
+            let kept = before.retention(limit.per);
+            let lacks = |kind| {
+                let Keep { charges, window } = kept.of(kind);
+                limit.counts.includes(kind) && (charges < limit.max as usize || window < limit.window)
+            };
+            lacks(Kind::Send) || lacks(Kind::Resend)
+        };
+        self.limits.iter().filter(is_short).map(|limit| (limit.name.clone(), now + limit.window)).collect()
     }
 
     /// The limits, in the config's order.
@@ -264,9 +326,9 @@ impl Policy {
         &self.limits
     }
 
-    /// Whether a code of this kind is to be logged per this: whether any limit counts it.
+    /// Whether a code of this kind is to be logged per this: whether any limit counts it, or did not long ago.
     pub fn counts(&self, per: Per, kind: Kind) -> bool {
-        !self.rules(per).met(kind).is_empty()
+        self.rules(per).retention.of(kind) != Keep::NOTHING
     }
 
     /// How much of a log per this has to be kept.
@@ -344,9 +406,18 @@ pub struct Keep {
 impl Keep {
     /// Nothing at all: no limit counts this kind.
     pub const NOTHING: Keep = Keep { charges: 0, window: Duration::ZERO };
+
+    fn and(self, other: Keep) -> Keep {
+        Keep { charges: self.charges.max(other.charges), window: self.window.max(other.window) }
+    }
 }
 
 impl Retention {
+    /// All that either keeps.
+    fn and(self, other: Retention) -> Retention {
+        Retention { sends: self.sends.and(other.sends), resends: self.resends.and(other.resends) }
+    }
+
     /// The longest that a charge of any kind is kept.
     pub fn longest(self) -> Duration {
         self.sends.window.max(self.resends.window)
@@ -437,6 +508,46 @@ mod tests {
         assert_eq!(policy.retention(Per::Phone), Retention { sends: keep(5, 600), resends: keep(5, 9_000) });
         assert_eq!(policy.retention(Per::Account), Retention { sends: keep(100, 60), resends: keep(100, 60) });
         assert_eq!(policy.retention(Per::Verification), Retention { sends: Keep::NOTHING, resends: Keep::NOTHING });
+    }
+
+    #[test]
+    fn what_replaced_limits_need_is_kept_for_their_longest_window_and_no_longer() {
+        let phone = |max, micros| vec![limit(Per::Phone, max, micros, Counts::BOTH, Mode::Enforce)];
+        let keep = |charges, micros| Keep { charges, window: Duration::from_micros(micros) };
+        let both = |keep| Retention { sends: keep, resends: keep };
+        let mut first = phone(5, 600);
+        first.push(limit(Per::Account, 9, 700, Counts::RESENDS, Mode::Enforce));
+        let second = Policy::new(first).succeed(phone(20, 60), NOW);
+        assert_eq!(second.retention(Per::Phone), both(keep(20, 600)));
+        assert_eq!(second.retention(Per::Account), Retention { sends: Keep::NOTHING, resends: keep(9, 700) });
+        assert!(second.counts(Per::Account, Kind::Resend) && !second.counts(Per::Account, Kind::Send));
+        assert!(!second.enforces(Per::Account), "it is counted, and judged by nobody");
+        let end = NOW + Duration::from_micros(700);
+        assert!(!second.has_past_until(NOW + Duration::from_micros(699)) && second.has_past_until(end));
+        let alone = second.without_past();
+        assert_eq!(alone.retention(Per::Phone), both(keep(20, 60)));
+        assert!(!alone.counts(Per::Account, Kind::Resend) && !alone.has_past_until(end));
+        // A third, while the first is still kept for, and once it is not.
+        let third = |now| second.succeed(phone(1, 1), now).retention(Per::Phone);
+        assert_eq!((third(NOW), third(end)), (both(keep(20, 600)), both(keep(20, 60))));
+    }
+
+    #[test]
+    fn a_limit_that_asks_for_more_than_was_kept_catches_up_within_its_window() {
+        let phone = |max, micros, counts| limit(Per::Phone, max, micros, counts, Mode::Enforce);
+        let before = Policy::new(vec![phone(5, 600, Counts::BOTH), phone(9, 60, Counts::RESENDS)]);
+        for (limit, catches_up) in [
+            (phone(5, 600, Counts::BOTH), false),
+            (phone(1, 1, Counts::BOTH), false),
+            (phone(9, 600, Counts::RESENDS), false),
+            (phone(6, 1, Counts::BOTH), true),
+            (phone(1, 601, Counts::BOTH), true),
+            (limit(Per::Account, 1, 1, Counts::BOTH, Mode::Shadow), true),
+        ] {
+            let after = before.succeed(vec![limit.clone()], NOW);
+            let expected = catches_up.then(|| (limit.name.clone(), NOW + limit.window));
+            assert_eq!(after.catching_up(&before, NOW), Vec::from_iter(expected), "{limit:?}");
+        }
     }
 
     #[test]

@@ -3,34 +3,32 @@
 //! pingora's services run on the caller's runtime. Its own `Server` is left out: it sleeps out a fixed grace period when it is
 //! told to stop, and panics inside a task where a socket cannot be bound.
 
+mod reload;
+mod tls;
+
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::IntoRawFd;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use pingora::apps::HttpServerOptions;
-use pingora::listeners::tls::TlsSettings;
 use pingora::listeners::{L4BufferSettings, ListenerConfig};
 use pingora::server::Fds;
 use pingora::server::configuration::ServerConf;
 use pingora::services::Service as _;
 use pingora::services::listening::Service;
-use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use x509_parser::certificate::X509Certificate;
-use x509_parser::prelude::FromDer;
 
 use crate::admin::{Admin, Draining};
 use crate::clock::Clock;
-use crate::config::{Config, Tls};
+use crate::config::Config;
 use crate::gateway::Gateway;
 use crate::gateway::front::Front;
+pub use reload::{Applied, Prepared, Reload};
+use tls::{Certificate, Shown};
 
 /// How often the upstream's addresses are looked up; while none is known, much more often.
 const RESOLVE_EVERY: Duration = Duration::from_secs(30);
@@ -71,6 +69,7 @@ pub struct Running {
     /// Where operators connect.
     pub admin_address: SocketAddr,
     gateway: Arc<Gateway>,
+    reload: Reload,
     draining: Draining,
     /// Stops the clients' listener.
     stop: watch::Sender<bool>,
@@ -85,7 +84,8 @@ pub struct Running {
 /// What is wrong with a certificate, a socket or the way to the upstream.
 pub async fn start(config: Config, sockets: Sockets, clock: Clock) -> Result<Running, String> {
     let (address, admin_address) = (local(&sockets.proxy)?, local(&sockets.admin)?);
-    let (tls, expires) = config.tls.as_ref().map(tls_settings).transpose()?.unzip();
+    let certificate = config.tls.as_ref().map(Certificate::read).transpose()?;
+    let shown = certificate.as_ref().map(Shown::new);
     let conf = Arc::new(ServerConf {
         threads: config.workers,
         upstream_keepalive_pool_size: config.upstream.max_idle,
@@ -96,8 +96,8 @@ pub async fn start(config: Config, sockets: Sockets, clock: Clock) -> Result<Run
     });
     let keep_alive = config.clients.keep_alive;
     let gateway = Gateway::new(config, clock)?;
-    if let Some(expires) = expires {
-        gateway.shows_certificate(expires);
+    if let Some(certificate) = certificate {
+        gateway.shows_certificate(certificate.expires);
     }
     let draining = Draining::default();
     let ((stop, stopping), (close, closing)) = (watch::channel(false), watch::channel(false));
@@ -108,8 +108,8 @@ pub async fn start(config: Config, sockets: Sockets, clock: Clock) -> Result<Run
     let mut proxy = Service::new("proxy".to_owned(), Front::new(Arc::clone(&gateway), conf, options));
     let mut fds = Fds::new();
     let mut listener = ListenerConfig::tcp(hand_over(&mut fds, sockets.proxy)?);
-    if let Some(tls) = tls {
-        listener = listener.tls(tls);
+    if let Some(shown) = &shown {
+        listener = listener.tls(tls::settings(Arc::clone(shown))?);
     }
     proxy.add_listener(listener.l4_buffer(L4BufferSettings::new(READ_BUFFER, WRITE_BUFFER)));
     let mut admin = Service::new("admin".to_owned(), Admin::new(Arc::clone(&gateway), draining.clone()));
@@ -123,13 +123,19 @@ pub async fn start(config: Config, sockets: Sockets, clock: Clock) -> Result<Run
         tokio::spawn(sweep(Arc::clone(&gateway))),
         tokio::spawn(resolve(Arc::clone(&gateway))),
     ];
-    Ok(Running { address, admin_address, gateway, draining, stop, close, tasks })
+    let reload = Reload { gateway: Arc::clone(&gateway), shown, turn: Arc::default() };
+    Ok(Running { address, admin_address, gateway, reload, draining, stop, close, tasks })
 }
 
 impl Running {
     /// The gateway itself.
     pub fn gateway(&self) -> &Arc<Gateway> {
         &self.gateway
+    }
+
+    /// What gives it another configuration.
+    pub fn reload(&self) -> &Reload {
+        &self.reload
     }
 
     /// Takes no more connections from clients, as of this call; and waits until nothing is in flight any more, but no longer than
@@ -157,11 +163,9 @@ impl Drop for Running {
 }
 
 async fn sweep(gateway: Arc<Gateway>) {
-    let mut turns = tokio::time::interval(gateway.sweep_every());
-    turns.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        turns.tick().await;
         gateway.sweep().await;
+        tokio::time::sleep(gateway.sweep_every()).await;
     }
 }
 
@@ -183,23 +187,4 @@ fn hand_over(fds: &mut Fds, listener: TcpListener) -> Result<String, String> {
     non_blocking.map_err(|error| error.to_string())?;
     fds.add(name.clone(), listener.into_raw_fd());
     Ok(name)
-}
-
-/// TLS to clients: HTTP/2 and HTTP/1.1. Certificate and key are read and held against each other here: pingora would do it
-/// inside its service, and panic. Returns when the certificate expires, too.
-fn tls_settings(tls: &Tls) -> Result<(TlsSettings, i64), String> {
-    let in_file = |file: &Path, error: &dyn std::fmt::Display| format!("{}: {error}", file.display());
-    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(&tls.cert_file)
-        .and_then(Iterator::collect)
-        .map_err(|error| in_file(&tls.cert_file, &error))?;
-    let leaf = chain.first().ok_or_else(|| in_file(&tls.cert_file, &"no certificate"))?;
-    let (_, leaf) = X509Certificate::from_der(leaf).map_err(|error| in_file(&tls.cert_file, &error))?;
-    let expires = leaf.validity().not_after.timestamp();
-    let key = PrivateKeyDer::from_pem_file(&tls.key_file).map_err(|error| in_file(&tls.key_file, &error))?;
-    let certified = CertifiedKey::from_der(chain, key, &rustls::crypto::ring::default_provider())
-        .map_err(|error| in_file(&tls.cert_file, &error))?;
-    let mut settings = TlsSettings::intermediate("", "").map_err(|error| error.to_string())?;
-    settings.set_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
-    settings.enable_h2();
-    Ok((settings, expires))
 }

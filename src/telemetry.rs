@@ -8,10 +8,28 @@ use tracing_subscriber::fmt::format;
 use tracing_subscriber::fmt::time::FormatTime;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer};
+use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
 use crate::clock::Clock;
 use crate::config::{Log, LogFormat};
+
+/// What decides what is heard, and can be changed.
+#[derive(Clone, Debug)]
+pub struct Filter(reload::Handle<EnvFilter, Registry>);
+
+impl Filter {
+    /// Filters by these directives from now on.
+    ///
+    /// # Errors
+    /// They are none.
+    pub fn set(&self, directives: &str) -> Result<(), String> {
+        self.0.reload(filter(directives)?).map_err(|error| format!("log.filter: {error}"))
+    }
+}
+
+fn filter(directives: &str) -> Result<EnvFilter, String> {
+    EnvFilter::try_new(directives).map_err(|error| format!("log.filter: {error}"))
+}
 
 /// Starts logging, for the whole process.
 ///
@@ -22,15 +40,16 @@ use crate::config::{Log, LogFormat};
 ///
 /// # Errors
 /// The filter is none, or logging has been started before.
-pub fn start(log: &Log, clock: Clock) -> Result<(), String> {
-    let filter = EnvFilter::try_new(&log.filter).map_err(|error| format!("log.filter: {error}"))?;
+pub fn start(log: &Log, clock: Clock) -> Result<Filter, String> {
+    let (filter, handle) = reload::Layer::new(filter(&log.filter)?);
     let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_timer(Timer(clock)).with_target(true);
     let lines = match log.format {
         LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).boxed(),
         LogFormat::Text => lines.with_ansi(io::stderr().is_terminal()).boxed(),
     };
     let heard = tracing_subscriber::registry().with(filter).with(filter_fn(may_be_heard)).with(lines);
-    heard.try_init().map_err(|error| error.to_string())
+    heard.try_init().map_err(|error| error.to_string())?;
+    Ok(Filter(handle))
 }
 
 /// See [`start`].

@@ -5,6 +5,7 @@
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Duration;
 
 use governor::clock::Clock as _;
@@ -19,16 +20,19 @@ use crate::policy::subject::Account;
 use crate::sendly::Operation;
 
 /// All throttles that are in force.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Throttles {
     throttles: Vec<Throttle>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Throttle {
     settings: Settings,
-    limiter: RateLimiter<Who, DashMapStateStore<Who>, Ticker, NoOpMiddleware<Nanos>>,
+    /// Who has attempted how much. A reload that does not change the rate keeps it.
+    limiter: Arc<Limiter>,
 }
+
+type Limiter = RateLimiter<Who, DashMapStateStore<Who>, Ticker, NoOpMiddleware<Nanos>>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Who {
@@ -50,13 +54,16 @@ pub struct Slow<'t> {
 impl Throttles {
     /// Throttles with these settings.
     pub fn new(settings: &[Settings], clock: &Clock) -> Self {
+        Self { throttles: Vec::new() }.succeed(settings, clock)
+    }
+
+    /// Throttles with these settings in the place of others. One that goes on under its name, with its rate and its burst, knows who has
+    /// attempted how much; any other starts anew.
+    pub fn succeed(&self, settings: &[Settings], clock: &Clock) -> Self {
         let throttle = |settings: &Settings| {
-            let burst = NonZeroU32::new(settings.burst).unwrap_or(NonZeroU32::MIN);
-            // A period of zero has no quota; the config refuses it.
-            let quota =
-                Quota::with_period(settings.every).unwrap_or(Quota::per_second(NonZeroU32::MAX)).allow_burst(burst);
-            let limiter = RateLimiter::dashmap_with_clock(quota, Ticker(clock.clone()));
-            Throttle { settings: settings.clone(), limiter }
+            let goes_on = |before: &&Throttle| before.is_rated_like(settings);
+            let limiter = self.throttles.iter().find(goes_on).map(|before| Arc::clone(&before.limiter));
+            Throttle { settings: settings.clone(), limiter: limiter.unwrap_or_else(|| limiter_of(settings, clock)) }
         };
         Self { throttles: settings.iter().map(throttle).collect() }
     }
@@ -98,6 +105,20 @@ impl Throttles {
         };
         self.throttles.iter().map(sweep).sum()
     }
+}
+
+impl Throttle {
+    fn is_rated_like(&self, other: &Settings) -> bool {
+        let Settings { name, per, every, burst, .. } = &self.settings;
+        (name, per, every, burst) == (&other.name, &other.per, &other.every, &other.burst)
+    }
+}
+
+fn limiter_of(settings: &Settings, clock: &Clock) -> Arc<Limiter> {
+    let burst = NonZeroU32::new(settings.burst).unwrap_or(NonZeroU32::MIN);
+    // A period of zero has no quota; the config refuses it.
+    let quota = Quota::with_period(settings.every).unwrap_or(Quota::per_second(NonZeroU32::MAX)).allow_burst(burst);
+    Arc::new(RateLimiter::dashmap_with_clock(quota, Ticker(clock.clone())))
 }
 
 /// Who a client is: its address, or its /64, since one IPv6 host has as many addresses as it likes (RFC 7707, RFC 6177).
@@ -170,6 +191,26 @@ mod tests {
         assert!(check("2001:db8:0:1::1"));
         assert!(check("192.0.2.1"));
         assert!(!check("::ffff:192.0.2.1"));
+    }
+
+    #[test]
+    fn a_throttle_that_goes_on_remembers_and_one_that_changes_starts_anew() {
+        let (throttles, clock) = throttles(ThrottlePer::Account, 1);
+        let account = HashKey::random().account(b"Bearer a");
+        let passes = |throttles: &Throttles| throttles.check(Operation::Check, account, None).is_ok();
+        assert!(passes(&throttles) && !passes(&throttles));
+        let settings = throttles.throttles[0].settings.clone();
+        let succeed = |settings: Settings| throttles.succeed(&[settings], &clock.clone().into());
+        let others = Settings { operations: None, ..settings.clone() };
+        assert!(!passes(&succeed(settings.clone())) && !passes(&succeed(others)), "the attempt counts on");
+        for changed in [
+            Settings { burst: 2, ..settings.clone() },
+            Settings { every: Duration::from_millis(99), ..settings.clone() },
+            Settings { name: "u".into(), ..settings.clone() },
+        ] {
+            assert!(passes(&succeed(changed)));
+        }
+        assert!(!passes(&throttles), "those before it are as they were");
     }
 
     #[test]

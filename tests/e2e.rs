@@ -25,6 +25,8 @@ mod limits;
 mod passing;
 #[path = "support/raw.rs"]
 mod raw;
+#[path = "e2e/reload.rs"]
+mod reload;
 #[path = "e2e/retries.rs"]
 mod retries;
 #[path = "e2e/settlement.rs"]

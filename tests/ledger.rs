@@ -62,6 +62,7 @@ macro_rules! behaves {
                 a_limit_that_is_removed_refuses_no_more_and_its_reservations_settle;
             properties:
                 every_decision_is_the_models
+                limits_that_take_turns_judge_as_if_each_had_always_been_there
                 no_window_ever_holds_more_than_max
                 no_window_ever_holds_more_than_max_though_time_runs_backwards
                 a_refusal_lasts_exactly_until_retry_after

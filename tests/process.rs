@@ -16,6 +16,8 @@ mod arguments;
 mod client;
 #[path = "support/process.rs"]
 mod process;
+#[path = "process/reload.rs"]
+mod reload;
 #[path = "process/secrets.rs"]
 mod secrets;
 #[path = "process/stopping.rs"]

@@ -21,22 +21,23 @@ mod span;
 mod tests;
 mod throttles;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread::available_parallelism;
 use std::time::Duration;
 
 use environment::Environment;
 use given::Document;
-use kinds::{address, array, count, duration, flag, log_filter, network, one_of, passphrase, readable_file};
+use kinds::{address, array, count, duration, flag, log_filter, network, one_of, passphrase};
 pub use mistake::{Mistake, Mistakes, Place, Problem};
 use reader::Reader;
 use section::Section;
 use span::{days, hours, millis, minutes, secs};
 
 use super::{
-    Admin, Clients, Config, Log, LogFormat, Memory, Origin, Protocol, Replies, Retries, Tls, Upstream, WhenFull,
+    Admin, Clients, Config, Log, LogFormat, Memory, Origin, Protocol, Reload, Replies, Retries, Tls, Upstream, WhenFull,
 };
 use crate::policy::subject::HashKey;
 use crate::policy::{self, Per};
@@ -50,15 +51,26 @@ const MAX_STEP: Duration = secs(29);
 impl Config {
     /// Reads a file, and the variables that override it.
     pub fn load(path: &Path, environment: impl Iterator<Item = (String, String)>) -> Result<Self, Mistakes> {
+        Self::load_with_files(path, environment).0
+    }
+
+    /// The same; and which files it is made of, as far as it could be read: those that hold values, and those that it names.
+    pub fn load_with_files(
+        path: &Path,
+        environment: impl Iterator<Item = (String, String)>,
+    ) -> (Result<Self, Mistakes>, BTreeSet<PathBuf>) {
         let origin = path.display().to_string();
-        match fs::read_to_string(path) {
-            Ok(text) => Self::parse(&text, &origin, environment),
+        let (config, mut files) = match fs::read_to_string(path) {
+            Ok(text) => Self::read(&text, &origin, environment),
             Err(error) => {
                 let problem =
                     Problem::Value { expected: environment::READABLE_FILE.to_owned(), found: error.to_string() };
-                Err(Mistake { place: Place::File(origin), key: String::new(), problem }.into())
+                let mistake = Mistake { place: Place::File(origin), key: String::new(), problem };
+                (Err(mistake.into()), BTreeSet::new())
             }
-        }
+        };
+        files.insert(path.to_owned());
+        (config, files)
     }
 
     /// Reads the text of a file that is called `origin`, and the variables that override it. The empty text is a
@@ -68,11 +80,20 @@ impl Config {
         origin: &str,
         environment: impl Iterator<Item = (String, String)>,
     ) -> Result<Self, Mistakes> {
+        Self::read(text, origin, environment).0
+    }
+
+    fn read(
+        text: &str,
+        origin: &str,
+        environment: impl Iterator<Item = (String, String)>,
+    ) -> (Result<Self, Mistakes>, BTreeSet<PathBuf>) {
         let (document, syntax) = Document::parse(origin, text);
         let (default_limits, _) = Document::parse("default limits", limits::DEFAULT);
         let mut reader = Reader::new(Environment::new(environment));
         let config = Section::root(&mut reader, &document).read(|keys| config(keys, &default_limits));
-        reader.finish(syntax).map_or(Ok(config), Err)
+        let files = std::mem::take(&mut reader.files);
+        (reader.finish(syntax).map_or(Ok(config), Err), files)
     }
 }
 
@@ -97,6 +118,7 @@ fn config<'t>(keys: &mut Section<'_, 't>, default_limits: &'t Document<'t>) -> C
         replies: keys
             .section("replies", |keys| Replies { ratelimit_headers: keys.get("ratelimit_headers", true, flag) }),
         log: keys.section("log", log),
+        reload: keys.section("reload", |keys| Reload { watch: keys.get("watch", true, flag) }),
         tariff: keys.section("credits", credits::credits),
         limits: keys.entries("limits", policy::MAX_LIMITS, Some(default_limits), limits::limit),
         throttles: keys.entries("throttles", throttles::MAX_THROTTLES, None, throttles::throttle),
@@ -114,7 +136,7 @@ fn upstream(keys: &mut Section<'_, '_>) -> Upstream {
             Protocol::Http1,
             one_of(&[("http1", Protocol::Http1), ("http2", Protocol::Http2)]),
         ),
-        ca_file: keys.optional("ca_file", readable_file),
+        ca_file: keys.file("ca_file"),
         connect_timeout: keys.get("connect_timeout", secs(3), duration(millis(1)..=MAX_STEP)),
         exchange_timeout: keys.get("exchange_timeout", secs(20), duration(millis(1)..=MAX_STEP)),
         lookup_timeout: keys.get("lookup_timeout", secs(3), duration(millis(1)..=MAX_STEP)),
@@ -128,7 +150,7 @@ fn upstream(keys: &mut Section<'_, '_>) -> Upstream {
 }
 
 fn tls(keys: &mut Section<'_, '_>) -> Option<Tls> {
-    let (cert_file, key_file) = (keys.optional("cert_file", readable_file), keys.optional("key_file", readable_file));
+    let (cert_file, key_file) = (keys.file("cert_file"), keys.file("key_file"));
     let paired = cert_file.is_some() == key_file.is_some();
     keys.rule(paired, &["cert_file", "key_file"], "both cert_file and key_file");
     Some(Tls { cert_file: cert_file?, key_file: key_file? })

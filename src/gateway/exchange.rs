@@ -18,6 +18,7 @@ use bytes::Bytes;
 use http::uri::Authority;
 use http::{HeaderMap, Method, StatusCode};
 
+pub use self::connect::Authorities;
 pub use self::fields::is_misleading;
 use super::fields::Fields;
 use crate::clock::Clock;
@@ -95,9 +96,17 @@ impl Sendly {
     /// # Errors
     /// What is wrong with the certificate authorities or the origin's name.
     pub fn new(upstream: &Upstream, clock: Clock) -> Result<Self, String> {
+        Self::trusting(upstream, &Authorities::of(upstream)?, clock)
+    }
+
+    /// The same, where those whom it trusts are known already.
+    ///
+    /// # Errors
+    /// What is wrong with the origin's name.
+    pub fn trusting(upstream: &Upstream, authorities: &Authorities, clock: Clock) -> Result<Self, String> {
         let client = match upstream.protocol {
-            Protocol::Http1 => Client::Http1(Box::new(http1::Client::new(upstream, clock)?)),
-            Protocol::Http2 => Client::Http2(Box::new(http2::Client::new(upstream)?)),
+            Protocol::Http1 => Client::Http1(Box::new(http1::Client::new(upstream, authorities, clock)?)),
+            Protocol::Http2 => Client::Http2(Box::new(http2::Client::new(upstream, authorities)?)),
         };
         Ok(Self { host: authority(&upstream.origin)?, client })
     }
@@ -131,6 +140,13 @@ impl Sendly {
     pub fn sweep(&self) {
         if let Client::Http1(client) = &self.client {
             client.sweep();
+        }
+    }
+
+    /// Another has taken its place: it ends the calls that it has, and keeps no connection. (Those of HTTP/2 age by themselves.)
+    pub fn retire(&self) {
+        if let Client::Http1(client) = &self.client {
+            client.retire();
         }
     }
 }

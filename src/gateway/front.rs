@@ -16,6 +16,7 @@ use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 
+use arc_swap::Cache;
 use async_trait::async_trait;
 use pingora::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp};
 use pingora::protocols::http::ServerSession;
@@ -25,6 +26,7 @@ use pingora::proxy::HttpProxy;
 use pingora::server::ShutdownWatch;
 use pingora::server::configuration::ServerConf;
 
+use super::settings::Settings;
 use super::{Gateway, Proxy};
 use own::Own;
 use plain::Plain;
@@ -46,8 +48,15 @@ impl Front {
     }
 
     /// Serves a plain request. Returns whether the connection stands for another.
-    async fn serve(&self, wire: &mut Wire, plain: Plain, peer: Option<IpAddr>, shutdown: &ShutdownWatch) -> bool {
-        let mut own = Own::new(&self.gateway, wire, &plain, peer, shutdown);
+    async fn serve(
+        &self,
+        settings: &Arc<Settings>,
+        wire: &mut Wire,
+        plain: Plain,
+        peer: Option<IpAddr>,
+        shutdown: &ShutdownWatch,
+    ) -> bool {
+        let mut own = Own::new(&self.gateway, settings, wire, &plain, peer, shutdown);
         own.serve(&plain.call).await;
         let keeps = own.keeps();
         wire.next_request(plain.length());
@@ -95,17 +104,19 @@ impl ServerApp for Front {
             SocketAddr::Unix(_) => None,
         });
         let mut wire = Wire::new(stream);
+        // Asked before each request whether they still stand: that is a look at a pointer. They stay where they are while it lasts.
+        let mut settings = Cache::new(&self.gateway.settings);
         let mut stopping = shutdown.clone();
         let mut stop = pin!(stopping.wait_for(|stops| *stops));
         loop {
             let next = tokio::select! {
                 biased;
-                next = wire.next(&self.gateway.config.clients) => next,
+                next = wire.next(&settings.load().config.clients) => next,
                 _ = &mut stop => return None,
             };
             match next {
                 Next::Plain(plain) => {
-                    if !self.serve(&mut wire, plain, peer, shutdown).await {
+                    if !self.serve(settings.load(), &mut wire, plain, peer, shutdown).await {
                         return None;
                     }
                 }
@@ -116,7 +127,7 @@ impl ServerApp for Front {
                     return None;
                 }
                 Next::Late => {
-                    Own::too_late(&self.gateway, &mut wire).await;
+                    Own::too_late(settings.load(), &mut wire).await;
                     return None;
                 }
                 Next::Closed => return None,

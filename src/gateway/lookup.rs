@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use super::Gateway;
 use super::exchange::{Answer, Call, Outcome, Sendly};
 use super::fields::Fields;
+use super::settings::Settings;
 use crate::ledger::Known;
 use crate::metrics::Found;
 use crate::policy::subject::Verification;
@@ -39,22 +40,24 @@ impl Gateway {
     /// Looks up whose verification this is, once for all who ask at once with the same key. A failure is not remembered.
     pub(super) fn look_up(
         self: &Arc<Self>,
+        settings: &Arc<Settings>,
         asked: Verification,
         id: &str,
         fields: Fields<'_>,
     ) -> impl Future<Output = Whose> + use<> {
         let [authorization, organization] = ON_BEHALF.map(|name| fields.first(name).unwrap_or_default());
-        let question = self.config.hash_key.hash(b"lookup", [id.as_bytes(), authorization, organization]);
+        let question = self.hash_key.hash(b"lookup", [id.as_bytes(), authorization, organization]);
         let mut answer = match self.lookups.asking.entry(question) {
             Entry::Occupied(asking) => asking.get().clone(),
             Entry::Vacant(vacant) => {
                 let (sender, receiver) = watch::channel(None);
                 vacant.insert(receiver.clone());
                 // In a task of its own: the others wait for it, also if the one who asked first is torn down.
-                let (gateway, call) = (Arc::clone(self), on_behalf(&self.sendly, id, fields));
+                let (gateway, settings) = (Arc::clone(self), Arc::clone(settings));
+                let call = on_behalf(&settings.upstream.sendly, id, fields);
                 tokio::spawn(async move {
                     let asking = Asking { gateway: &gateway, question };
-                    let whose = gateway.ask_sendly(asked, call).await;
+                    let whose = gateway.ask_sendly(&settings, asked, call).await;
                     drop(asking);
                     sender.send_replace(Some(whose));
                 });
@@ -67,9 +70,9 @@ impl Gateway {
         }
     }
 
-    async fn ask_sendly(&self, asked: Verification, call: Call) -> Whose {
+    async fn ask_sendly(&self, settings: &Settings, asked: Verification, call: Call) -> Whose {
         let began = self.clock.now();
-        let outcome = self.sendly.call(call, self.config.upstream.lookup_timeout).await;
+        let outcome = settings.upstream.sendly.call(call, settings.config.upstream.lookup_timeout).await;
         let now = self.clock.now();
         if let Outcome::Answered(answer) = &outcome {
             self.metrics.upstream(Operation::Get, answer.status.as_u16(), now.since(began));
@@ -80,8 +83,8 @@ impl Gateway {
             }
             Outcome::Answered(answer) if answer.status.is_success() => match body::read_shown(&answer.body) {
                 body::Shown { id: Some(id), phone: Some(phone) } => {
-                    let answered = self.config.hash_key.verification(&id);
-                    (Whose::Known(self.ledger.join(&self.policy, asked, answered, phone, now).await), Found::Phone)
+                    let answered = self.hash_key.verification(&id);
+                    (Whose::Known(self.ledger.join(&settings.policy, asked, answered, phone, now).await), Found::Phone)
                 }
                 _ => (Whose::Unknown, Found::Unavailable),
             },

@@ -15,12 +15,13 @@ use super::lookup::Whose;
 use super::meaning::{self, Meaning};
 use super::reply::Reply;
 use super::retries::{Click, Ending, Place, Ticket};
+use super::settings::Settings;
 use super::{Gateway, Request};
 use crate::clock::Moment;
 use crate::ledger::{Reservation, Settlement, Verdict};
 use crate::metrics::{Fate, Outcome};
 use crate::phone::Phone;
-use crate::policy::{Key, Kind, Subject};
+use crate::policy::{Key, Kind, Policy, Subject};
 use crate::sendly::{Operation, body, path};
 
 /// Serves a send or a resend: the client has been answered then.
@@ -29,16 +30,17 @@ use crate::sendly::{Operation, body, path};
 /// The client could not be read, or not be told.
 pub(super) async fn serve<C: Caller>(
     gateway: &Arc<Gateway>,
+    settings: &Arc<Settings>,
     caller: &mut C,
     request: &mut Request,
     call: &path::Call,
 ) -> Result<(), C::Error> {
-    let hash_key = &gateway.config.hash_key;
+    let hash_key = &gateway.hash_key;
     let head = match Head::read(caller.fields(), call.operation, hash_key) {
         Ok(head) => head,
         Err(reply) => return reject(caller, request, reply).await,
     };
-    match caller.read_body(gateway.config.clients.body_timeout).await {
+    match caller.read_body(settings.config.clients.body_timeout).await {
         Ok(()) => {}
         Err(NoBody::Refused(reply)) => return reject(caller, request, reply).await,
         Err(NoBody::Late) => {
@@ -72,7 +74,7 @@ pub(super) async fn serve<C: Caller>(
         let whose = match gateway.ledger.whose(asked, request.began).await {
             Some(known) => Whose::Known(known),
             None => {
-                let asking = gateway.look_up(asked, id, caller.fields());
+                let asking = gateway.look_up(settings, asked, id, caller.fields());
                 watch(caller, asking, || click.give_up()).await
             }
         };
@@ -95,15 +97,15 @@ pub(super) async fn serve<C: Caller>(
 
     let asked = gateway.clock.read();
     let now = asked.moment();
-    let (decision, verdict) = gateway.ledger.reserve(&gateway.policy, &subject, kind, now).await;
-    gateway.metrics.decision(&decision, gateway.clock.read().since(asked));
+    let (decision, verdict) = gateway.ledger.reserve(&settings.policy, &subject, kind, now).await;
+    gateway.metrics.decision(&settings.series, &decision, gateway.clock.read().since(asked));
     let reservation = match verdict {
         Verdict::Reserved(reservation) => reservation,
         Verdict::Refused(refusal) => {
             request.outcome = Outcome::Refused;
-            request.refused_by = Some(gateway.refusals.name(refusal.by));
-            gateway.metrics.refused(&refusal, kind, subject.phone);
-            let reply = gateway.refusals.reply(&refusal, user_agent(caller.fields()));
+            request.refused_by = Some(settings.refusals.name(refusal.by));
+            gateway.metrics.refused(&settings.series, &refusal, kind, subject.phone);
+            let reply = settings.refusals.reply(&refusal, user_agent(caller.fields()));
             return stop(caller, click, reply).await;
         }
         Verdict::NoRoom => {
@@ -114,8 +116,9 @@ pub(super) async fn serve<C: Caller>(
     };
 
     request.outcome = Outcome::Allowed;
-    let call = gateway.sendly.compose(&Method::POST, call.path(caller.path()), caller.fields(), caller.body());
-    let exchange = carry_out(gateway, call, &subject, kind, reservation, now);
+    let call =
+        settings.upstream.sendly.compose(&Method::POST, call.path(caller.path()), caller.fields(), caller.body());
+    let exchange = carry_out(gateway, settings, call, &subject, kind, reservation, now);
     let (reply, ending) = watch(caller, exchange, || click.give_up()).await;
     if matches!(ending, Ending::Unknown | Ending::Nothing) {
         request.outcome = Outcome::Failed;
@@ -164,6 +167,7 @@ async fn repeat<C: Caller>(caller: &mut C, request: &mut Request, mut ticket: Ti
 /// The exchange with Sendly, to its end.
 async fn carry_out(
     gateway: &Gateway,
+    settings: &Settings,
     call: exchange::Call,
     subject: &Subject,
     kind: Kind,
@@ -175,7 +179,7 @@ async fn carry_out(
         Kind::Send => Operation::Send,
         Kind::Resend => Operation::Resend,
     };
-    let outcome = gateway.sendly.call(call, gateway.config.upstream.exchange_timeout).await;
+    let outcome = settings.upstream.sendly.call(call, settings.config.upstream.exchange_timeout).await;
     let now = gateway.clock.now();
     if let Exchanged::Answered(Answer { status, .. }) | Exchanged::Cut(status) = &outcome {
         gateway.metrics.upstream(operation, status.as_u16(), now.since(began));
@@ -196,13 +200,13 @@ async fn carry_out(
     if let Exchanged::Answered(answer) = &outcome
         && answer.status.is_success()
     {
-        phone = learn(gateway, subject, kind, charged_at, settlement, answer, now).await;
+        phone = learn(gateway, &settings.policy, subject, (kind, charged_at), settlement, answer, now).await;
     }
     let fate = match settlement {
         Settlement::Keep => Fate::Sent,
         Settlement::GiveBack => Fate::GivenBack,
     };
-    gateway.metrics.code(fate, kind, phone);
+    gateway.metrics.code(&settings.series, fate, kind, phone);
     (meaning::reply(outcome), ending)
 }
 
@@ -210,9 +214,9 @@ async fn carry_out(
 /// Returns where the code went.
 async fn learn(
     gateway: &Gateway,
+    policy: &Policy,
     subject: &Subject,
-    kind: Kind,
-    charged_at: Moment,
+    (kind, charged_at): (Kind, Moment),
     settlement: Settlement,
     answer: &Answer,
     now: Moment,
@@ -221,8 +225,8 @@ async fn learn(
     // A send's answer need not repeat the phone that the send named.
     let shown = phone.or(subject.phone);
     let (Some(id), Some(phone)) = (id, shown) else { return shown };
-    let (policy, ledger) = (&gateway.policy, &gateway.ledger);
-    let answered = gateway.config.hash_key.verification(&id);
+    let ledger = &gateway.ledger;
+    let answered = gateway.hash_key.verification(&id);
     let root = match subject.verification {
         Some(asked) => ledger.join(policy, asked, answered, phone, now).await.root,
         None => ledger.learn(answered, phone, now).root,

@@ -1,15 +1,20 @@
 //! Where passed-through requests go: Sendly's addresses, resolved in the background, and how a connection to it behaves.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use http::header::HeaderValue;
 use parking_lot::RwLock;
 use pingora::protocols::ALPN;
-use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy, PeerOptions};
+use pingora::protocols::tls::CaType;
+use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy, Peer as _, PeerOptions};
+use pingora::utils::tls::{WrappedX509, parse_x509};
 use pingora::{Error, ErrorType};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
 
-use super::exchange;
+use super::exchange::{self, Authorities};
 use crate::config::{Origin, Upstream};
 
 /// See the module's documentation.
@@ -17,6 +22,8 @@ pub(super) struct Peer {
     origin: Origin,
     host: HeaderValue,
     options: PeerOptions,
+    /// Which settings of an upstream it belongs to, from 0: connections that were made for others are not used for it.
+    generation: u64,
     /// One for each address.
     peers: RwLock<Vec<HttpPeer>>,
     turn: AtomicUsize,
@@ -29,9 +36,37 @@ impl std::fmt::Debug for Peer {
 }
 
 impl Peer {
+    /// The first one: it trusts whom pingora's connector was told to trust at the start.
     pub(super) fn new(upstream: &Upstream) -> Result<Self, String> {
+        let peer = Self::of(upstream, None, 0)?;
+        if let Ok(ip) = upstream.origin.host.parse::<IpAddr>() {
+            peer.become_known([SocketAddr::new(ip, upstream.origin.port)]);
+        }
+        Ok(peer)
+    }
+
+    /// Another in its place; it trusts `others`, if there are any, instead of those of the start. If it is the same origin, its
+    /// addresses are known already.
+    pub(super) fn succeed(&self, upstream: &Upstream, others: Option<&Authorities>) -> Result<Self, String> {
+        // What is none, pingora would panic on.
+        let readable =
+            others.into_iter().flat_map(Authorities::iter).filter(|der| X509Certificate::from_der(der).is_ok());
+        let trusted: Vec<WrappedX509> = readable.map(|der| WrappedX509::new(der.to_vec(), parse_x509)).collect();
+        let trusted: Option<Arc<CaType>> = (!trusted.is_empty()).then(|| trusted.into());
+        let peer = Self::of(upstream, trusted, self.generation + 1)?;
+        let known: Vec<SocketAddr> = match upstream.origin.host.parse::<IpAddr>() {
+            Ok(ip) => vec![SocketAddr::new(ip, upstream.origin.port)],
+            Err(_) if upstream.origin == self.origin => self.addresses(),
+            Err(_) => Vec::new(),
+        };
+        peer.become_known(known);
+        Ok(peer)
+    }
+
+    fn of(upstream: &Upstream, trusted: Option<Arc<CaType>>, generation: u64) -> Result<Self, String> {
         let mut options = PeerOptions::new();
         options.alpn = ALPN::H1;
+        options.ca = trusted;
         options.connection_timeout = Some(upstream.connect_timeout);
         options.total_connection_timeout = Some(upstream.connect_timeout);
         options.read_timeout = Some(upstream.read_timeout);
@@ -39,17 +74,19 @@ impl Peer {
         options.idle_timeout = Some(upstream.idle_timeout);
         options.http_upstream_request_policy = HttpUpstreamRequestPolicy::deny_upgrades();
         let host = exchange::authority(&upstream.origin)?;
-        let peer = Self {
+        Ok(Self {
             host: HeaderValue::try_from(host.as_str()).map_err(|error| error.to_string())?,
             options,
+            generation,
             peers: RwLock::default(),
             turn: AtomicUsize::new(0),
             origin: upstream.origin.clone(),
-        };
-        if let Ok(ip) = upstream.origin.host.parse::<IpAddr>() {
-            peer.become_known([SocketAddr::new(ip, upstream.origin.port)]);
-        }
-        Ok(peer)
+        })
+    }
+
+    fn addresses(&self) -> Vec<SocketAddr> {
+        let inet = |peer: &HttpPeer| peer.address().as_inet().copied();
+        self.peers.read().iter().filter_map(inet).collect()
     }
 
     fn become_known(&self, addresses: impl IntoIterator<Item = SocketAddr>) {
@@ -57,6 +94,7 @@ impl Peer {
             // An empty name would switch the verification of certificates off; the config refuses an empty host.
             let mut peer = HttpPeer::new(address, self.origin.tls, self.origin.host.clone());
             peer.options = self.options.clone();
+            peer.group_key = self.generation;
             peer
         };
         *self.peers.write() = addresses.into_iter().map(peer).collect();

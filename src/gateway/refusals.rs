@@ -11,7 +11,7 @@ use crate::policy::{Limit, Obstacle, Policy, Refusal, RefusalCode};
 use crate::sendly::{client, code};
 
 /// See the module's documentation.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Refusals {
     /// In the policy's order.
     limits: Vec<Prepared>,
@@ -19,7 +19,7 @@ pub(super) struct Refusals {
 }
 
 /// One obstacle's refusal, but for its wait.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Prepared {
     name: Arc<str>,
     /// What its body says in `error`, to a client that does not need to be told otherwise.
@@ -30,7 +30,7 @@ struct Prepared {
 }
 
 /// `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers-11).
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Fields {
     policy: HeaderValue,
     /// `RateLimit`, but for its wait.

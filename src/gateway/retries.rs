@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 use tokio::sync::SetOnce;
@@ -54,7 +55,8 @@ pub struct Retries {
     kept: AtomicUsize,
     unclaimed: AtomicUsize,
     serial: AtomicU64,
-    settings: Settings,
+    /// Those of now: what is kept is kept for as long as they say.
+    settings: ArcSwap<Settings>,
     clock: Clock,
 }
 
@@ -119,9 +121,14 @@ impl Retries {
             kept: AtomicUsize::new(0),
             unclaimed: AtomicUsize::new(0),
             serial: AtomicU64::new(0),
-            settings,
+            settings: ArcSwap::from_pointee(settings),
             clock,
         }
+    }
+
+    /// From now on, what is kept is kept for as long as these say.
+    pub fn set(&self, settings: Settings) {
+        self.settings.store(Arc::new(settings));
     }
 
     /// Finds the exchange that a request repeats, or makes a new one.
@@ -206,7 +213,7 @@ impl Retries {
     /// Until when an exchange that has ended answers its retries; `None` while it is in flight.
     fn kept_until(&self, exchange: &Exchange) -> Option<Moment> {
         let (ending, at) = exchange.over?;
-        let Settings { undelivered, unknown, idempotency, .. } = self.settings;
+        let Settings { undelivered, unknown, idempotency, .. } = **self.settings.load();
         // While a client is being told, it counts as told: only one that has gone is waited for.
         let told = exchange.delivered || exchange.clients > 0;
         let waits_for_its_client = if told { Duration::ZERO } else { undelivered };
@@ -249,7 +256,7 @@ impl Retries {
                 Some((Ending::Final, _)) => !exchange.delivered,
                 _ => false,
             };
-            if worth_keeping && (may_be_bought_twice || self.kept() < self.settings.max_kept) {
+            if worth_keeping && (may_be_bought_twice || self.kept() < self.settings.load().max_kept) {
                 self.kept.fetch_add(1, Ordering::Relaxed);
             } else {
                 entry.get_mut().swap_remove(place);

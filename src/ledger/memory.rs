@@ -9,7 +9,7 @@ mod shards;
 mod table;
 mod verifications;
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::{Charge, Known, Settlement};
@@ -46,8 +46,9 @@ pub struct Memory {
     tracked: AtomicUsize,
     /// How often a key found no room, and something went uncounted per it.
     uncounted: AtomicUsize,
-    max_keys: usize,
-    when_full: WhenFull,
+    max_keys: AtomicUsize,
+    /// Whether a key that is one too many is refused ([`WhenFull::Refuse`]).
+    refuses: AtomicBool,
 }
 
 /// What came of asking for a code.
@@ -113,9 +114,17 @@ impl Memory {
             swept: AtomicU64::new(0),
             tracked: AtomicUsize::new(0),
             uncounted: AtomicUsize::new(0),
-            max_keys: bounds.keys,
-            when_full: bounds.when_full,
+            max_keys: bounds.keys.into(),
+            refuses: (bounds.when_full == WhenFull::Refuse).into(),
         }
+    }
+
+    /// Has other bounds from now on. Nothing is dropped because of them: where there is more than they allow, nothing new is taken until
+    /// there is not, and ids become fewer as new ones come.
+    pub fn set_bounds(&self, bounds: Bounds) {
+        self.max_keys.store(bounds.keys, Ordering::Relaxed);
+        self.refuses.store(bounds.when_full == WhenFull::Refuse, Ordering::Relaxed);
+        self.verifications.set_bounds(bounds.verifications, bounds.remember);
     }
 
     /// Keys that are counted, held, or known to have become another's.
@@ -125,7 +134,7 @@ impl Memory {
 
     /// How many keys there is room for.
     pub fn max_keys(&self) -> usize {
-        self.max_keys
+        self.max_keys.load(Ordering::Relaxed)
     }
 
     /// How often something went uncounted per a key because there was no room for it: under [`WhenFull::Allow`]; under
@@ -157,7 +166,8 @@ impl Memory {
         let at = each().filter_map(|key| key.log).fold(now, |at, log| log.not_before(at));
 
         // A key that only shadow limits count must not refuse anything for want of room either: it takes what is left.
-        let needed = |per| self.when_full == WhenFull::Refuse && policy.enforces(per);
+        let refuses = self.refuses.load(Ordering::Relaxed);
+        let needed = |per| refuses && policy.enforces(per);
         let is_new = |key: &Record<'_>| key.log.is_none() && policy.counts(key.per, kind);
         if !self.make_room(each().filter(|key| is_new(key) && needed(key.per)).count()) {
             return (decision, Verdict::NoRoom);
@@ -317,7 +327,8 @@ impl Memory {
 
     /// Counts `new` more keys, if there is room for all of them.
     fn make_room(&self, new: usize) -> bool {
-        let more = |tracked: usize| tracked.checked_add(new).filter(|sum| *sum <= self.max_keys);
+        let most = self.max_keys();
+        let more = |tracked: usize| tracked.checked_add(new).filter(|sum| *sum <= most);
         new == 0 || self.tracked.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
     }
 

@@ -41,7 +41,6 @@ impl Fate {
 /// See the module's documentation.
 #[derive(Debug)]
 pub(super) struct Codes {
-    tariff: Tariff,
     /// By tier, and each by fate.
     tiers: Vec<[InTier; Fate::ALL.len()]>,
     sent: IntCounterVec,
@@ -56,7 +55,6 @@ pub(super) struct Codes {
 struct InTier {
     codes: IntCounter,
     credits: IntCounter,
-    price: u64,
 }
 
 /// They begin together, so that what is divided by one another is there.
@@ -71,7 +69,7 @@ struct InCountry {
 const NOWHERE: &str = "none";
 
 impl Codes {
-    pub(super) fn new(register: Register<'_>, tariff: Tariff) -> Result<Self> {
+    pub(super) fn new(register: Register<'_>) -> Result<Self> {
         let labels = ["tier", "outcome"];
         let codes =
             register.counters("codes_total", "Codes, by the tier that they go to and what became of them.", &labels)?;
@@ -84,12 +82,10 @@ impl Codes {
             Fate::ALL.map(|fate| InTier {
                 codes: codes.with_label_values(&[tier.name(), fate.name()]),
                 credits: credits.with_label_values(&[tier.name(), fate.name()]),
-                price: tariff.credits(tier).into(),
             })
         };
         let tiers = Tier::ALL.iter().map(|tier| in_tier(*tier)).collect();
         Ok(Self {
-            tariff,
             tiers,
             sent: register.counters(
                 "codes_sent_total",
@@ -107,12 +103,13 @@ impl Codes {
     }
 
     /// A code ended so. Of one whose phone never became known, the price is what is assumed for any other country.
-    pub(super) fn ended(&self, fate: Fate, kind: Kind, phone: Option<Phone>) {
+    pub(super) fn ended(&self, tariff: &Tariff, fate: Fate, kind: Kind, phone: Option<Phone>) {
         let country = phone.and_then(Country::of);
-        let tier = self.tiers.get(self.tariff.tier(country) as usize);
-        if let Some(InTier { codes, credits, price }) = tier.and_then(|fates| fates.get(fate as usize)) {
+        let tier = tariff.tier(country);
+        let fates = self.tiers.get(tier as usize);
+        if let Some(InTier { codes, credits }) = fates.and_then(|fates| fates.get(fate as usize)) {
             codes.inc();
-            credits.inc_by(*price);
+            credits.inc_by(tariff.credits(tier).into());
         }
         if fate == Fate::Sent
             && let Some(InCountry { sends, resends, .. }) = self.country(country)

@@ -2,25 +2,39 @@
 
 use std::time::Duration;
 
-use prometheus::{Histogram, IntCounter};
+use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec};
 
 use super::register::{Register, Result};
 use crate::policy::{Decision, Limit, Mode, Obstacle, Policy, Refusal};
+use crate::sendly::tariff::Tariff;
 
 /// See the module's documentation.
 #[derive(Debug)]
 pub(super) struct Limits {
-    /// In the policy's order.
-    limits: Vec<OfLimit>,
+    decisions: IntCounterVec,
+    near: IntCounterVec,
+    wait: HistogramVec,
+    throttled: IntCounterVec,
     held: IntCounter,
     hold_wait: Histogram,
     took: Histogram,
+}
+
+/// What is counted under the names that one configuration gives, and at its prices.
+///
+/// A limit or throttle that another configuration names too goes on counting in its series. What none names any more keeps its series as
+/// they are, until the process ends: what it counted did happen.
+#[derive(Clone, Debug)]
+pub struct Series {
+    /// In the policy's order.
+    limits: Vec<OfLimit>,
     /// In the config's order.
     throttled: Vec<IntCounter>,
+    pub(super) tariff: Tariff,
 }
 
 /// What one limit says. What it can never say has no series.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct OfLimit {
     allow: IntCounter,
     /// `deny`, or `shadow_deny` of one that is not enforced.
@@ -41,11 +55,7 @@ const WAIT: &[f64] =
     &[1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0, 21600.0, 43200.0, 86400.0];
 
 impl Limits {
-    pub(super) fn new<'n>(
-        register: Register<'_>,
-        policy: &Policy,
-        throttles: impl Iterator<Item = &'n str>,
-    ) -> Result<Self> {
+    pub(super) fn new(register: Register<'_>) -> Result<Self> {
         let decisions = register.counters(
             "decisions_total",
             "Verdicts of each limit over codes; `hold` is Sendly's own refusal, remembered.",
@@ -63,17 +73,7 @@ impl Limits {
             WAIT,
         )?;
         let throttled = register.counters("throttled_total", "Requests that a throttle refused.", &["throttle"])?;
-        let of_limit = |limit: &Limit| {
-            let (name, is_enforced) = (limit.name.as_str(), limit.mode == Mode::Enforce);
-            OfLimit {
-                allow: decisions.with_label_values(&[name, "allow"]),
-                deny: decisions.with_label_values(&[name, if is_enforced { "deny" } else { "shadow_deny" }]),
-                near: (limit.max > 1).then(|| near.with_label_values(&[name])),
-                wait: is_enforced.then(|| wait.with_label_values(&[name])),
-            }
-        };
         Ok(Self {
-            limits: policy.limits().iter().map(of_limit).collect(),
             held: decisions.with_label_values(&["hold", "deny"]),
             hold_wait: wait.with_label_values(&["hold"]),
             took: register.histogram(
@@ -81,14 +81,39 @@ impl Limits {
                 "Time that the ledger took to judge and charge a code.",
                 DECISION,
             )?,
-            throttled: throttles.map(|name| throttled.with_label_values(&[name])).collect(),
+            decisions,
+            near,
+            wait,
+            throttled,
         })
     }
 
-    pub(super) fn decision(&self, decision: &Decision, took: Duration) {
+    pub(super) fn series<'n>(
+        &self,
+        policy: &Policy,
+        throttles: impl Iterator<Item = &'n str>,
+        tariff: Tariff,
+    ) -> Series {
+        let of_limit = |limit: &Limit| {
+            let (name, is_enforced) = (limit.name.as_str(), limit.mode == Mode::Enforce);
+            OfLimit {
+                allow: self.decisions.with_label_values(&[name, "allow"]),
+                deny: self.decisions.with_label_values(&[name, if is_enforced { "deny" } else { "shadow_deny" }]),
+                near: (limit.max > 1).then(|| self.near.with_label_values(&[name])),
+                wait: is_enforced.then(|| self.wait.with_label_values(&[name])),
+            }
+        };
+        Series {
+            limits: policy.limits().iter().map(of_limit).collect(),
+            throttled: throttles.map(|name| self.throttled.with_label_values(&[name])).collect(),
+            tariff,
+        }
+    }
+
+    pub(super) fn decision(&self, series: &Series, decision: &Decision, took: Duration) {
         self.took.observe(took.as_secs_f64());
         let is_allowed = decision.refusal.is_none();
-        for (place, limit) in self.limits.iter().enumerate().filter(|(place, _)| decision.met.contains(*place)) {
+        for (place, limit) in series.limits.iter().enumerate().filter(|(place, _)| decision.met.contains(*place)) {
             let verdict = if decision.reached.contains(place) { &limit.deny } else { &limit.allow };
             verdict.inc();
             if let Some(near) = limit.near.as_ref().filter(|_| is_allowed && decision.near.contains(place)) {
@@ -100,17 +125,20 @@ impl Limits {
         }
     }
 
-    pub(super) fn refused(&self, refusal: &Refusal) {
+    pub(super) fn refused(&self, series: &Series, refusal: &Refusal) {
         let wait = match refusal.by {
             Obstacle::Hold => Some(&self.hold_wait),
-            Obstacle::Limit(place) => self.limits.get(place).and_then(|limit| limit.wait.as_ref()),
+            Obstacle::Limit(place) => series.limits.get(place).and_then(|limit| limit.wait.as_ref()),
         };
         if let Some(wait) = wait {
             wait.observe(refusal.retry_after.as_secs_f64().ceil());
         }
     }
+}
 
-    pub(super) fn throttled(&self, place: usize) {
+impl Series {
+    /// A throttle refused a request: the one at this place of the configuration.
+    pub fn throttled(&self, place: usize) {
         if let Some(counter) = self.throttled.get(place) {
             counter.inc();
         }

@@ -27,8 +27,11 @@ pub struct Account(NonZeroU128);
 /// The secret under which ids and API keys are hashed.
 ///
 /// Whoever does not know it can neither build two ids that collide nor find an API key from what the gateway stores or logs.
-#[derive(Clone)]
-pub struct HashKey([u8; 16]);
+#[derive(Clone, PartialEq, Eq)]
+pub struct HashKey {
+    bytes: [u8; 16],
+    is_drawn: bool,
+}
 
 impl std::fmt::Debug for HashKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -39,12 +42,12 @@ impl std::fmt::Debug for HashKey {
 impl HashKey {
     /// The key that these bytes spell.
     pub const fn new(bytes: [u8; 16]) -> Self {
-        Self(bytes)
+        Self { bytes, is_drawn: false }
     }
 
     /// The key that a passphrase of any length stands for.
     pub fn from_passphrase(passphrase: &str) -> Self {
-        Self(Self::new([0; 16]).hash(b"hash_key", [passphrase.as_bytes()]).to_le_bytes())
+        Self::new(Self::new([0; 16]).hash(b"hash_key", [passphrase.as_bytes()]).to_le_bytes())
     }
 
     /// A key that only this process knows.
@@ -55,7 +58,12 @@ impl HashKey {
         let (low, high) = bytes.split_at_mut(8);
         low.copy_from_slice(&draw());
         high.copy_from_slice(&draw());
-        Self(bytes)
+        Self { bytes, is_drawn: true }
+    }
+
+    /// Whether nobody chose it ([`random`](Self::random)).
+    pub const fn is_drawn(&self) -> bool {
+        self.is_drawn
     }
 
     /// The keyed hash of some parts, each told apart from its neighbours, in a domain of its own.
@@ -65,7 +73,7 @@ impl HashKey {
 
     /// The same, for parts that come one after the other.
     pub fn parts(&self, domain: &[u8]) -> Parts {
-        Parts(SipHasher13::new_with_key(&self.0)).and(domain)
+        Parts(SipHasher13::new_with_key(&self.bytes)).and(domain)
     }
 
     /// The verification that has this id, in whatever letter case: Sendly's ids differ in more than that, and whether Sendly

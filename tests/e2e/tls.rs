@@ -25,7 +25,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::client::{Answer, KEY, Wire};
 use crate::raw::Raw;
-use crate::start::{Gateway, START, gateway_with, send_body, serve};
+use crate::start::{Gateway, START, gateway_with, reload, send_body, serve};
 use crate::upstream::Act;
 
 const PHONE: &str = "+15550100123";
@@ -384,6 +384,73 @@ async fn when_the_certificate_expires_is_told() {
     // The first second of 4096.
     let expiry = secure.gateway.metric("sendly_gateway_certificate_expiry_timestamp_seconds").await;
     assert_eq!(expiry, 67_090_118_400);
+}
+
+/// The certificate that a connection was shown.
+fn shown(stream: &TlsStream<TcpStream>) -> CertificateDer<'static> {
+    stream.get_ref().1.peer_certificates().unwrap()[0].clone()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_renewed_certificate_is_shown_to_whoever_connects_and_connections_live_on() {
+    let authority = Authority::new();
+    let (old, new) = (authority.sign(&["gateway.test"], 4096), authority.sign(&["gateway.test"], 4095));
+    let (cert, key) = (file("cert", &old.pem), file("key", &old.key.serialize_pem()));
+    let config = format!("[tls]\ncert_file = {cert:?}\nkey_file = {key:?}\n");
+    let secure = Secure { gateway: gateway_with(&config).await, authority };
+    let stream = secure.connect(&["http/1.1"]).await;
+    assert_eq!(shown(&stream), old.certificate);
+    let (mut wire, mut http2) = (Wire::over(stream), secure.http2().await);
+
+    std::fs::write(&cert, &new.pem).unwrap();
+    let url = secure.gateway.upstream.url();
+    let mistakes = reload(&secure.gateway.running, &config, &url).await.unwrap_err();
+    assert!(mistakes.len() == 1 && mistakes[0].starts_with(cert.to_str().unwrap()), "not of one pair: {mistakes:?}");
+    assert_eq!(secure.gateway.metric("sendly_gateway_config_last_reload_successful").await, 0);
+    assert_eq!(shown(&secure.connect(&[]).await), old.certificate);
+
+    std::fs::write(&key, new.key.serialize_pem()).unwrap();
+    secure.gateway.reload(&config).await;
+    assert_eq!(shown(&secure.connect(&[]).await), new.certificate);
+    // The first second of 4095.
+    let expiry = secure.gateway.metric("sendly_gateway_certificate_expiry_timestamp_seconds").await;
+    assert_eq!(expiry, 67_058_582_400);
+    wire.request("POST", SEND, &[], send_body(PHONE).as_bytes()).await;
+    assert_eq!(wire.answer().await.unwrap().status, 201);
+    assert_eq!(ask(&mut http2, Method::POST, SEND, send_body(PHONE)).await.status, 201);
+
+    let kept = secure.gateway.reload("").await.kept;
+    assert_eq!(kept, ["tls"], "a listener speaks TLS or does not");
+    assert_eq!(shown(&secure.connect(&[]).await), new.certificate);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whom_it_trusts_may_change_on_both_ways_to_sendly() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let upstream = Raw::over_tls(authority.sign(&["127.0.0.1"], 4096).server()).await;
+    let url = format!("https://127.0.0.1:{}", upstream.address.port());
+    let trusting = |authority: &Authority| format!("upstream.ca_file = {:?}", authority.file);
+    let running = serve(&trusting(&other), &url, ManualClock::new(START).into()).await;
+    let statuses = async || {
+        let mut statuses = Vec::new();
+        for (method, target, body) in [("POST", SEND, send_body(PHONE)), ("GET", "/api/v1/messages", String::new())] {
+            let mut wire = Wire::connect(running.address).await;
+            wire.request(method, target, &[], body.as_bytes()).await;
+            statuses.push(wire.answer().await.unwrap().status.as_u16());
+        }
+        statuses
+    };
+    assert_eq!(statuses().await, [502, 502]);
+    // Another file, and then the same one with something else in it.
+    reload(&running, &trusting(&authority), &url).await.unwrap();
+    assert_eq!(statuses().await, [201, 200]);
+    std::fs::copy(&other.file, &authority.file).unwrap();
+    assert_eq!(statuses().await, [201, 200], "nobody has loaded it");
+    reload(&running, &trusting(&authority), &url).await.unwrap();
+    assert_eq!(statuses().await, [502, 502]);
+    std::fs::write(&authority.file, "no certificate").unwrap();
+    let mistakes = reload(&running, &trusting(&authority), &url).await.unwrap_err();
+    assert!(mistakes[0].starts_with(authority.file.to_str().unwrap()), "{mistakes:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

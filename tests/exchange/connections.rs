@@ -182,6 +182,24 @@ async fn a_sweep_closes_what_nobody_will_use() {
 }
 
 #[tokio::test]
+async fn one_that_was_replaced_ends_its_calls_and_keeps_no_connection() {
+    let listener = listener().await;
+    let sendly = crate::sendly(&listener, "", still().into());
+    let (_, mut idle) = tokio::join!(ask(&sendly), answer(&listener, ANSWER));
+    let upstream = async {
+        hear(&mut idle).await.expect("a call on the connection that is there");
+        sendly.retire();
+        idle.write_all(ANSWER.as_bytes()).await.unwrap();
+        hear(&mut idle).await
+    };
+    let (outcome, after) = tokio::join!(ask(&sendly), upstream);
+    assert!(is_answered(&outcome) && after.is_none(), "its call ends, and then its connection");
+    let (outcome, mut late) = tokio::join!(ask(&sendly), answer(&listener, ANSWER));
+    assert!(is_answered(&outcome), "whoever began with it may still call");
+    assert_eq!(hear(&mut late).await, None);
+}
+
+#[tokio::test]
 async fn no_more_connections_are_kept_than_the_pool_may_have() {
     let listener = listener().await;
     for (most, kept) in [(0, 0), (1, 1), (2, 2), (3, 2)] {

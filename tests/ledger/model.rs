@@ -20,6 +20,8 @@ struct Charge {
 #[derive(Clone, Debug)]
 pub struct Model {
     limits: Vec<Limit>,
+    /// What some limit counts is in the list: one of those above, or one that they take turns with.
+    counted: Vec<Limit>,
     charges: Vec<Charge>,
     holds: Vec<(Key, Moment)>,
     /// The last sweep: nothing is judged as of an earlier moment.
@@ -46,7 +48,15 @@ impl From<Decision> for Judgement {
 
 impl Model {
     pub fn new(limits: Vec<Limit>) -> Self {
-        Self { limits, charges: Vec::new(), holds: Vec::new(), swept: Moment::from_micros(0) }
+        let counted = limits.clone();
+        Self { limits, counted, charges: Vec::new(), holds: Vec::new(), swept: Moment::from_micros(0) }
+    }
+
+    /// Judges by other limits from now on.
+    pub fn reload(&mut self, limits: Vec<Limit>) {
+        self.counted.extend(limits.iter().cloned());
+        self.counted.dedup();
+        self.limits = limits;
     }
 
     pub fn reserve(&mut self, subject: &Subject, kind: Kind, now: Moment) -> (Judgement, Option<(Moment, Charged)>) {
@@ -99,7 +109,7 @@ impl Model {
     }
 
     fn charge(&mut self, key: Key, kind: Kind, at: Moment) -> Option<usize> {
-        let counted = self.limits.iter().any(|limit| limit.per == key.per() && limit.counts.includes(kind));
+        let counted = self.counted.iter().any(|limit| limit.per == key.per() && limit.counts.includes(kind));
         counted.then(|| {
             self.charges.push(Charge { key, kind, at, there: true });
             self.charges.len() - 1

@@ -28,6 +28,24 @@ pub fn every_decision_is_the_models(new: New) {
     });
 }
 
+pub fn limits_that_take_turns_judge_as_if_each_had_always_been_there(new: New) {
+    let turns = prop::collection::vec(any::<bool>(), 80);
+    prove((policies(), policies(), sequences(anything()), turns), |(one, other, events, turns)| {
+        let mut world = World::new(new(), one.clone());
+        for (event, turn) in events.iter().zip(turns) {
+            // Both, each time: none is away for longer than its longest window.
+            let (first, second) = if turn { (&one, &other) } else { (&other, &one) };
+            world.reload(first);
+            world.reload(second);
+            if let Some(answer) = world.step(event) {
+                prop_assert_eq!(&answer.ledger, &answer.model, "at {}", world.now.as_micros());
+                prop_assert_eq!(answer.charged, answer.expected);
+            }
+        }
+        Ok(())
+    });
+}
+
 pub fn no_window_ever_holds_more_than_max(new: New) {
     over(forward(), |limits, events| windows_hold(new, limits, &events));
 }

@@ -305,6 +305,12 @@ impl World {
         Self { ledger, policy, model, now: START, latest: START, open: Vec::new(), roots: (0..VERIFICATIONS).collect() }
     }
 
+    /// Puts other limits in force.
+    pub fn reload(&mut self, limits: &[Limit]) {
+        self.policy = self.policy.succeed(limits.into(), self.now);
+        self.model.reload(limits.into());
+    }
+
     /// All keys that events speak of.
     pub fn keys(&self) -> impl Iterator<Item = Key> {
         (0..PHONES + VERIFICATIONS + ACCOUNTS).map(|nth| self.key(nth))
@@ -372,6 +378,9 @@ impl World {
             Event::StepBack(step) => self.now = (self.now - step.span(limits)).max(self.latest - UNSETTLED),
             Event::Sweep => match &self.ledger {
                 Ledger::Memory(memory) => {
+                    if self.policy.has_past_until(self.now) {
+                        self.policy = self.policy.without_past();
+                    }
                     memory.sweep(&self.policy, self.now, || ());
                     self.model.sweep(self.now);
                 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sendly_gateway::clock::{Clock, ManualClock, Moment};
 use sendly_gateway::config::Config;
-use sendly_gateway::server::{self, Running, Sockets};
+use sendly_gateway::server::{self, Applied, Running, Sockets};
 
 use crate::client::{Answer, Wire};
 use crate::upstream::Upstream;
@@ -32,13 +32,29 @@ pub(crate) async fn gateway_with(config: &str) -> Gateway {
     Gateway { running, upstream, clock }
 }
 
-pub(crate) async fn serve(config: &str, upstream: &str, clock: Clock) -> Running {
+/// A configuration of this TOML. Where it listens and whom it asks is up to the test suite.
+pub(crate) fn parse(config: &str, upstream: &str) -> Config {
     let given =
         [("LISTEN", "127.0.0.1:0"), ("ADMIN_LISTEN", "127.0.0.1:0"), ("UPSTREAM_URL", upstream), ("WORKERS", "2")];
     let environment = given.map(|(key, value)| (format!("SENDLY_GATEWAY_{key}"), value.to_owned()));
-    let config = Config::parse(config, "test", environment.into_iter()).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+    Config::parse(config, "test", environment.into_iter()).unwrap_or_else(|mistakes| panic!("{mistakes}"))
+}
+
+pub(crate) async fn serve(config: &str, upstream: &str, clock: Clock) -> Running {
+    let config = parse(config, upstream);
     let sockets = Sockets::bind(&config).unwrap();
     server::start(config, sockets, clock).await.unwrap()
+}
+
+/// Gives a gateway another configuration, as a program does that was told to load it.
+pub(crate) async fn reload(running: &Running, config: &str, upstream: &str) -> Result<Applied, Vec<String>> {
+    match running.reload().prepare(parse(config, upstream)).await {
+        Ok(prepared) => Ok(prepared.apply()),
+        Err(mistakes) => {
+            running.reload().reject();
+            Err(mistakes)
+        }
+    }
 }
 
 impl Gateway {
@@ -66,6 +82,11 @@ impl Gateway {
         let answer = self.send(phone).await;
         assert_eq!(answer.status, 201, "{answer:?}");
         answer.json()["id"].as_str().unwrap().to_owned()
+    }
+
+    /// Gives it another configuration, before the same upstream.
+    pub(crate) async fn reload(&self, config: &str) -> Applied {
+        reload(&self.running, config, &self.upstream.url()).await.unwrap_or_else(|mistakes| panic!("{mistakes:?}"))
     }
 
     pub(crate) fn wait(&self, span: Duration) {

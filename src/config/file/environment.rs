@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::mistake::{Mistake, Place, Problem};
 
@@ -42,6 +42,11 @@ impl Environment {
     /// The variable of the key that stands at this path.
     pub(super) fn name(path: &str) -> String {
         format!("{PREFIX}{}", path.to_ascii_uppercase().replace(['.', '-'], "_"))
+    }
+
+    /// The file that holds the value of a variable of this name, if it is not given itself.
+    pub(super) fn file_of(&self, name: &str) -> Option<PathBuf> {
+        self.0.get(&format!("{name}{FROM_FILE}")).map(PathBuf::from)
     }
 
     /// Takes out the value that the environment has for a key, either in its variable or in the file that a second one names.

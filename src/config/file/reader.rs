@@ -4,6 +4,7 @@
 //! stops the reading, because an operator wants to see all of them; whoever asked goes on with the key's default.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 use super::environment::Environment;
 use super::mistake::{Mistake, Mistakes, Place, Problem};
@@ -20,6 +21,8 @@ pub(super) struct Reader {
     pub(super) asked: BTreeMap<String, Asked>,
     /// The names of limits and throttles.
     pub(super) names: BTreeSet<String>,
+    /// The files that hold a value, or are one.
+    pub(super) files: BTreeSet<PathBuf>,
 }
 
 /// A key that was asked for.
@@ -45,7 +48,14 @@ pub(super) enum Answer {
 
 impl Reader {
     pub(super) fn new(environment: Environment) -> Self {
-        Self { environment, mistakes: Vec::new(), unknown: Vec::new(), asked: BTreeMap::new(), names: BTreeSet::new() }
+        Self {
+            environment,
+            mistakes: Vec::new(),
+            unknown: Vec::new(),
+            asked: BTreeMap::new(),
+            names: BTreeSet::new(),
+            files: BTreeSet::new(),
+        }
     }
 
     /// All mistakes, those of the syntax among them.

@@ -1,6 +1,6 @@
 //! One table of the configuration, as whoever reads it sees it: ask for a key, say what it takes, get its value.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use toml::de::{DeTable, DeValue};
 
@@ -61,6 +61,15 @@ impl<'r, 't> Section<'r, 't> {
         self.judge_any(key, given, kind)
     }
 
+    /// A file that is there and can be read, if a key names one. The configuration is loaded anew when it changes.
+    pub(super) fn file(&mut self, key: &str) -> Option<PathBuf> {
+        let given = self.find(key);
+        if let Ok(Some(path)) = given.as_ref().map(Given::text) {
+            self.reader.files.insert(path.into());
+        }
+        self.judge_any(key, given, kinds::readable_file)
+    }
+
     /// The value of a key that has to have one.
     pub(super) fn required<T>(&mut self, key: &str, kind: impl Kind<T>) -> Option<T> {
         let given = self.find(key);
@@ -73,6 +82,7 @@ impl<'r, 't> Section<'r, 't> {
         // The variable of this key is the one that `find` looks at for the file of any key.
         let file = Given { secret: true, ..self.in_text(file_key) };
         self.asked(file_key).variable = self.variable(file_key);
+        self.reader.files.extend(file.text().map(PathBuf::from));
         let given = match given {
             given if file.is_nothing() => given,
             Ok(Given { value: Value::Nothing, .. }) => contents(&file),
@@ -166,6 +176,7 @@ impl<'r, 't> Section<'r, 't> {
         let given = self.in_text(key);
         let Some(variable) = self.variable(key) else { return Ok(given) };
         self.asked(key).variable = Some(variable.clone());
+        self.reader.files.extend(self.reader.environment.file_of(&variable));
         let taken = self.reader.environment.take(&given.key, variable)?;
         Ok(match taken {
             Some(variable) => Given {

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,11 +27,11 @@ pub(super) struct Connector {
 
 impl Connector {
     /// # Errors
-    /// What is wrong with the certificate authorities or the origin's name.
-    pub(super) fn new(upstream: &Upstream) -> Result<Self, String> {
+    /// What is wrong with the origin's name.
+    pub(super) fn new(upstream: &Upstream, authorities: &Authorities) -> Result<Self, String> {
         let Upstream { origin, .. } = upstream;
         let tls = if origin.tls {
-            let mut config = tls_config(upstream)?;
+            let mut config = tls_config(authorities)?;
             config.alpn_protocols = vec![b"http/1.1".to_vec()];
             let name = ServerName::try_from(origin.host.clone()).map_err(|error| error.to_string())?;
             Some((TlsConnector::from(Arc::new(config)), name))
@@ -89,29 +88,53 @@ pub(super) fn timeout(upstream: &Upstream) -> Duration {
 }
 
 /// TLS with the authorities that are to be trusted, without a choice of protocols yet.
-pub(super) fn tls_config(upstream: &Upstream) -> Result<ClientConfig, String> {
-    let roots = if upstream.origin.tls { roots(upstream.ca_file.as_deref())? } else { RootCertStore::empty() };
+pub(super) fn tls_config(authorities: &Authorities) -> Result<ClientConfig, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?;
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+    Ok(builder.with_root_certificates(authorities.roots()).with_no_client_auth())
 }
 
-fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, String> {
-    let certificates: Vec<CertificateDer<'static>> = match ca_file {
-        Some(file) => CertificateDer::pem_file_iter(file)
-            .and_then(Iterator::collect)
-            .map_err(|error| format!("{}: {error}", file.display()))?,
-        None => rustls_native_certs::load_native_certs().certs,
-    };
-    let mut roots = RootCertStore::empty();
-    let (added, ignored) = roots.add_parsable_certificates(certificates);
-    if added == 0 {
-        return Err(match ca_file {
-            Some(file) => format!("{}: no certificate in it ({ignored} unreadable)", file.display()),
-            None => "the system has no certificate authorities; install ca-certificates, or name a ca_file".to_owned(),
-        });
+/// The certificate authorities that an upstream is trusted by: those of its file, or the system's; none where TLS is not spoken. They
+/// are what the file said when it was read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Authorities(Vec<CertificateDer<'static>>);
+
+impl Authorities {
+    /// # Errors
+    /// What is wrong with the file; or that the system has none.
+    pub fn of(upstream: &Upstream) -> Result<Self, String> {
+        if !upstream.origin.tls {
+            return Ok(Self::default());
+        }
+        let ca_file = upstream.ca_file.as_deref();
+        let certificates: Vec<CertificateDer<'static>> = match ca_file {
+            Some(file) => CertificateDer::pem_file_iter(file)
+                .and_then(Iterator::collect)
+                .map_err(|error| format!("{}: {error}", file.display()))?,
+            None => rustls_native_certs::load_native_certs().certs,
+        };
+        let all = Self(certificates);
+        if all.roots().is_empty() {
+            return Err(match ca_file {
+                Some(file) => format!("{}: no certificate in it ({} unreadable)", file.display(), all.0.len()),
+                None => {
+                    "the system has no certificate authorities; install ca-certificates, or name a ca_file".to_owned()
+                }
+            });
+        }
+        Ok(all)
     }
-    Ok(roots)
+
+    /// Each of them, as DER.
+    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        self.0.iter().map(AsRef::as_ref)
+    }
+
+    fn roots(&self) -> RootCertStore {
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(self.0.iter().cloned());
+        roots
+    }
 }

@@ -4,7 +4,7 @@ use http::Method;
 use http::uri::Authority;
 
 use super::answer::{Flaw, Step};
-use super::connect::Connector;
+use super::connect::{Authorities, Connector};
 use super::connection::{Connection, End};
 use super::pool::Pool;
 use super::{Loss, Outcome, fields};
@@ -63,10 +63,10 @@ pub(super) struct Client {
 
 impl Client {
     /// # Errors
-    /// What is wrong with the certificate authorities or the origin's name.
-    pub(super) fn new(upstream: &Upstream, clock: Clock) -> Result<Self, String> {
+    /// What is wrong with the origin's name.
+    pub(super) fn new(upstream: &Upstream, authorities: &Authorities, clock: Clock) -> Result<Self, String> {
         let pool = Pool::new(upstream.max_idle, upstream.idle_timeout);
-        Ok(Self { pool, connector: Connector::new(upstream)?, clock })
+        Ok(Self { pool, connector: Connector::new(upstream, authorities)?, clock })
     }
 
     /// Makes a call. Nobody who waits for it any longer drops it, and with it its connection.
@@ -92,6 +92,11 @@ impl Client {
     /// Closes idle connections that nobody will use.
     pub(super) fn sweep(&self) {
         self.pool.sweep(self.clock.now());
+    }
+
+    /// Keeps no connection any more.
+    pub(super) fn retire(&self) {
+        self.pool.close();
     }
 
     /// The outcome of an exchange on this connection.

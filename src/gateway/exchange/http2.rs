@@ -34,12 +34,12 @@ pub(super) struct Client {
 
 impl Client {
     /// # Errors
-    /// What is wrong with the certificate authorities.
-    pub(super) fn new(upstream: &Upstream) -> Result<Self, String> {
+    /// TLS cannot be had.
+    pub(super) fn new(upstream: &Upstream, authorities: &connect::Authorities) -> Result<Self, String> {
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
-        let tls = connect::tls_config(upstream)?;
+        let tls = connect::tls_config(authorities)?;
         let https =
             HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http2().wrap_connector(tcp);
         let pooled = Pooled::builder(TokioExecutor::new())

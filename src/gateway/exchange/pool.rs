@@ -1,5 +1,6 @@
 //! Idle connections: the one that was used last is used first, so that what is not needed ages.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -11,7 +12,8 @@ use crate::clock::Moment;
 pub(super) struct Pool {
     /// Oldest first.
     idle: Mutex<Vec<Idle>>,
-    most: usize,
+    /// How many there may be; none, once it is closed. Written under the lock.
+    most: AtomicUsize,
     timeout: Duration,
 }
 
@@ -23,7 +25,7 @@ struct Idle {
 impl Pool {
     /// A pool of at most so many connections, each idle for less than this.
     pub(super) fn new(most: usize, timeout: Duration) -> Self {
-        Self { idle: Mutex::default(), most, timeout }
+        Self { idle: Mutex::default(), most: most.into(), timeout }
     }
 
     /// A connection that stands, as far as is known.
@@ -39,9 +41,19 @@ impl Pool {
     /// Keeps a connection for the next one who needs it, if there is room.
     pub(super) fn give_back(&self, connection: Connection, now: Moment) {
         let mut idle = self.idle.lock();
-        if idle.len() < self.most {
+        if idle.len() < self.most.load(Ordering::Relaxed) {
             idle.push(Idle { connection, since: now });
         }
+    }
+
+    /// Closes all that are idle, and from now on each that is given back.
+    pub(super) fn close(&self) {
+        let mut idle = self.idle.lock();
+        self.most.store(0, Ordering::Relaxed);
+        let all = std::mem::take(&mut *idle);
+        drop(idle);
+        // Closed without the lock.
+        drop(all);
     }
 
     /// Closes those that have been idle for too long, and those that the other side has closed.

@@ -17,6 +17,7 @@ use super::wire::Wire;
 use crate::gateway::caller::{Caller, DRAIN_FOR, LINGER, LINGER_FOR, NoBody, within};
 use crate::gateway::fields::Fields;
 use crate::gateway::reply::Reply;
+use crate::gateway::settings::Settings;
 use crate::gateway::{Gateway, Request, otp};
 use crate::metrics::Outcome;
 use crate::sendly::path::Call;
@@ -27,6 +28,7 @@ const AHEAD: usize = 16 * 1024;
 /// See the module's documentation.
 pub(super) struct Own<'w> {
     gateway: &'w Arc<Gateway>,
+    settings: &'w Arc<Settings>,
     wire: &'w mut Wire,
     plain: &'w Plain,
     peer: Option<IpAddr>,
@@ -39,12 +41,13 @@ pub(super) struct Own<'w> {
 impl<'w> Own<'w> {
     pub(super) fn new(
         gateway: &'w Arc<Gateway>,
+        settings: &'w Arc<Settings>,
         wire: &'w mut Wire,
         plain: &'w Plain,
         peer: Option<IpAddr>,
         shutdown: &'w ShutdownWatch,
     ) -> Self {
-        Self { gateway, wire, plain, peer, shutdown, keeps: true, told: None }
+        Self { gateway, settings, wire, plain, peer, shutdown, keeps: true, told: None }
     }
 
     /// Whether the connection stands for another request.
@@ -54,13 +57,13 @@ impl<'w> Own<'w> {
 
     /// Serves it, to its line in the log.
     pub(super) async fn serve(&mut self, call: &Call) {
-        let gateway = self.gateway;
+        let (gateway, settings) = (self.gateway, self.settings);
         let mut request = Request::default();
         gateway.begin(&mut request);
         request.operation = call.operation;
-        let served = match gateway.throttle(self, &mut request) {
+        let served = match gateway.throttle(settings, self, &mut request) {
             Some(reply) => self.refuse(reply).await,
-            None => otp::serve(gateway, self, &mut request, call).await,
+            None => otp::serve(gateway, settings, self, &mut request, call).await,
         };
         if served.is_err() {
             request.outcome = Outcome::Abandoned;
@@ -71,9 +74,9 @@ impl<'w> Own<'w> {
     }
 
     /// Tells a client whose head does not end, and closes.
-    pub(super) async fn too_late(gateway: &Gateway, wire: &mut Wire) {
+    pub(super) async fn too_late(settings: &Settings, wire: &mut Wire) {
         let answer = answer(&Reply::head_timeout(), false);
-        if write(wire, &answer, gateway.config.clients.write_timeout).await.is_ok() {
+        if write(wire, &answer, settings.config.clients.write_timeout).await.is_ok() {
             linger(wire).await;
         }
     }
@@ -138,7 +141,7 @@ impl Caller for Own<'_> {
         let answer = answer(reply, self.keeps);
         // Also what it would have been told, if that fails.
         self.told = Some((reply.status, 0));
-        write(self.wire, &answer, self.gateway.config.clients.write_timeout).await?;
+        write(self.wire, &answer, self.settings.config.clients.write_timeout).await?;
         self.told = Some((reply.status, reply.body.len()));
         Ok(())
     }

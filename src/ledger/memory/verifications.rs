@@ -6,6 +6,7 @@
 //! An old id makes room for a new one: an id that is not known here is looked up at Sendly. What is lost with it is its root, and
 //! so at worst one cooldown; its phone's limits are not, and no id is forgotten while a limit counts it.
 
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::entries::{OfVerification, TURNS};
@@ -15,27 +16,35 @@ use crate::ledger::Known;
 use crate::phone::Phone;
 use crate::policy::subject::Verification;
 
-/// When an id was learned is kept in turns: so many of them are how long it is remembered.
-const REMEMBERED: u64 = TURNS / 4;
+/// When an id was learned is kept in turns of 11 minutes, in microseconds. The longest that anything is remembered (31 days) is a quarter
+/// of all turns.
+const TURN: u64 = 11 * 60 * 1_000_000;
+
+/// The most turns that anything is remembered for.
+const MAX_REMEMBERED: u64 = TURNS / 4;
 
 /// See the module's documentation.
 #[derive(Debug)]
 pub(super) struct Verifications {
     pub(super) shards: Shards<OfVerification>,
-    most_per_shard: usize,
-    /// How long a turn is, in microseconds.
-    turn: u64,
+    most_per_shard: AtomicUsize,
+    /// For how many turns an id is remembered.
+    remembered: AtomicU64,
 }
 
 impl Verifications {
-    /// Remembers at most about `most` ids, each for `remember` and up to 1/4096 of that longer.
+    /// Remembers at most about `most` ids, each for `remember` and up to two turns longer.
     pub(super) fn new(most: usize, remember: Duration) -> Self {
+        let new = Self { shards: Shards::new(), most_per_shard: 0.into(), remembered: 0.into() };
+        new.set_bounds(most, remember);
+        new
+    }
+
+    /// Remembers so many, and for so long, from now on.
+    pub(super) fn set_bounds(&self, most: usize, remember: Duration) {
         let remember = u64::try_from(remember.as_micros()).unwrap_or(u64::MAX);
-        Self {
-            shards: Shards::new(),
-            most_per_shard: most.div_ceil(SHARDS).max(1),
-            turn: remember.div_ceil(REMEMBERED).max(1),
-        }
+        self.most_per_shard.store(most.div_ceil(SHARDS).max(1), Ordering::Relaxed);
+        self.remembered.store(remember.div_ceil(TURN).min(MAX_REMEMBERED), Ordering::Relaxed);
     }
 
     /// What is known of an id.
@@ -85,28 +94,34 @@ impl Verifications {
     }
 
     fn put(&self, locked: &mut Locked<'_, OfVerification>, known: Known, id: Verification, now: Moment) {
-        if locked.entry().is_none() && locked.neighbours() >= self.most_per_shard {
-            let age = |entry: &OfVerification| entry.whose().map(|(_, learned)| self.age(learned, now));
-            locked.evict_one(|entry| age(entry).filter(|_| entry.log().is_empty()));
+        if locked.entry().is_none() {
+            let age = |entry: &OfVerification| entry.whose().map(|(_, learned)| age(learned, now));
+            let most = self.most_per_shard.load(Ordering::Relaxed);
+            // Two, where there are too many: after a reload that lowered the bound they become fewer.
+            for _ in 0..2 {
+                if locked.neighbours() >= most {
+                    locked.evict_one(|entry| age(entry).filter(|_| entry.log().is_empty()));
+                }
+            }
         }
-        locked.change(|entry| entry.set_whose(Some((known.phone, self.turn_of(now)))));
+        locked.change(|entry| entry.set_whose(Some((known.phone, turn_of(now)))));
         locked.set_root(Some(known.root).filter(|root| *root != id));
     }
 
-    const fn turn_of(&self, now: Moment) -> u64 {
-        now.as_micros() / self.turn % TURNS
+    fn is_old(&self, learned: u64, now: Moment) -> bool {
+        age(learned, now) > self.remembered.load(Ordering::Relaxed)
     }
+}
 
-    /// In turns. They start again after four times as long as anything is remembered, and the far half of them is the future:
-    /// a clock that is behind finds nothing old.
-    const fn age(&self, learned: u64, now: Moment) -> u64 {
-        let age = (self.turn_of(now) + TURNS - learned) % TURNS;
-        if age < TURNS / 2 { age } else { 0 }
-    }
+const fn turn_of(now: Moment) -> u64 {
+    now.as_micros() / TURN % TURNS
+}
 
-    const fn is_old(&self, learned: u64, now: Moment) -> bool {
-        self.age(learned, now) > REMEMBERED
-    }
+/// In turns. They start again after four times as long as anything is remembered, and the far half of them is the future: a clock
+/// that is behind finds nothing old.
+const fn age(learned: u64, now: Moment) -> u64 {
+    let age = (turn_of(now) + TURNS - learned) % TURNS;
+    if age < TURNS / 2 { age } else { 0 }
 }
 
 #[cfg(test)]
@@ -117,7 +132,7 @@ mod tests {
 
     const START: Moment = Moment::from_micros(1_795_424_400_000_000);
     const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-    const TURN: Duration = Duration::from_micros(DAY.as_micros() as u64 / REMEMBERED + 1);
+    const A_TURN: Duration = Duration::from_micros(TURN);
 
     fn id(text: &str) -> Verification {
         HashKey::new([1; 16]).verification(text)
@@ -159,13 +174,43 @@ mod tests {
             sweep(&verifications, now);
             assert!(verifications.find(id("a"), now).is_some() && verifications.find(id("b"), now).is_some());
         }
-        let now = START + DAY + TURN * 2;
+        let now = START + DAY + A_TURN * 2;
         assert!(verifications.find(id("a"), now).is_none() && verifications.find(id("b"), now).is_none());
         assert_eq!(verifications.shards.len(), 2);
         sweep(&verifications, now);
         assert_eq!(verifications.shards.len(), 0);
         verifications.learn(id("b"), phone("+15550100123"), now);
         assert_eq!(verifications.find(id("b"), now).unwrap().root, id("b"), "its root is forgotten with it");
+    }
+
+    #[test]
+    fn what_was_learned_before_a_reload_is_remembered_as_the_reload_says() {
+        let verifications = Verifications::new(10_000, DAY);
+        verifications.learn(id("a"), phone("+15550100123"), START);
+        verifications.set_bounds(10_000, DAY * 31);
+        let late = START + DAY * 30;
+        sweep(&verifications, late);
+        assert!(verifications.find(id("a"), late).is_some());
+        verifications.set_bounds(10_000, DAY * 29);
+        assert!(verifications.find(id("a"), late).is_none());
+    }
+
+    #[test]
+    fn fewer_ids_are_kept_once_fewer_may_be() {
+        let verifications = Verifications::new(64 * SHARDS, DAY);
+        let learn = |many: std::ops::Range<u64>| {
+            for nth in many {
+                verifications.learn(id(&nth.to_string()), phone("+15550100123"), START);
+            }
+        };
+        learn(0..20_000);
+        assert!(verifications.shards.len() > 50 * SHARDS);
+        verifications.set_bounds(8 * SHARDS, DAY);
+        learn(20_000..40_000);
+        sweep(&verifications, START);
+        learn(40_000..60_000);
+        // A few more: an old one that is not near the new one is not looked for.
+        assert!(verifications.shards.len() <= 9 * SHARDS, "{}", verifications.shards.len());
     }
 
     #[test]
@@ -181,8 +226,8 @@ mod tests {
         let verifications = Verifications::new(10_000, DAY);
         verifications.learn(id("a"), phone("+15550100123"), START);
         verifications.learn(id("a"), phone("+15550100123"), START + DAY / 4);
-        sweep(&verifications, START + DAY + TURN * 2);
-        assert!(verifications.find(id("a"), START + DAY + TURN * 2).is_some());
+        sweep(&verifications, START + DAY + A_TURN * 2);
+        assert!(verifications.find(id("a"), START + DAY + A_TURN * 2).is_some());
     }
 
     #[test]

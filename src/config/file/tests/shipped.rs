@@ -56,6 +56,7 @@ fn every_key_stands_in_the_shipped_file() {
         "retries",
         "replies",
         "log",
+        "reload",
         "credits",
         "limits",
         "throttles",

@@ -45,6 +45,7 @@ const SAMPLES: &[(&str, &[&str])] = &[
     ("memory.remember_verifications", &["7d"]),
     ("memory.sweep_every", &["7s"]),
     ("memory.when_full", &["allow"]),
+    ("reload.watch", &["false"]),
     ("replies.ratelimit_headers", &["false"]),
     ("retries.idempotency", &["0s"]),
     ("retries.max_kept", &["0"]),

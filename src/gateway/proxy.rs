@@ -1,0 +1,210 @@
+//! What pingora asks a gateway about a request that it has read.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::proxy::{FailToProxy, ProxyHttp, Session};
+use pingora::upstreams::peer::{HttpPeer, Peer as _};
+
+use super::caller::Caller as _;
+use super::reply::Reply;
+use super::session::{self, Streamed};
+use super::settings::Settings;
+use super::{Gateway, Request, otp, passing};
+use crate::metrics::Outcome;
+use crate::sendly::Operation;
+use crate::sendly::path::{self, Reading};
+
+/// A request that pingora has read, and the settings that it began with.
+#[derive(Debug)]
+pub struct Streaming {
+    settings: Arc<Settings>,
+    request: Request,
+}
+
+/// pingora's view of a gateway.
+#[derive(Debug)]
+pub struct Proxy(pub Arc<Gateway>);
+
+#[async_trait]
+impl ProxyHttp for Proxy {
+    type CTX = Streaming;
+
+    fn new_ctx(&self) -> Streaming {
+        Streaming { settings: self.0.settings(), request: Request::default() }
+    }
+
+    async fn request_filter(&self, session: &mut Session, streaming: &mut Streaming) -> pingora::Result<bool> {
+        let (gateway, Streaming { settings, request }) = (&self.0, streaming);
+        gateway.begin(request);
+        session::prepare(session, &settings.config.clients);
+
+        let Some(raw) = session::path(session) else {
+            return early(session, request, Outcome::Rejected, Reply::invalid_target()).await;
+        };
+        let reading = path::read(&session.req_header().method, raw);
+        if let Reading::Verify(call) = &reading {
+            request.operation = call.operation;
+        }
+        let mut caller = Streamed::new(session);
+        if let Some(reply) = gateway.throttle(settings, &caller, request) {
+            caller.refuse(reply).await?;
+            return Ok(true);
+        }
+        match reading {
+            Reading::Verify(call) => match call.operation {
+                Operation::Send | Operation::Resend => {
+                    otp::serve(gateway, settings, &mut caller, request, &call).await?;
+                    Ok(true)
+                }
+                _ => {
+                    request.path = call.respelled;
+                    session::expect_continue(session).await?;
+                    Ok(false)
+                }
+            },
+            Reading::Other => {
+                session::expect_continue(session).await?;
+                Ok(false)
+            }
+            Reading::NotARoute => early(session, request, Outcome::Rejected, Reply::not_a_route()).await,
+            Reading::WrongMethod(allowed) => {
+                early(session, request, Outcome::Rejected, Reply::wrong_method(allowed)).await
+            }
+        }
+    }
+
+    async fn upstream_peer(&self, _session: &mut Session, streaming: &mut Streaming) -> pingora::Result<Box<HttpPeer>> {
+        streaming.settings.upstream.peer.choose()
+    }
+
+    fn fail_to_connect(
+        &self,
+        _session: &mut Session,
+        peer: &HttpPeer,
+        streaming: &mut Streaming,
+        mut error: Box<pingora::Error>,
+    ) -> Box<pingora::Error> {
+        // Nothing was sent. Another of Sendly's addresses may be better.
+        let another = streaming.settings.upstream.peer.has_another();
+        error.set_retry(another);
+        if another {
+            tracing::warn!(address = %peer.address(), kind = error.etype().as_str(), "this address cannot be reached");
+        }
+        error
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        _session: &mut Session,
+        upstream: &mut RequestHeader,
+        Streaming { settings, request }: &mut Streaming,
+    ) -> pingora::Result<()> {
+        request.sent_upstream = Some(self.0.clock.now());
+        passing::request(upstream, settings.upstream.peer.host(), request)
+    }
+
+    async fn upstream_response_filter(
+        &self,
+        _session: &mut Session,
+        upstream: &mut ResponseHeader,
+        Streaming { request, .. }: &mut Streaming,
+    ) -> pingora::Result<()> {
+        if upstream.status.is_informational() {
+            return Ok(());
+        }
+        if let Some(sent) = request.sent_upstream {
+            self.0.metrics.upstream(request.operation, upstream.status.as_u16(), self.0.clock.now().since(sent));
+        }
+        request.capture = passing::Capture::of(request.operation, upstream);
+        Ok(())
+    }
+
+    async fn response_filter(
+        &self,
+        session: &mut Session,
+        answer: &mut ResponseHeader,
+        _streaming: &mut Streaming,
+    ) -> pingora::Result<()> {
+        passing::response(answer, session.req_header().version)
+    }
+
+    fn upstream_response_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        end: bool,
+        Streaming { request, .. }: &mut Streaming,
+    ) -> pingora::Result<Option<Duration>> {
+        if let Some(whole) = passing::hold_back(&mut request.capture, body, end) {
+            self.0.learn(request.operation, &whole, self.0.clock.now());
+        }
+        Ok(None)
+    }
+
+    async fn response_trailer_filter(
+        &self,
+        _session: &mut Session,
+        _trailers: &mut http::HeaderMap,
+        Streaming { request, .. }: &mut Streaming,
+    ) -> pingora::Result<Option<Bytes>> {
+        // Trailers end an HTTP/2 body without an end of its own.
+        let held = request.capture.take().map(passing::Capture::into_body);
+        if let Some(whole) = &held {
+            self.0.learn(request.operation, whole, self.0.clock.now());
+        }
+        Ok(held)
+    }
+
+    async fn fail_to_proxy(
+        &self,
+        session: &mut Session,
+        error: &pingora::Error,
+        Streaming { request, .. }: &mut Streaming,
+    ) -> FailToProxy {
+        let (outcome, reply) = passing::failure(error, request.sent_upstream.is_some());
+        request.outcome = outcome;
+        if outcome == Outcome::Failed {
+            let (operation, source) = (request.operation.name(), error.esource().as_str());
+            tracing::warn!(operation, source, kind = error.etype().as_str(), "a request failed");
+        }
+        let error_code = match reply {
+            // An answer has begun: another inside that one would only confuse.
+            Some(reply) if session::told(session).is_none() => {
+                let status = reply.status.as_u16();
+                session::close_with(session, reply).await.map_or(0, |()| status)
+            }
+            _ => 0,
+        };
+        FailToProxy { error_code, can_reuse_downstream: false }
+    }
+
+    /// pingora's own line shows the bytes that it could not read, and they may hold a phone. The gateway has one of its own.
+    fn suppress_error_log(&self, _session: &Session, _streaming: &Streaming, _error: &pingora::Error) -> bool {
+        true
+    }
+
+    /// pingora's own log lines name a request by this. Neither paths nor queries belong there: they may hold phones.
+    fn request_summary(&self, _session: &Session, streaming: &Streaming) -> String {
+        format!("operation: {}", streaming.request.operation.name())
+    }
+
+    async fn logging(&self, session: &mut Session, _error: Option<&pingora::Error>, streaming: &mut Streaming) {
+        self.0.tell(
+            &streaming.request,
+            session.req_header().method.as_str(),
+            session::told(session).map_or(0, |status| status.as_u16()),
+            session.body_bytes_sent(),
+        );
+    }
+}
+
+/// Answers before the body was read.
+async fn early(session: &mut Session, request: &mut Request, outcome: Outcome, reply: Reply) -> pingora::Result<bool> {
+    request.outcome = outcome;
+    session::refuse(session, reply).await?;
+    Ok(true)
+}

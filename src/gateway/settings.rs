@@ -1,0 +1,115 @@
+//! What follows from the configuration: everything that a reload replaces, in one piece.
+//!
+//! A request takes it once, when its head has been read, and ends with it: nothing that it meets on its way comes from another
+//! configuration. What outlives a reload (the ledger, the clock, the exchanges that a retry may repeat, the metrics' registry) is the
+//! gateway's own.
+
+use std::sync::Arc;
+
+use super::exchange::{Authorities, Sendly};
+use super::peer::Peer;
+use super::refusals::Refusals;
+use crate::clock::Clock;
+use crate::config::{self, Config};
+use crate::metrics::{Metrics, Series};
+use crate::policy::Policy;
+use crate::throttle::Throttles;
+
+/// See the module's documentation.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub(super) config: Config,
+    pub(super) policy: Policy,
+    pub(super) throttles: Throttles,
+    pub(super) refusals: Refusals,
+    pub(super) series: Series,
+    /// Kept by a reload that changes nothing about it, and its connections with it.
+    pub(super) upstream: Arc<Upstream>,
+}
+
+/// The two ways to Sendly: for codes and look-ups, and for what is passed through.
+#[derive(Debug)]
+pub(super) struct Upstream {
+    pub(super) sendly: Sendly,
+    pub(super) peer: Peer,
+    authorities: Arc<Authorities>,
+    /// Whom pingora's connector was told to trust, when the process started.
+    at_start: Arc<Authorities>,
+}
+
+impl Upstream {
+    fn new(config: &config::Upstream, clock: &Clock) -> Result<Self, String> {
+        let authorities = Arc::new(Authorities::of(config)?);
+        Ok(Self {
+            sendly: Sendly::trusting(config, &authorities, clock.clone())?,
+            peer: Peer::new(config)?,
+            at_start: Arc::clone(&authorities),
+            authorities,
+        })
+    }
+
+    /// Another in its place.
+    fn succeed(&self, config: &config::Upstream, authorities: Authorities, clock: &Clock) -> Result<Self, String> {
+        let others = Some(&authorities).filter(|authorities| **authorities != *self.at_start);
+        Ok(Self {
+            sendly: Sendly::trusting(config, &authorities, clock.clone())?,
+            peer: self.peer.succeed(config, others)?,
+            at_start: Arc::clone(&self.at_start),
+            authorities: Arc::new(authorities),
+        })
+    }
+}
+
+impl Settings {
+    /// # Errors
+    /// What is wrong with the way to Sendly.
+    pub(super) fn new(config: Config, metrics: &Metrics, clock: &Clock) -> Result<Self, String> {
+        let upstream = Arc::new(Upstream::new(&config.upstream, clock)?);
+        let throttles = Throttles::new(&config.throttles, clock);
+        let policy = Policy::new(config.limits.clone());
+        Ok(Self::of(config, policy, throttles, upstream, metrics))
+    }
+
+    /// What follows from another configuration, where these are in force. It reads files, and waits for them.
+    ///
+    /// # Errors
+    /// What is wrong with the way to Sendly.
+    pub(super) fn succeed(&self, config: Config, metrics: &Metrics, clock: &Clock) -> Result<Self, String> {
+        let authorities = Authorities::of(&config.upstream)?;
+        let upstream = if config.upstream == self.config.upstream && authorities == *self.upstream.authorities {
+            Arc::clone(&self.upstream)
+        } else {
+            Arc::new(self.upstream.succeed(&config.upstream, authorities, clock)?)
+        };
+        let throttles = self.throttles.succeed(&config.throttles, clock);
+        let policy = self.policy.succeed(config.limits.clone(), clock.now());
+        Ok(Self::of(config, policy, throttles, upstream, metrics))
+    }
+
+    fn of(config: Config, policy: Policy, throttles: Throttles, upstream: Arc<Upstream>, metrics: &Metrics) -> Self {
+        let names = config.throttles.iter().map(|throttle| throttle.name.as_str());
+        Self {
+            series: metrics.series(&policy, names, config.tariff.clone()),
+            refusals: Refusals::new(&policy, config.replies.ratelimit_headers),
+            policy,
+            throttles,
+            upstream,
+            config,
+        }
+    }
+
+    /// The configuration that they follow from.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Finds Sendly's addresses, unless one is known. Returns whether one is now.
+    pub async fn find_upstream(&self) -> bool {
+        self.knows_upstream() || self.upstream.peer.resolve().await
+    }
+
+    /// Whether any of Sendly's addresses is known.
+    pub fn knows_upstream(&self) -> bool {
+        self.upstream.peer.is_known()
+    }
+}

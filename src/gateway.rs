@@ -7,11 +7,13 @@
 mod buffer;
 mod caller;
 pub mod exchange;
+pub mod exemptions;
 mod fields;
 pub mod front;
 mod head;
 mod lookup;
 mod meaning;
+pub mod operators;
 mod otp;
 mod passing;
 mod peer;
@@ -44,6 +46,7 @@ use crate::sendly::{Operation, body};
 use crate::throttle::Throttles;
 use crate::work::{UnderWay, Work};
 use caller::Caller;
+use exemptions::Exemptions;
 use refusals::Refusals;
 use reply::Reply;
 use retries::Retries;
@@ -54,6 +57,9 @@ use session::Streamed;
 pub struct Gateway {
     config: Config,
     policy: Policy,
+    /// The same for exempt phones.
+    lenient: Policy,
+    exemptions: Exemptions,
     clock: Clock,
     ledger: Ledger,
     memory: Arc<Memory>,
@@ -94,6 +100,8 @@ impl Gateway {
             lookups: lookup::Lookups::default(),
             sendly: exchange::Sendly::new(&config.upstream, clock.clone())?,
             peer: peer::Peer::new(&config.upstream)?,
+            lenient: policy.lenient(),
+            exemptions: Exemptions::new(&config.exempt),
             policy,
             clock,
             config,
@@ -112,7 +120,13 @@ impl Gateway {
 
     /// The metrics as text, sizes brought up to date.
     pub fn expose(&self) -> Vec<u8> {
-        self.metrics.sizes(Sizes {
+        self.metrics.sizes(self.sizes());
+        self.metrics.expose()
+    }
+
+    /// How much it keeps now.
+    pub fn sizes(&self) -> Sizes {
+        Sizes {
             in_flight: self.work.count(),
             tracked: self.memory.tracked(),
             capacity: self.memory.max_keys(),
@@ -121,8 +135,7 @@ impl Gateway {
             kept_answers: self.retries.kept(),
             unclaimed: self.retries.unclaimed(),
             lines_dropped: self.access.dropped(),
-        });
-        self.metrics.expose()
+        }
     }
 
     /// Clients are shown a certificate that expires then, in seconds since the Unix epoch.
@@ -152,6 +165,7 @@ impl Gateway {
         }
         (swept.answers, swept.throttles) = (self.retries.sweep(), self.throttles.sweep());
         self.sendly.sweep();
+        self.exemptions.sweep(self.clock.now());
         let ended = self.clock.now();
         self.metrics.swept(swept, ended.since(began), ended);
     }

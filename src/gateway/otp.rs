@@ -95,14 +95,16 @@ pub(super) async fn serve<C: Caller>(
 
     let asked = gateway.clock.read();
     let now = asked.moment();
-    let (decision, verdict) = gateway.ledger.reserve(&gateway.policy, &subject, kind, now).await;
-    gateway.metrics.decision(&decision, gateway.clock.read().since(asked));
+    let is_exempt = gateway.exemptions.cover(subject.phone, now);
+    let policy = if is_exempt { &gateway.lenient } else { &gateway.policy };
+    let (decision, verdict) = gateway.ledger.reserve(policy, &subject, kind, now).await;
+    gateway.metrics.decision(&decision, is_exempt, gateway.clock.read().since(asked));
     let reservation = match verdict {
         Verdict::Reserved(reservation) => reservation,
         Verdict::Refused(refusal) => {
             request.outcome = Outcome::Refused;
             request.refused_by = Some(gateway.refusals.name(refusal.by));
-            gateway.metrics.refused(&refusal, kind, subject.phone);
+            gateway.metrics.refused(&refusal, kind, &subject);
             let reply = gateway.refusals.reply(&refusal, user_agent(caller.fields()));
             return stop(caller, click, reply).await;
         }

@@ -5,7 +5,8 @@ use std::time::Duration;
 use prometheus::{Histogram, IntCounter};
 
 use super::register::{Register, Result};
-use crate::policy::{Decision, Limit, Mode, Obstacle, Policy, Refusal};
+use super::sample::Verdicts;
+use crate::policy::{Decision, Limit, Mode, Obstacle, Per, Policy, Refusal};
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -22,9 +23,12 @@ pub(super) struct Limits {
 /// What one limit says. What it can never say has no series.
 #[derive(Debug)]
 struct OfLimit {
+    per: Per,
     allow: IntCounter,
     /// `deny`, or `shadow_deny` of one that is not enforced.
     deny: IntCounter,
+    /// Of one that is enforced: it would have refused, and the phone is exempt.
+    exempt: Option<IntCounter>,
     /// Of one that can be near: of two codes or more.
     near: Option<IntCounter>,
     /// Of one that is enforced.
@@ -66,8 +70,10 @@ impl Limits {
         let of_limit = |limit: &Limit| {
             let (name, is_enforced) = (limit.name.as_str(), limit.mode == Mode::Enforce);
             OfLimit {
+                per: limit.per,
                 allow: decisions.with_label_values(&[name, "allow"]),
                 deny: decisions.with_label_values(&[name, if is_enforced { "deny" } else { "shadow_deny" }]),
+                exempt: is_enforced.then(|| decisions.with_label_values(&[name, "exempt"])),
                 near: (limit.max > 1).then(|| near.with_label_values(&[name])),
                 wait: is_enforced.then(|| wait.with_label_values(&[name])),
             }
@@ -85,11 +91,12 @@ impl Limits {
         })
     }
 
-    pub(super) fn decision(&self, decision: &Decision, took: Duration) {
+    pub(super) fn decision(&self, decision: &Decision, is_exempt: bool, took: Duration) {
         self.took.observe(took.as_secs_f64());
         let is_allowed = decision.refusal.is_none();
         for (place, limit) in self.limits.iter().enumerate().filter(|(place, _)| decision.met.contains(*place)) {
-            let verdict = if decision.reached.contains(place) { &limit.deny } else { &limit.allow };
+            let reached = || limit.exempt.as_ref().filter(|_| is_exempt).unwrap_or(&limit.deny);
+            let verdict = if decision.reached.contains(place) { reached() } else { &limit.allow };
             verdict.inc();
             if let Some(near) = limit.near.as_ref().filter(|_| is_allowed && decision.near.contains(place)) {
                 near.inc();
@@ -97,6 +104,14 @@ impl Limits {
         }
         if decision.refusal.is_some_and(|refusal| refusal.by == Obstacle::Hold) {
             self.held.inc();
+        }
+    }
+
+    /// Whom what stands in the way counts for. Sendly's hold is on a phone.
+    pub(super) fn per(&self, obstacle: Obstacle) -> Per {
+        match obstacle {
+            Obstacle::Hold => Per::Phone,
+            Obstacle::Limit(place) => self.limits.get(place).map_or(Per::Phone, |limit| limit.per),
         }
     }
 
@@ -114,5 +129,15 @@ impl Limits {
         if let Some(counter) = self.throttled.get(place) {
             counter.inc();
         }
+    }
+
+    /// What each limit has said so far, in the policy's order; and how often Sendly's hold refused.
+    pub(super) fn verdicts(&self) -> (Vec<Verdicts>, u64) {
+        let verdicts = |limit: &OfLimit| Verdicts {
+            allow: limit.allow.get(),
+            deny: limit.deny.get(),
+            exempt: limit.exempt.as_ref().map_or(0, IntCounter::get),
+        };
+        (self.limits.iter().map(verdicts).collect(), self.held.get())
     }
 }

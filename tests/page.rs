@@ -87,8 +87,8 @@ async fn the_page_shows_the_numbers_that_the_gateway_counted_and_the_browser_com
     assert!(page.row("trial")[0].contains("shadow"));
     assert_eq!(page.row("+1555•••0123")[1..3], ["phone-10m", "7"]);
     let credits = [&status["credits"]["sent"]["hour"], &status["credits"]["refused"]["hour"]].map(text);
-    assert_eq!(page.tile("Credits saved"), credits[1]);
-    assert!(page.dom.contains(&format!("in the hour, for {} credits", credits[0])), "{}", page.dom);
+    assert_eq!(page.tile("Credits saved, last hour"), credits[1]);
+    assert!(page.dom.contains(&format!(">for {} credits<", credits[0])), "{}", page.dom);
     assert!(page.dom.matches("<rect").count() > 4, "there are plots");
     assert!(
         page.dom.contains("limits.phone-10m.max") && page.dom.contains("upstream.exchange_timeout"),

@@ -5,9 +5,9 @@ use super::exemptions::Exemptions;
 use crate::clock::Moment;
 use crate::config::{Config, Token};
 use crate::ledger::{Cleared, Known, Look};
+use crate::metrics::Metrics;
 use crate::metrics::refused::Refused;
 use crate::metrics::sample::Sample;
-use crate::metrics::{Change, Metrics};
 use crate::phone::Phone;
 use crate::policy::{Key, Limit};
 
@@ -39,9 +39,7 @@ impl Gateway {
 
     /// Gives a phone its full limits again, and ends its hold.
     pub async fn clear(&self, phone: Phone) -> Cleared {
-        let cleared = self.ledger.clear(&self.policy, Key::Phone(phone), self.now()).await;
-        self.metrics.changed(Change::ClearPhone);
-        cleared
+        self.ledger.clear(&self.policy, Key::Phone(phone), self.now()).await
     }
 
     /// What is known of the verification with this id, and whether that is the id under which it was met first.

@@ -16,6 +16,9 @@ use crate::metrics::sample::Sample;
 /// What "now" means: over so long, rates are told.
 const NOW: Duration = Duration::from_secs(10);
 
+/// Samples that are closer together than that are one, however often somebody asks for the status.
+const APART: Duration = Duration::from_millis(500);
+
 /// How many minutes are remembered.
 const MINUTES: usize = 60;
 
@@ -134,7 +137,7 @@ impl Times {
             self.minutes.pop_front();
         }
         let now = taken.at;
-        if self.seconds.back().is_none_or(|last| last.at < now) {
+        if self.seconds.back().is_none_or(|last| last.at + APART <= now) {
             self.seconds.push_back(taken);
         }
         while self.seconds.get(1).is_some_and(|second| second.at + NOW <= now) {
@@ -186,6 +189,16 @@ mod tests {
         assert_eq!(rate(&times, 65, 60), 0.5);
         (66..=70).for_each(|second| times.add(taken(second, 60)));
         assert_eq!((rate(&times, 70, 60), times.seconds.len()), (0.0, 11));
+    }
+
+    #[test]
+    fn however_often_somebody_asks_no_more_is_kept() {
+        let mut times = Times::default();
+        for nth in 0..100_000 {
+            let at = taken(0, 0).at + Duration::from_millis(nth);
+            times.add(Taken { at, sample: Sample::default() });
+        }
+        assert!(times.seconds.len() <= 22 && times.minutes.len() == 2, "{}", times.seconds.len());
     }
 
     #[test]

@@ -108,12 +108,21 @@ pub(super) fn audit(gateway: &Gateway, asked: &Asked, change: Change, phone: Opt
     tracing::info!(target: "audit", action, operator, phone, what, "changed over the admin API");
 }
 
-/// Who says that they ask: what a line of a log may hold of it.
+/// Who says that they ask: what a line of a log may hold of it. As many digits as a phone has are none of a name.
 pub(super) fn operator(header: Option<&HeaderValue>) -> String {
     const MOST: usize = 64;
+    const DIGITS: usize = 7;
     let bytes = header.map(HeaderValue::as_bytes).unwrap_or_default().trim_ascii();
-    let shown = |byte: &u8| if byte.is_ascii_graphic() || *byte == b' ' { char::from(*byte) } else { '?' };
-    let name: String = bytes.iter().take(MOST).map(shown).collect();
+    let bytes = bytes.get(..MOST).unwrap_or(bytes);
+    let mut name = String::new();
+    for run in bytes.chunk_by(|one, other| one.is_ascii_digit() == other.is_ascii_digit()) {
+        if run.len() >= DIGITS && run.iter().all(u8::is_ascii_digit) {
+            name.push_str("•••");
+        } else {
+            let shown = |byte: &u8| if byte.is_ascii_graphic() || *byte == b' ' { char::from(*byte) } else { '?' };
+            name.extend(run.iter().map(shown));
+        }
+    }
     if name.is_empty() { "unknown".to_owned() } else { name }
 }
 
@@ -217,6 +226,7 @@ mod tests {
         assert_eq!(name(b" Ada L. <ada@example.com> "), "Ada L. <ada@example.com>");
         assert_eq!(name("Zoë\tX".as_bytes()), "Zo???X");
         assert_eq!(name(&[b'a'; 500]).len(), 64);
+        assert_eq!(name(b"ada 42 for +15550100123, 555010"), "ada 42 for +•••, 555010");
         assert_eq!((name(b" "), operator(None)), ("unknown".to_owned(), "unknown".to_owned()));
     }
 

@@ -144,6 +144,14 @@ mod tests {
     }
 
     #[test]
+    fn the_manual_tells_of_each_route() {
+        let manual = include_str!("../../docs/admin.md");
+        for Entry { method, path, .. } in &ROUTES {
+            assert!(manual.contains(&format!("{path}`")) && manual.contains(&format!("`{method}")), "{method} {path}");
+        }
+    }
+
+    #[test]
     fn the_document_tells_of_each_route_and_of_none_that_is_not_there() {
         let document: serde_json::Value = serde_json::from_str(include_str!("../../docs/openapi.json")).unwrap();
         let mut told = BTreeSet::new();

@@ -134,7 +134,8 @@ async fn a_gateway_that_is_not_ready_is_told_with_its_reason_and_nothing_becomes
     assert_eq!(page.complaints(), Vec::<String>::new());
 }
 
-/// Makes `docs/status-page.png`; not a test, and run by hand: see `docs/admin.md`.
+/// Makes `docs/status-page.png`. No test, and run by hand, with a gateway that has something to show:
+/// `STATUS_PAGE=http://127.0.0.1:9090/ cargo test --test page picture -- --ignored`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "it writes a picture"]
 async fn picture() {

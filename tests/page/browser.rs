@@ -34,7 +34,7 @@ impl Page {
 
     pub(crate) async fn picture(url: &str, file: &str) {
         let to = format!("--screenshot={file}");
-        let size = ["--window-size=1240,1180", "--force-device-scale-factor=1.5"];
+        let size = ["--window-size=1180,1080", "--force-device-scale-factor=1.5"];
         run(&["--virtual-time-budget=5000", size[0], size[1], &to, url]).await;
     }
 

@@ -129,7 +129,8 @@ impl Ledger {
     }
 
     /// Forgets what was charged to a key, and its hold: it has all its limits again. A code whose exchange is still under way
-    /// is forgotten with the others, and gives nothing back afterwards.
+    /// is forgotten with the others, and gives nothing back afterwards: unless the key was charged anew in the very microsecond
+    /// of that code. Then that charge is taken for it, and the key has one code too many.
     pub async fn clear(&self, policy: &Policy, key: Key, now: Moment) -> Cleared {
         match self {
             Ledger::Memory(memory) => memory.clear(policy, key, now),

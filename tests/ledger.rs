@@ -64,6 +64,7 @@ macro_rules! behaves {
                 a_limit_that_is_removed_refuses_no_more_and_its_reservations_settle;
             asking:
                 a_look_says_what_the_next_code_would_be_told
+                whatever_happens_a_look_says_what_the_model_does
                 a_look_changes_nothing_and_shows_a_hold_until_its_end
                 clearing_a_phone_gives_it_its_full_limits_and_touches_nobody_else
                 a_code_under_way_when_its_phone_is_cleared_gives_nothing_back

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
 
+use proptest::prelude::*;
 use sendly_gateway::ledger::{Cleared, Settlement, Verdict};
 use sendly_gateway::policy::{Counts, Key, Kind, Obstacle, Per};
 
@@ -34,6 +35,22 @@ pub fn a_look_says_what_the_next_code_would_be_told(new: New) {
     assert_eq!(wait_of(&ledger, &policy, &subject(0, 0, 0), Send, now), Some(MINUTE - SECOND * 2));
     assert_eq!(look(START + MINUTE - MICRO)[0], (0, 2, Some(MICRO)));
     assert_eq!(look(START + MINUTE)[0], (0, 1, None), "the first has left");
+}
+
+pub fn whatever_happens_a_look_says_what_the_model_does(new: New) {
+    prove((policies(), sequences(anything())), |(limits, events)| {
+        let mut world = World::new(new(), limits);
+        for event in &events {
+            world.step(event);
+            for key in world.keys() {
+                let max = |place: usize| world.policy.limits()[place].max as usize;
+                let look = wait(world.ledger.look(&world.policy, key, world.now));
+                let told = look.standings.iter().map(|told| (told.place, told.used.min(max(told.place)), told.wait));
+                prop_assert_eq!(told.collect::<Vec<_>>(), world.model.look(key, world.now), "{:?}", key);
+            }
+        }
+        Ok(())
+    });
 }
 
 pub fn a_look_changes_nothing_and_shows_a_hold_until_its_end(new: New) {

@@ -1,15 +1,32 @@
-//! The listener for operators: metrics and probes.
+//! The listener for operators: a status page, metrics, probes, and an API to ask and to change things while the gateway runs.
+//!
+//! What shows no more than logs do is for whoever reaches the listener; phones stand there masked, as in logs. What tells of one
+//! phone or changes something asks for the token that the configuration names. The API itself tells no phone in full, ever.
+
+mod answer;
+pub mod board;
+mod config;
+mod log;
+mod page;
+mod phones;
+mod route;
+mod status;
+mod top;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
-use http::{Method, Response, StatusCode};
+use http::header::{ALLOW, AUTHORIZATION, WWW_AUTHENTICATE};
+use http::{Method, Response, StatusCode, Uri};
 use pingora::apps::http_app::ServeHttp;
 use pingora::protocols::http::ServerSession;
 
 use crate::gateway::Gateway;
+use answer::Answer;
+use board::Board;
+use route::{Access, Found, Route};
 
 /// Whether the process wants traffic. A latch: once dropped, it stays so.
 #[derive(Clone, Debug, Default)]
@@ -30,28 +47,50 @@ impl Draining {
 pub struct Admin {
     gateway: Arc<Gateway>,
     draining: Draining,
+    board: Arc<Board>,
 }
 
-const TEXT: &str = "text/plain; charset=utf-8";
+/// A request, as far as routes need it.
+struct Asked {
+    /// What stands in the path where the route has a place for it, decoded.
+    parameter: String,
+    query: String,
+    body: Vec<u8>,
+    /// Who says that they ask.
+    operator: String,
+}
 
-/// The text exposition format that `prometheus` writes.
-const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
+/// For a whole body. None that is asked for has a hundred bytes.
+const MAX_BODY: usize = 4096;
+const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Admin {
-    /// An admin for this gateway.
-    pub fn new(gateway: Arc<Gateway>, draining: Draining) -> Self {
-        Self { gateway, draining }
+    /// An admin for this gateway, and what it has seen of it.
+    pub fn new(gateway: Arc<Gateway>, draining: Draining, board: Arc<Board>) -> Self {
+        Self { gateway, draining, board }
     }
 
-    fn answer(&self, path: &str) -> (StatusCode, &'static str, Vec<u8>) {
-        match path {
-            "/metrics" => (StatusCode::OK, EXPOSITION, self.gateway.expose()),
-            "/livez" => (StatusCode::OK, TEXT, b"ok\n".to_vec()),
-            "/readyz" => match self.not_ready() {
-                None => (StatusCode::OK, TEXT, b"ok\n".to_vec()),
-                Some(why) => (StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("not ready: {why}\n").into_bytes()),
+    async fn answer(&self, route: Route, asked: &Asked) -> Answer {
+        match route {
+            Route::Page => page::page(),
+            Route::Metrics => Answer::exposition(self.gateway.expose()),
+            Route::Live => Answer::text(StatusCode::OK, "ok\n"),
+            Route::Ready => match self.not_ready() {
+                None => Answer::text(StatusCode::OK, "ok\n"),
+                Some(why) => Answer::text(StatusCode::SERVICE_UNAVAILABLE, &format!("not ready: {why}\n")),
             },
-            _ => (StatusCode::NOT_FOUND, TEXT, b"here are /metrics, /livez and /readyz\n".to_vec()),
+            Route::Status => Answer::json(&status::status(&self.gateway, &self.board, self.not_ready())),
+            Route::Config => Answer::json(&config::shown(&self.gateway.config())),
+            Route::OpenApi => Answer::document(include_str!("../docs/openapi.json")),
+            Route::Phone => phones::look(&self.gateway, asked).await,
+            Route::ClearPhone => phones::clear(&self.gateway, asked).await,
+            Route::Verification => phones::verification(&self.gateway, asked).await,
+            Route::Exemptions => phones::exemptions(&self.gateway),
+            Route::Exemption => phones::exemption(&self.gateway, asked),
+            Route::Exempt => phones::exempt(&self.gateway, asked),
+            Route::Unexempt => phones::unexempt(&self.gateway, asked),
+            Route::Log => log::filter(),
+            Route::SetLog => log::set(&self.gateway, asked),
         }
     }
 
@@ -61,28 +100,74 @@ impl Admin {
         }
         (!self.gateway.is_ready()).then_some("no address of the upstream is known")
     }
+
+    /// Whether this may go on: it shows the token, or needs none.
+    fn admit(&self, access: Access, shown: Option<&[u8]>) -> Result<(), Answer> {
+        if access == Access::Open {
+            return Ok(());
+        }
+        let Some(token) = self.gateway.admin_token() else {
+            let message = "This needs a token, and none is configured: set admin.token or admin.token_file.";
+            return Err(Answer::error(StatusCode::FORBIDDEN, "token_not_configured", message));
+        };
+        let scheme = |shown: &&[u8]| shown.get(..7).is_some_and(|start| start.eq_ignore_ascii_case(b"bearer "));
+        let shown = shown.filter(scheme).and_then(|shown| shown.get(7..)).map(<[u8]>::trim_ascii);
+        if shown.is_some_and(|shown| token.is(shown)) {
+            return Ok(());
+        }
+        let message = "This needs the admin token: Authorization: Bearer TOKEN.";
+        let refusal = Answer::error(StatusCode::UNAUTHORIZED, "unauthorized", message);
+        Err(refusal.with(WWW_AUTHENTICATE, "Bearer"))
+    }
+
+    async fn serve(&self, session: &mut ServerSession) -> Answer {
+        session.set_read_timeout(Some(BODY_TIMEOUT));
+        let header = session.req_header_mut();
+        let uri = header.uri.clone();
+        let (method, operator) = (header.method.clone(), phones::operator(header.headers.get("x-operator")));
+        // pingora names a request by its target when it cannot answer it: a phone may stand there.
+        header.set_uri(Uri::from_static("/"));
+        let shown = header.headers.get(AUTHORIZATION).map(|value| value.as_bytes().to_vec());
+        let (entry, parameter) = match route::find(&method, uri.path()) {
+            Found::Route(entry, parameter) => (entry, parameter),
+            Found::WrongMethod(allowed) => {
+                let message = format!("Here is {allowed}.");
+                let refusal = Answer::error(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", &message);
+                return refusal.with(ALLOW, &allowed);
+            }
+            Found::Nothing => {
+                return Answer::error(StatusCode::NOT_FOUND, "not_found", "GET /v1/openapi.json tells what there is.");
+            }
+        };
+        if let Err(refusal) = self.admit(entry.access, shown.as_deref()) {
+            return refusal;
+        }
+        let Some(body) = body(session).await else {
+            let message = format!("A body of {MAX_BODY} bytes at most is read, within 5 s.");
+            return Answer::error(StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large", &message);
+        };
+        let query = uri.query().unwrap_or_default().to_owned();
+        self.answer(entry.route, &Asked { parameter, query, body, operator }).await
+    }
+}
+
+/// The whole body; `None` if it is too long or does not come.
+async fn body(session: &mut ServerSession) -> Option<Vec<u8>> {
+    let mut body = Vec::new();
+    while let Ok(Some(bytes)) = session.read_request_body().await {
+        if body.len() + bytes.len() > MAX_BODY {
+            return None;
+        }
+        body.extend_from_slice(&bytes);
+    }
+    session.is_body_done().then_some(body)
 }
 
 #[async_trait]
 impl ServeHttp for Admin {
     async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
-        let header = session.req_header();
-        let head = header.method == Method::HEAD;
-        let (status, content_type, body) = if head || header.method == Method::GET {
-            self.answer(header.uri.path())
-        } else {
-            (StatusCode::METHOD_NOT_ALLOWED, TEXT, b"GET or HEAD\n".to_vec())
-        };
-        let length = body.len();
-        let mut response = Response::new(if head { Vec::new() } else { body });
-        *response.status_mut() = status;
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if status == StatusCode::METHOD_NOT_ALLOWED {
-            headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-        }
-        response
+        let is_head = session.req_header().method == Method::HEAD;
+        let answer = self.serve(session).await;
+        answer.into_response(is_head)
     }
 }

@@ -1,5 +1,9 @@
 //! The command line: what can be asked of the program, and how it ends.
 
+mod ask;
+mod table;
+mod verbs;
+
 use std::future::pending;
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -52,6 +56,17 @@ enum Command {
         #[arg(long)]
         limits: bool,
     },
+    /// Whether a gateway that runs wants traffic: exit 0 if it does, 69 if not. For a container's health check.
+    Health(ask::Where),
+    /// What a gateway does now and did in the last hour.
+    Status(ask::Target),
+    /// How a phone stands with each limit; or, with --clear, give it all its limits again.
+    Phone(verbs::OfPhone),
+    /// Whose a verification is, and its cooldown.
+    Verification(verbs::OfVerification),
+    /// Phones that no limit refuses.
+    #[command(subcommand)]
+    Exempt(verbs::Exempt),
 }
 
 #[derive(Debug, Args)]
@@ -100,6 +115,11 @@ pub fn main() -> ExitCode {
         Command::Run(run) => self::run(&run),
         Command::Check { config } => check(&config),
         Command::Sandbox { listen, limits } => run_sandbox(listen, limits),
+        Command::Health(whereabouts) => verbs::health(&whereabouts),
+        Command::Status(target) => verbs::status(&target),
+        Command::Phone(asked) => verbs::of_phone(&asked),
+        Command::Verification(asked) => verbs::of_verification(&asked),
+        Command::Exempt(asked) => verbs::exempt(&asked),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -110,9 +130,11 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// The variables of the environment; one that is not UTF-8 cannot be meant for this program.
+/// The variables of the environment that a configuration may be read from; one that is not UTF-8 cannot be meant for this program.
 fn environment() -> impl Iterator<Item = (String, String)> {
-    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+    let all =
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    all.filter(|(name, _)| name != ask::URL)
 }
 
 fn check(file: &Path) -> Result<(), Failure> {
@@ -131,7 +153,7 @@ fn run(run: &Run) -> Result<(), Failure> {
     let Loaded { config, marks, .. } = source.load();
     let mut config = config?;
     let clock = Clock::system();
-    let filter = telemetry::start(&config.log, clock.clone()).map_err(Failure::unavailable)?;
+    telemetry::start(&config.log, clock.clone()).map_err(Failure::unavailable)?;
     let sockets = Sockets::bind(&config).map_err(Failure::unavailable)?;
     let runtime = runtime(config.workers)?;
     let served = runtime.block_on(async {
@@ -152,7 +174,7 @@ fn run(run: &Run) -> Result<(), Failure> {
         }
         let reload = running.reload().clone();
         if let Some(hup) = hup {
-            tokio::spawn(reload::follow(source, marks, reload.clone(), filter, hup));
+            tokio::spawn(reload::follow(source, marks, reload.clone(), hup));
         }
         if signals.stop().await == Stop::Now {
             return Ok(());
@@ -275,7 +297,7 @@ What the gateway counted:
 
   curl -s http://{admin}/metrics | grep -E 'requests_total|decisions_total' | grep -v ' 0$'
 
-Ctrl-C stops it.
+The same, to look at: http://{admin}/. Ctrl-C stops it.
 
 "#
     )

@@ -3,6 +3,7 @@
 
 mod changes;
 pub mod file;
+mod token;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -10,7 +11,9 @@ use std::time::Duration;
 
 pub use file::{Mistake, Mistakes};
 use ipnet::IpNet;
+pub use token::Token;
 
+use crate::phone::Phone;
 use crate::policy::subject::HashKey;
 use crate::policy::{Limit, WhenFull};
 use crate::sendly::Operation;
@@ -51,6 +54,8 @@ pub struct Config {
     pub limits: Vec<Limit>,
     /// The throttles on request attempts.
     pub throttles: Vec<Throttle>,
+    /// Phones that no limit refuses; their codes are charged all the same.
+    pub exempt: Vec<Phone>,
 }
 
 /// Sendly, as the gateway reaches it.
@@ -127,6 +132,8 @@ pub struct Clients {
 pub struct Admin {
     /// Where it listens.
     pub listen: SocketAddr,
+    /// What has to be shown to it before it changes anything or tells of one phone; without one it does neither.
+    pub token: Option<Token>,
 }
 
 /// What is kept in memory.

@@ -43,6 +43,11 @@ impl Country {
         TABLE.countries.get(place).copied().filter(|country| *country != NOBODY).map(Country)
     }
 
+    /// All of them, in their order.
+    pub fn all() -> impl Iterator<Item = Self> {
+        (0..Self::COUNT).filter_map(|index| u8::try_from(index).ok().map(Self))
+    }
+
     /// Its place among all countries, below [`COUNT`](Self::COUNT).
     pub const fn index(self) -> usize {
         self.0 as usize

@@ -7,11 +7,13 @@
 mod buffer;
 mod caller;
 pub mod exchange;
+pub mod exemptions;
 mod fields;
 pub mod front;
 mod head;
 mod lookup;
 mod meaning;
+pub mod operators;
 mod otp;
 mod passing;
 mod peer;
@@ -39,6 +41,7 @@ use crate::policy::subject::{Account, HashKey};
 use crate::sendly::{Operation, body};
 use crate::work::{UnderWay, Work};
 use caller::Caller;
+use exemptions::Exemptions;
 pub use proxy::Proxy;
 use reply::Reply;
 use retries::Retries;
@@ -50,6 +53,7 @@ pub struct Gateway {
     settings: ArcSwap<Settings>,
     /// What is stored was hashed with it, so it never changes.
     hash_key: HashKey,
+    exemptions: Exemptions,
     clock: Clock,
     ledger: Ledger,
     memory: Arc<Memory>,
@@ -70,6 +74,7 @@ impl Gateway {
         let settings = Settings::new(config, &metrics, &clock)?;
         let config = settings.config();
         let memory = Arc::new(Memory::new(bounds(&config.memory)));
+        let exemptions = Exemptions::new(&config.exempt);
         Ok(Arc::new(Self {
             hash_key: config.hash_key.clone(),
             ledger: Ledger::Memory(Arc::clone(&memory)),
@@ -79,6 +84,7 @@ impl Gateway {
             metrics,
             access: AccessLog::start(&config.log)?,
             work: Work::default(),
+            exemptions,
             clock,
             settings: ArcSwap::from_pointee(settings),
         }))
@@ -105,6 +111,7 @@ impl Gateway {
         let config = settings.config();
         self.memory.set_bounds(bounds(&config.memory));
         self.retries.set(config.retries);
+        self.exemptions.configure(&config.exempt);
         if !Arc::ptr_eq(&before.upstream, &settings.upstream) {
             before.upstream.sendly.retire();
         }
@@ -131,7 +138,13 @@ impl Gateway {
 
     /// The metrics as text, sizes brought up to date.
     pub fn expose(&self) -> Vec<u8> {
-        self.metrics.sizes(Sizes {
+        self.metrics.sizes(self.sizes());
+        self.metrics.expose()
+    }
+
+    /// How much it keeps now.
+    pub fn sizes(&self) -> Sizes {
+        Sizes {
             in_flight: self.work.count(),
             tracked: self.memory.tracked(),
             capacity: self.memory.max_keys(),
@@ -140,8 +153,7 @@ impl Gateway {
             kept_answers: self.retries.kept(),
             unclaimed: self.retries.unclaimed(),
             lines_dropped: self.access.dropped(),
-        });
-        self.metrics.expose()
+        }
     }
 
     /// Clients are shown a certificate that expires then, in seconds since the Unix epoch.
@@ -175,6 +187,7 @@ impl Gateway {
         let settings = self.settings();
         (swept.answers, swept.throttles) = (self.retries.sweep(), settings.throttles.sweep());
         settings.upstream.sendly.sweep();
+        self.exemptions.sweep(self.clock.now());
         let ended = self.clock.now();
         self.metrics.swept(swept, ended.since(began), ended);
     }
@@ -189,7 +202,7 @@ impl Gateway {
         let is_over = |settings: &Settings| settings.policy.has_past_until(now);
         if is_over(&self.settings.load()) {
             self.settings.rcu(|settings| match is_over(settings) {
-                true => Arc::new(Settings { policy: settings.policy.without_past(), ..Settings::clone(settings) }),
+                true => Arc::new(settings.without_past()),
                 false => Arc::clone(settings),
             });
         }

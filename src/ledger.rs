@@ -15,6 +15,7 @@ use std::fmt;
 
 use crate::clock::Moment;
 use crate::phone::Phone;
+use crate::policy::standing::Standing;
 use crate::policy::subject::{Account, Verification};
 use crate::policy::{Decision, Key, Kind, Policy, Refusal, Subject};
 use memory::Memory;
@@ -61,6 +62,24 @@ pub struct Charge {
     pub kind: Kind,
 }
 
+/// What is known of a key, for people who ask.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Look {
+    /// How it stands with each limit that counts for it.
+    pub standings: Vec<Standing>,
+    /// Until when Sendly itself refuses it.
+    pub held_until: Option<Moment>,
+}
+
+/// What was cleared of a key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cleared {
+    /// Codes that some limit still counted.
+    pub codes: usize,
+    /// Whether it was held.
+    pub hold: bool,
+}
+
 impl Ledger {
     /// Judges one more code of `kind` for `subject` and, if no enforced limit refuses, charges it: all or nothing, in one step
     /// that no other request can come between.
@@ -99,6 +118,22 @@ impl Ledger {
     pub async fn hold(&self, key: Key, until: Moment) {
         match self {
             Ledger::Memory(memory) => memory.hold(key, until),
+        }
+    }
+
+    /// How a key stands. Changes nothing.
+    pub async fn look(&self, policy: &Policy, key: Key, now: Moment) -> Look {
+        match self {
+            Ledger::Memory(memory) => memory.look(policy, key, now),
+        }
+    }
+
+    /// Forgets what was charged to a key, and its hold: it has all its limits again. A code whose exchange is still under way
+    /// is forgotten with the others, and gives nothing back afterwards: unless the key was charged anew in the very microsecond
+    /// of that code. Then that charge is taken for it, and the key has one code too many.
+    pub async fn clear(&self, policy: &Policy, key: Key, now: Moment) -> Cleared {
+        match self {
+            Ledger::Memory(memory) => memory.clear(policy, key, now),
         }
     }
 

@@ -5,10 +5,10 @@
 //! - `clock`: the only place that reads the time. `phone`: a number in E.164. `country`: where it is. `work`: what is under way.
 //! - `sendly`: the API as data. `policy`: the limits, the exact log, the decision.
 //! - `ledger`: who has had how many codes, and whose an id is.
-//! - `config`: what an operator may write. `metrics`: what is counted. `throttle`: smoothed rates on attempts.
+//! - `config`: what an operator may write. `telemetry`: log lines. `metrics`: what is counted. `throttle`: smoothed rates on attempts.
 //! - `access`: a line for each request.
-//! - `gateway`: the proxy. `admin`: the operators' listener. `sandbox`: a Sendly for development.
-//! - `telemetry`: log lines. `server`: the wiring. `reload`: another configuration, while it serves. `cli`: the command line.
+//! - `gateway`: the proxy. `admin`: the operators' listener: page, probes, API. `sandbox`: a Sendly for development.
+//! - `server`: the wiring. `reload`: another configuration, while it serves. `cli`: the command line.
 
 pub mod access;
 pub mod admin;

@@ -6,8 +6,10 @@
 
 mod codes;
 mod limits;
+pub mod refused;
 mod register;
 mod reloads;
+pub mod sample;
 mod state;
 mod upstream;
 
@@ -18,11 +20,12 @@ use prometheus::{Encoder, Histogram, IntCounter, Registry, TextEncoder};
 use crate::clock::Moment;
 use crate::phone::Phone;
 use crate::policy::subject::Verification;
-use crate::policy::{Decision, Kind, Policy, Refusal};
+use crate::policy::{Decision, Kind, Policy, Refusal, Subject};
 use crate::sendly::Operation;
 use crate::sendly::tariff::Tariff;
 pub use codes::Fate;
 pub use limits::Series;
+use refused::Refused;
 use register::Register;
 pub use reloads::Reload;
 pub use state::{Sizes, Swept};
@@ -94,6 +97,35 @@ pub struct Metrics {
     upstream: upstream::Upstream,
     state: state::State,
     reloads: reloads::Reloads,
+    whom: Refused,
+    changes: [IntCounter; Change::ALL.len()],
+}
+
+/// What was changed over the admin API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// The counts of a phone were cleared.
+    ClearPhone,
+    /// A phone was made exempt.
+    Exempt,
+    /// A phone is exempt no more.
+    Unexempt,
+    /// What is logged.
+    LogFilter,
+}
+
+impl Change {
+    const ALL: [Change; 4] = [Change::ClearPhone, Change::Exempt, Change::Unexempt, Change::LogFilter];
+
+    /// Its name in metrics and logs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Change::ClearPhone => "clear_phone",
+            Change::Exempt => "exempt",
+            Change::Unexempt => "unexempt",
+            Change::LogFilter => "log_filter",
+        }
+    }
 }
 
 /// From a hit in memory to the longest that an SDK waits, in seconds.
@@ -124,6 +156,7 @@ impl Metrics {
             "operation",
             SECONDS,
         )?;
+        let changes = register.counters("admin_changes_total", "What was changed over the admin API.", &["action"])?;
         let outcomes =
             |operation: &str| Outcome::ALL.map(|outcome| requests.with_label_values(&[operation, outcome.name()]));
         Ok(Self {
@@ -134,6 +167,8 @@ impl Metrics {
             upstream: upstream::Upstream::new(register)?,
             state: state::State::new(register)?,
             reloads: reloads::Reloads::new(register, started)?,
+            whom: Refused::default(),
+            changes: Change::ALL.map(|change| changes.with_label_values(&[change.name()])),
             registry,
         })
     }
@@ -158,15 +193,28 @@ impl Metrics {
         }
     }
 
-    /// A code was judged, and that took so long.
-    pub fn decision(&self, series: &Series, decision: &Decision, took: Duration) {
-        self.limits.decision(series, decision, took);
+    /// A code was judged, to a phone that is exempt or not, and that took so long.
+    pub fn decision(&self, series: &Series, decision: &Decision, is_exempt: bool, took: Duration) {
+        self.limits.decision(series, decision, is_exempt, took);
+    }
+
+    /// Something was changed over the admin API.
+    pub fn changed(&self, change: Change) {
+        if let Some(counter) = self.changes.get(change as usize) {
+            counter.inc();
+        }
     }
 
     /// A code was refused by a limit, or by Sendly's hold.
-    pub fn refused(&self, series: &Series, refusal: &Refusal, kind: Kind, phone: Option<Phone>) {
+    pub fn refused(&self, series: &Series, refusal: &Refusal, kind: Kind, subject: &Subject) {
         self.limits.refused(series, refusal);
-        self.codes.ended(&series.tariff, Fate::Refused, kind, phone);
+        self.codes.ended(&series.tariff, Fate::Refused, kind, subject.phone);
+        self.whom.note(refusal.by, series.per(refusal.by), subject);
+    }
+
+    /// Whom limits refused of late.
+    pub fn whom(&self) -> &Refused {
+        &self.whom
     }
 
     /// A charge was settled, in one of the ways and for one of the reasons that there are.
@@ -266,6 +314,7 @@ mod tests {
     fn operations_and_outcomes_stand_where_they_are_looked_up() {
         assert!(Operation::ALL.iter().enumerate().all(|(place, operation)| *operation as usize == place));
         assert!(Outcome::ALL.iter().enumerate().all(|(place, outcome)| *outcome as usize == place));
+        assert!(Change::ALL.iter().enumerate().all(|(place, change)| *change as usize == place));
     }
 
     #[test]
@@ -319,8 +368,9 @@ mod tests {
     fn a_limit_tells_what_it_says_and_nothing_that_it_cannot() {
         let (metrics, series) = metrics();
         let refusal = Refusal { by: Obstacle::Limit(0), retry_after: Duration::from_millis(29_001) };
-        metrics.refused(&series, &refusal, Kind::Send, None);
-        metrics.decision(&series, &Decision::default(), Duration::from_nanos(180));
+        let account = crate::policy::subject::HashKey::new([1; 16]).account(b"Bearer sk_1");
+        metrics.refused(&series, &refusal, Kind::Send, &Subject { phone: None, verification: None, account });
+        metrics.decision(&series, &Decision::default(), false, Duration::from_nanos(180));
         let text = exposed(&metrics);
         has(
             &text,
@@ -338,6 +388,42 @@ mod tests {
         for line in [r#"decision="deny",limit="one""#, r#"decision="shadow_deny",limit="five""#, r#"{limit="one"}"#] {
             assert!(!text.contains(line), "{line} can never move");
         }
+    }
+
+    #[test]
+    fn a_limit_that_an_exempt_phone_has_reached_says_so_and_one_on_trial_says_what_it_would() {
+        let (metrics, series) = metrics();
+        let policy = Policy::new(vec![limit("five", 1, Mode::Enforce), limit("one", 1, Mode::Shadow)]);
+        let mut log = crate::policy::window::Log::default();
+        log.take(Moment::from_micros(9), Kind::Send, policy.retention(Per::Phone));
+        let record = crate::policy::Record { per: Per::Phone, log: Some(&log), held_until: None };
+        let decision = policy.lenient().judge([record], Kind::Send, Moment::from_micros(9));
+        metrics.decision(&series, &decision, true, Duration::ZERO);
+        has(
+            &exposed(&metrics),
+            &[
+                r#"decisions_total{decision="exempt",limit="five"} 1"#,
+                r#"decisions_total{decision="deny",limit="five"} 0"#,
+                r#"decisions_total{decision="shadow_deny",limit="one"} 1"#,
+            ],
+        );
+    }
+
+    #[test]
+    fn a_sample_is_what_was_counted() {
+        let (metrics, series) = metrics();
+        metrics.request(Operation::Send, Outcome::Allowed, Duration::from_millis(3));
+        metrics.request(Operation::Resend, Outcome::Allowed, Duration::from_millis(3));
+        metrics.code(&series, Fate::Sent, Kind::Send, "+4915112345678".parse().ok());
+        metrics.upstream(Operation::Send, 201, Duration::from_millis(3));
+        metrics.upstream(Operation::Resend, 200, Duration::from_secs(90));
+        metrics.upstream(Operation::Check, 200, Duration::from_millis(3));
+        let sample = metrics.sample(&series);
+        assert_eq!(sample.outcomes[Outcome::Allowed as usize], 2);
+        assert_eq!((sample.codes, sample.credits), ([1, 0, 0], [16, 0, 0]));
+        assert_eq!(sample.answered[..4], [0, 0, 0, 1], "3 ms are within 5");
+        assert_eq!(sample.answered[SECONDS.len() - 1..], [1, 2], "and 90 s within nothing");
+        assert_eq!(sample.limits.len(), 2);
     }
 
     #[test]
@@ -372,12 +458,13 @@ mod tests {
     fn the_series_of_a_limit_outlive_the_configuration_that_named_it() {
         let (metrics, series_before) = metrics();
         let refusal = Refusal { by: Obstacle::Limit(0), retry_after: Duration::from_secs(9) };
-        let german = "+4915112345678".parse().ok();
-        metrics.refused(&series_before, &refusal, Kind::Send, german);
+        let account = crate::policy::subject::HashKey::new([1; 16]).account(b"Bearer sk_1");
+        let german = Subject { phone: "+4915112345678".parse().ok(), verification: None, account };
+        metrics.refused(&series_before, &refusal, Kind::Send, &german);
         let series_after = series(&metrics, [limit("new", 2, Mode::Enforce), limit("five", 9, Mode::Shadow)], 17);
-        metrics.refused(&series_after, &refusal, Kind::Send, german);
+        metrics.refused(&series_after, &refusal, Kind::Send, &german);
         // Of a request that began before.
-        metrics.refused(&series_before, &refusal, Kind::Send, german);
+        metrics.refused(&series_before, &refusal, Kind::Send, &german);
         has(
             &exposed(&metrics),
             &[

@@ -1,5 +1,6 @@
 //! What is limited, and the decision: a pure function from limits, logs and the time to a verdict.
 
+pub mod standing;
 pub mod subject;
 pub mod window;
 
@@ -152,6 +153,14 @@ pub struct Rule {
     pub enforced: bool,
 }
 
+impl Rule {
+    /// The rule of the limit at this place.
+    const fn of(place: usize, limit: &Limit) -> Self {
+        let Limit { max, window, counts, .. } = *limit;
+        Self { place, max, window, counts, near: near(max), enforced: matches!(limit.mode, Mode::Enforce) }
+    }
+}
+
 /// Of `max` codes, those that precede the one that reaches 80 %.
 const fn near(max: u32) -> u32 {
     (max - max / 5).saturating_sub(1)
@@ -176,11 +185,7 @@ impl Rules {
         let mine = || limits.iter().enumerate().filter(|(_, limit)| limit.per == per);
         let met = |kind| -> Vec<Rule> {
             let counting = mine().filter(|(_, limit)| limit.counts.includes(kind));
-            let rule = |(place, limit): (usize, &Limit)| {
-                let Limit { max, window, counts, mode, .. } = *limit;
-                Rule { place, max, window, counts, near: near(max), enforced: mode == Mode::Enforce }
-            };
-            counting.map(rule).collect()
+            counting.map(|(place, limit)| Rule::of(place, limit)).collect()
         };
         let keep = |rules: &[Rule]| {
             let of = |rule: &Rule| Keep { charges: rule.max as usize, window: rule.window };

@@ -14,14 +14,14 @@ use tokio::time::MissedTickBehavior;
 
 use crate::config::Config;
 use crate::server::Reload;
-use crate::telemetry::Filter;
+use crate::telemetry;
 pub use source::{Loaded, Marks, Source};
 
 /// How often files are looked at. They have to stand still for as long before they are loaded, so that what is being written is not.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Loads the configuration anew whenever there is a reason to, for as long as it is polled. `marks` are those of the one in force.
-pub async fn follow(source: Source, marks: Marks, reload: Reload, filter: Filter, mut hup: Signal) {
+pub async fn follow(source: Source, marks: Marks, reload: Reload, mut hup: Signal) {
     let source = Arc::new(source);
     let (mut tried, mut seen) = (marks.clone(), marks);
     let mut looks = tokio::time::interval(LOOK_EVERY);
@@ -51,7 +51,7 @@ pub async fn follow(source: Source, marks: Marks, reload: Reload, filter: Filter
             continue;
         }
         tried = seen.clone();
-        take(loaded.config, &reload, &filter).await;
+        take(loaded.config, &reload).await;
     }
 }
 
@@ -67,14 +67,17 @@ async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> 
 }
 
 /// Puts a configuration in force, if nothing is wrong with it; tells what came of it.
-async fn take(config: Result<Config, Vec<String>>, reload: &Reload, filter: &Filter) {
+async fn take(config: Result<Config, Vec<String>>, reload: &Reload) {
     let prepared = match config {
         Ok(config) => reload.prepare(config).await,
         Err(mistakes) => Err(mistakes),
     };
-    let prepared = prepared.and_then(|prepared| match filter.set(&prepared.config().log.filter) {
-        Ok(()) => Ok(prepared),
-        Err(mistake) => Err(vec![mistake]),
+    let before = reload.config().log.filter;
+    let prepared = prepared.and_then(|prepared| {
+        let filter = &prepared.config().log.filter;
+        // What was set at run time stays until the configuration says something else.
+        let set = if *filter == before { Ok(()) } else { telemetry::set_filter(filter) };
+        set.map(|()| prepared).map_err(|mistake| vec![mistake])
     });
     let applied = match prepared {
         Ok(prepared) => prepared.apply(),

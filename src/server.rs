@@ -22,6 +22,7 @@ use pingora::services::listening::Service;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::admin::board::Board;
 use crate::admin::{Admin, Draining};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -33,6 +34,9 @@ use tls::{Certificate, Shown};
 /// How often the upstream's addresses are looked up; while none is known, much more often.
 const RESOLVE_EVERY: Duration = Duration::from_secs(30);
 const RESOLVE_AGAIN: Duration = Duration::from_secs(1);
+
+/// How often the counters are looked at, for the status page.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// The write buffer of a connection, in bytes: an answer's head and the body of nearly all that Sendly says leave in one write.
 const WRITE_BUFFER: usize = 2048;
@@ -112,7 +116,9 @@ pub async fn start(config: Config, sockets: Sockets, clock: Clock) -> Result<Run
         listener = listener.tls(tls::settings(Arc::clone(shown))?);
     }
     proxy.add_listener(listener.l4_buffer(L4BufferSettings::new(READ_BUFFER, WRITE_BUFFER)));
-    let mut admin = Service::new("admin".to_owned(), Admin::new(Arc::clone(&gateway), draining.clone()));
+    let board = Arc::new(Board::new(Arc::clone(&gateway)));
+    let admin = Admin::new(Arc::clone(&gateway), draining.clone(), Arc::clone(&board));
+    let mut admin = Service::new("admin".to_owned(), admin);
     admin.add_listener(ListenerConfig::tcp(hand_over(&mut fds, sockets.admin)?));
 
     let fds = Arc::new(Mutex::new(fds));
@@ -122,6 +128,7 @@ pub async fn start(config: Config, sockets: Sockets, clock: Clock) -> Result<Run
         tokio::spawn(async move { admin.start_service(Some(fds), closing, 1).await }),
         tokio::spawn(sweep(Arc::clone(&gateway))),
         tokio::spawn(resolve(Arc::clone(&gateway))),
+        tokio::spawn(look(board)),
     ];
     let reload = Reload { gateway: Arc::clone(&gateway), shown, turn: Arc::default() };
     Ok(Running { address, admin_address, gateway, reload, draining, stop, close, tasks })
@@ -166,6 +173,15 @@ async fn sweep(gateway: Arc<Gateway>) {
     loop {
         gateway.sweep().await;
         tokio::time::sleep(gateway.sweep_every()).await;
+    }
+}
+
+async fn look(board: Arc<Board>) {
+    let mut turns = tokio::time::interval(LOOK_EVERY);
+    turns.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        turns.tick().await;
+        board.tick();
     }
 }
 

@@ -1,6 +1,7 @@
 //! Log lines: one stream on standard error, as JSON or for people. What other crates log goes the same way, as far as it may.
 
 use std::io::{self, IsTerminal};
+use std::sync::OnceLock;
 
 use tracing::{Level, Metadata};
 use tracing_subscriber::filter::filter_fn;
@@ -13,35 +14,21 @@ use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 use crate::clock::Clock;
 use crate::config::{Log, LogFormat};
 
-/// What decides what is heard, and can be changed.
-#[derive(Clone, Debug)]
-pub struct Filter(reload::Handle<EnvFilter, Registry>);
-
-impl Filter {
-    /// Filters by these directives from now on.
-    ///
-    /// # Errors
-    /// They are none.
-    pub fn set(&self, directives: &str) -> Result<(), String> {
-        self.0.reload(filter(directives)?).map_err(|error| format!("log.filter: {error}"))
-    }
-}
-
-fn filter(directives: &str) -> Result<EnvFilter, String> {
-    EnvFilter::try_new(directives).map_err(|error| format!("log.filter: {error}"))
-}
+/// The filter of the process' log, once there is one. Logging is the process', whatever runs in it, and so is this.
+static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 
 /// Starts logging, for the whole process.
 ///
 /// The filter decides what the gateway's own modules say. Of other crates it can only take away: below `info`, pingora and
 /// hyper show requests and answers as they came, with phones, API keys and codes, and so might any crate that reads them one
 /// day; pingora quotes a header that it cannot read in a warning, too. So nobody else is heard below `info`, and pingora is
-/// heard only about errors, whatever the filter asks for.
+/// heard only about errors, whatever the filter asks for. What it says as the server of the admin listener is not heard at all:
+/// those errors quote requests, and there a phone stands in the path and a token in a header.
 ///
 /// # Errors
 /// The filter is none, or logging has been started before.
-pub fn start(log: &Log, clock: Clock) -> Result<Filter, String> {
-    let (filter, handle) = reload::Layer::new(filter(&log.filter)?);
+pub fn start(log: &Log, clock: Clock) -> Result<(), String> {
+    let (filter, handle) = reload::Layer::new(parse(&log.filter)?);
     let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_timer(Timer(clock)).with_target(true);
     let lines = match log.format {
         LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).boxed(),
@@ -49,11 +36,35 @@ pub fn start(log: &Log, clock: Clock) -> Result<Filter, String> {
     };
     let heard = tracing_subscriber::registry().with(filter).with(filter_fn(may_be_heard)).with(lines);
     heard.try_init().map_err(|error| error.to_string())?;
-    Ok(Filter(handle))
+    // It was started just now, and so for the first time.
+    let _ = FILTER.set(handle);
+    Ok(())
+}
+
+/// What the log lets through; `None` before it was started.
+pub fn filter() -> Option<String> {
+    FILTER.get()?.with_current(ToString::to_string).ok()
+}
+
+/// Lets this through from now on. Whether each request gets its line was settled when the gateway started.
+///
+/// # Errors
+/// The filter is none, or logging was not started.
+pub fn set_filter(filter: &str) -> Result<(), String> {
+    let new = parse(filter)?;
+    let handle = FILTER.get().ok_or("logging was not started")?;
+    handle.reload(new).map_err(|error| error.to_string())
+}
+
+fn parse(filter: &str) -> Result<EnvFilter, String> {
+    EnvFilter::try_new(filter).map_err(|error| format!("log.filter: {error}"))
 }
 
 /// See [`start`].
 fn may_be_heard(line: &Metadata<'_>) -> bool {
+    if line.target() == "pingora_core::apps::http_app" {
+        return false;
+    }
     let from = line.target().split("::").next().unwrap_or_default();
     let most = match from {
         "sendly_gateway" | "access" => Level::TRACE,

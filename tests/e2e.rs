@@ -9,6 +9,8 @@
 )]
 #![allow(dead_code, reason = "the support modules serve several suites")]
 
+#[path = "e2e/admin.rs"]
+mod admin;
 #[path = "e2e/bodies.rs"]
 mod bodies;
 #[path = "support/client.rs"]

@@ -11,6 +11,8 @@
     reason = "a test that panics is a test that fails"
 )]
 
+#[path = "ledger/asking.rs"]
+mod asking;
 #[path = "ledger/behaviour.rs"]
 mod behaviour;
 #[path = "ledger/memory.rs"]
@@ -60,6 +62,15 @@ macro_rules! behaves {
                 a_request_that_still_knows_the_old_key_meets_what_was_absorbed
                 a_limit_that_changes_judges_what_is_logged
                 a_limit_that_is_removed_refuses_no_more_and_its_reservations_settle;
+            asking:
+                a_look_says_what_the_next_code_would_be_told
+                whatever_happens_a_look_says_what_the_model_does
+                a_look_changes_nothing_and_shows_a_hold_until_its_end
+                clearing_a_phone_gives_it_its_full_limits_and_touches_nobody_else
+                a_code_under_way_when_its_phone_is_cleared_gives_nothing_back
+                whoever_asks_while_a_phone_is_cleared_gets_its_limit_before_and_after_and_no_more
+                an_exempt_phone_is_never_refused_and_is_charged_all_the_same
+                sendlys_hold_refuses_an_exempt_phone_too;
             properties:
                 every_decision_is_the_models
                 limits_that_take_turns_judge_as_if_each_had_always_been_there

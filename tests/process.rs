@@ -10,6 +10,8 @@
 
 #[path = "process/access.rs"]
 mod access;
+#[path = "process/admin.rs"]
+mod admin;
 #[path = "process/arguments.rs"]
 mod arguments;
 #[path = "support/client.rs"]
@@ -24,3 +26,5 @@ mod secrets;
 mod stopping;
 #[path = "support/upstream.rs"]
 mod upstream;
+#[path = "process/verbs.rs"]
+mod verbs;

@@ -41,6 +41,7 @@ impl Config {
             ("credits", self.tariff == other.tariff),
             ("drain_timeout", self.drain_timeout == other.drain_timeout),
             ("limits", self.limits == other.limits),
+            ("exempt", self.exempt == other.exempt),
             ("throttles", self.throttles == other.throttles),
         ];
         is_same.into_iter().filter(|(_, same)| !same).map(|(section, _)| section).collect()

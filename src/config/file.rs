@@ -30,14 +30,16 @@ use std::time::Duration;
 
 use environment::Environment;
 use given::Document;
-use kinds::{address, array, count, duration, flag, log_filter, network, one_of, passphrase};
+pub use kinds::is_log_filter;
+use kinds::{address, array, count, duration, flag, log_filter, network, one_of, passphrase, phones};
 pub use mistake::{Mistake, Mistakes, Place, Problem};
 use reader::Reader;
 use section::Section;
 use span::{days, hours, millis, minutes, secs};
 
 use super::{
-    Admin, Clients, Config, Log, LogFormat, Memory, Origin, Protocol, Reload, Replies, Retries, Tls, Upstream, WhenFull,
+    Admin, Clients, Config, Log, LogFormat, Memory, Origin, Protocol, Reload, Replies, Retries, Tls, Token, Upstream,
+    WhenFull,
 };
 use crate::policy::subject::HashKey;
 use crate::policy::{self, Per};
@@ -47,6 +49,19 @@ const SDKS_GIVE_UP: Duration = secs(30);
 
 /// The longest that one step of an exchange may take, with room for an answer before [`SDKS_GIVE_UP`].
 const MAX_STEP: Duration = secs(29);
+
+/// Test numbers, and no list of customers.
+const MAX_EXEMPT: usize = 100;
+
+/// The duration that an operator wrote: `10m`, `1h30m`.
+pub fn parse_duration(text: &str) -> Option<Duration> {
+    span::parse(text)
+}
+
+/// A duration as an operator would write it.
+pub fn duration_text(duration: Duration) -> String {
+    span::text(duration)
+}
 
 impl Config {
     /// Reads a file, and the variables that override it.
@@ -112,7 +127,7 @@ fn config<'t>(keys: &mut Section<'_, 't>, default_limits: &'t Document<'t>) -> C
         upstream: keys.section("upstream", upstream),
         tls: keys.section("tls", tls),
         clients: keys.section("clients", clients),
-        admin: keys.section("admin", |keys| Admin { listen: keys.get("listen", loopback(9090), address) }),
+        admin: keys.section("admin", admin),
         memory: keys.section("memory", memory),
         retries: keys.section("retries", retries),
         replies: keys
@@ -122,6 +137,7 @@ fn config<'t>(keys: &mut Section<'_, 't>, default_limits: &'t Document<'t>) -> C
         tariff: keys.section("credits", credits::credits),
         limits: keys.entries("limits", policy::MAX_LIMITS, Some(default_limits), limits::limit),
         throttles: keys.entries("throttles", throttles::MAX_THROTTLES, None, throttles::throttle),
+        exempt: keys.get("exempt", Vec::new(), phones(MAX_EXEMPT)),
     };
     rules(keys, &config);
     config
@@ -164,6 +180,13 @@ fn clients(keys: &mut Section<'_, '_>) -> Clients {
         body_timeout: keys.get("body_timeout", secs(5), duration(millis(1)..=minutes(10))),
         write_timeout: keys.get("write_timeout", secs(30), duration(millis(1)..=hours(1))),
         trusted_proxies: keys.get("trusted_proxies", Vec::new(), array("networks", network)),
+    }
+}
+
+fn admin(keys: &mut Section<'_, '_>) -> Admin {
+    Admin {
+        listen: keys.get("listen", loopback(9090), address),
+        token: keys.secret("token", "token_file", passphrase).map(Token::new),
     }
 }
 

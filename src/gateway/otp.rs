@@ -97,14 +97,16 @@ pub(super) async fn serve<C: Caller>(
 
     let asked = gateway.clock.read();
     let now = asked.moment();
-    let (decision, verdict) = gateway.ledger.reserve(&settings.policy, &subject, kind, now).await;
-    gateway.metrics.decision(&settings.series, &decision, gateway.clock.read().since(asked));
+    let is_exempt = gateway.exemptions.cover(subject.phone, now);
+    let policy = if is_exempt { &settings.lenient } else { &settings.policy };
+    let (decision, verdict) = gateway.ledger.reserve(policy, &subject, kind, now).await;
+    gateway.metrics.decision(&settings.series, &decision, is_exempt, gateway.clock.read().since(asked));
     let reservation = match verdict {
         Verdict::Reserved(reservation) => reservation,
         Verdict::Refused(refusal) => {
             request.outcome = Outcome::Refused;
             request.refused_by = Some(settings.refusals.name(refusal.by));
-            gateway.metrics.refused(&settings.series, &refusal, kind, subject.phone);
+            gateway.metrics.refused(&settings.series, &refusal, kind, &subject);
             let reply = settings.refusals.reply(&refusal, user_agent(caller.fields()));
             return stop(caller, click, reply).await;
         }

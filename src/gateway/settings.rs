@@ -20,6 +20,8 @@ use crate::throttle::Throttles;
 pub struct Settings {
     pub(super) config: Config,
     pub(super) policy: Policy,
+    /// The same for exempt phones.
+    pub(super) lenient: Policy,
     pub(super) throttles: Throttles,
     pub(super) refusals: Refusals,
     pub(super) series: Series,
@@ -91,11 +93,17 @@ impl Settings {
         Self {
             series: metrics.series(&policy, names, config.tariff.clone()),
             refusals: Refusals::new(&policy, config.replies.ratelimit_headers),
+            lenient: policy.lenient(),
             policy,
             throttles,
             upstream,
             config,
         }
+    }
+
+    /// The same, with nothing kept for limits that they have replaced.
+    pub(super) fn without_past(&self) -> Self {
+        Self { policy: self.policy.without_past(), lenient: self.lenient.without_past(), ..self.clone() }
     }
 
     /// The configuration that they follow from.

@@ -5,6 +5,7 @@
 //! await.
 
 mod entries;
+mod look;
 mod shards;
 mod table;
 mod verifications;

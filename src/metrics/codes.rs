@@ -27,9 +27,11 @@ pub enum Fate {
 }
 
 impl Fate {
-    const ALL: [Fate; 3] = [Fate::Sent, Fate::Refused, Fate::GivenBack];
+    /// Every fate, in the order of its discriminants.
+    pub const ALL: [Fate; 3] = [Fate::Sent, Fate::Refused, Fate::GivenBack];
 
-    const fn name(self) -> &'static str {
+    /// Its name in metrics.
+    pub const fn name(self) -> &'static str {
         match self {
             Fate::Sent => "sent",
             Fate::Refused => "refused",
@@ -119,6 +121,14 @@ impl Codes {
                 Kind::Resend => resends.inc(),
             }
         }
+    }
+
+    /// How many codes ended in each way, and what they cost, in all tiers together; in the order of [`Fate::ALL`].
+    pub(super) fn totals(&self) -> ([u64; Fate::ALL.len()], [u64; Fate::ALL.len()]) {
+        let total = |count: fn(&InTier) -> u64| {
+            Fate::ALL.map(|fate| self.tiers.iter().filter_map(|fates| fates.get(fate as usize)).map(count).sum())
+        };
+        (total(|tier| tier.codes.get()), total(|tier| tier.credits.get()))
     }
 
     /// A check confirmed this verification. Sendly says so again to whoever checks the right code again: that is not counted.

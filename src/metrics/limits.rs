@@ -5,7 +5,8 @@ use std::time::Duration;
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec};
 
 use super::register::{Register, Result};
-use crate::policy::{Decision, Limit, Mode, Obstacle, Policy, Refusal};
+use super::sample::Verdicts;
+use crate::policy::{Decision, Limit, Mode, Obstacle, Per, Policy, Refusal};
 use crate::sendly::tariff::Tariff;
 
 /// See the module's documentation.
@@ -36,9 +37,12 @@ pub struct Series {
 /// What one limit says. What it can never say has no series.
 #[derive(Clone, Debug)]
 struct OfLimit {
+    per: Per,
     allow: IntCounter,
     /// `deny`, or `shadow_deny` of one that is not enforced.
     deny: IntCounter,
+    /// Of one that is enforced: it would have refused, and the phone is exempt.
+    exempt: Option<IntCounter>,
     /// Of one that can be near: of two codes or more.
     near: Option<IntCounter>,
     /// Of one that is enforced.
@@ -97,8 +101,10 @@ impl Limits {
         let of_limit = |limit: &Limit| {
             let (name, is_enforced) = (limit.name.as_str(), limit.mode == Mode::Enforce);
             OfLimit {
+                per: limit.per,
                 allow: self.decisions.with_label_values(&[name, "allow"]),
                 deny: self.decisions.with_label_values(&[name, if is_enforced { "deny" } else { "shadow_deny" }]),
+                exempt: is_enforced.then(|| self.decisions.with_label_values(&[name, "exempt"])),
                 near: (limit.max > 1).then(|| self.near.with_label_values(&[name])),
                 wait: is_enforced.then(|| self.wait.with_label_values(&[name])),
             }
@@ -110,11 +116,12 @@ impl Limits {
         }
     }
 
-    pub(super) fn decision(&self, series: &Series, decision: &Decision, took: Duration) {
+    pub(super) fn decision(&self, series: &Series, decision: &Decision, is_exempt: bool, took: Duration) {
         self.took.observe(took.as_secs_f64());
         let is_allowed = decision.refusal.is_none();
         for (place, limit) in series.limits.iter().enumerate().filter(|(place, _)| decision.met.contains(*place)) {
-            let verdict = if decision.reached.contains(place) { &limit.deny } else { &limit.allow };
+            let reached = || limit.exempt.as_ref().filter(|_| is_exempt).unwrap_or(&limit.deny);
+            let verdict = if decision.reached.contains(place) { reached() } else { &limit.allow };
             verdict.inc();
             if let Some(near) = limit.near.as_ref().filter(|_| is_allowed && decision.near.contains(place)) {
                 near.inc();
@@ -134,9 +141,27 @@ impl Limits {
             wait.observe(refusal.retry_after.as_secs_f64().ceil());
         }
     }
+
+    /// What each limit has said so far, in the policy's order; and how often Sendly's hold refused.
+    pub(super) fn verdicts(&self, series: &Series) -> (Vec<Verdicts>, u64) {
+        let verdicts = |limit: &OfLimit| Verdicts {
+            allow: limit.allow.get(),
+            deny: limit.deny.get(),
+            exempt: limit.exempt.as_ref().map_or(0, IntCounter::get),
+        };
+        (series.limits.iter().map(verdicts).collect(), self.held.get())
+    }
 }
 
 impl Series {
+    /// Whom what stands in the way counts for. Sendly's hold is on a phone.
+    pub(super) fn per(&self, obstacle: Obstacle) -> Per {
+        match obstacle {
+            Obstacle::Hold => Per::Phone,
+            Obstacle::Limit(place) => self.limits.get(place).map_or(Per::Phone, |limit| limit.per),
+        }
+    }
+
     /// A throttle refused a request: the one at this place of the configuration.
     pub fn throttled(&self, place: usize) {
         if let Some(counter) = self.throttled.get(place) {

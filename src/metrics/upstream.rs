@@ -3,6 +3,7 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use prometheus::core::Metric as _;
 use prometheus::{Histogram, IntCounter, IntCounterVec};
 
 use super::register::{Register, Result};
@@ -99,6 +100,19 @@ impl Upstream {
             let begin = || self.status.with_label_values(&[operation.name(), status.to_string().as_str()]);
             answers.get_or_init(begin).inc();
         }
+    }
+
+    /// How many sends and resends Sendly answered within each of [`SECONDS`], and last how many altogether.
+    pub(super) fn answered_within(&self) -> [u64; SECONDS.len() + 1] {
+        let mut within = [0; SECONDS.len() + 1];
+        let codes = [Operation::Send, Operation::Resend];
+        for histogram in codes.iter().filter_map(|operation| self.took.get(*operation as usize)) {
+            let metric = histogram.metric();
+            let buckets = metric.get_histogram().get_bucket().iter().map(|bucket| bucket.cumulative_count());
+            let all = metric.get_histogram().get_sample_count();
+            within.iter_mut().zip(buckets.chain([all])).for_each(|(sum, count)| *sum += count);
+        }
+        within
     }
 
     pub(super) fn lookup(&self, found: Found) {

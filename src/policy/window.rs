@@ -81,6 +81,18 @@ impl Log {
         self.nth_newest(rule.counts, rule.near).is_some_and(|charge| charge.at() + rule.window > self.not_before(now))
     }
 
+    /// How many of its codes a limit counts in its window that ends now.
+    pub fn used(&self, rule: &Rule, now: Moment) -> usize {
+        let now = self.not_before(now);
+        let inside = |charge: &Charge| rule.counts.includes(charge.kind()) && charge.at() + rule.window > now;
+        self.charges().iter().map(|charge| Charge(*charge)).filter(inside).count()
+    }
+
+    /// How many of its codes some limit can still need.
+    pub fn counted(&self, retention: Retention, now: Moment) -> usize {
+        self.charges().iter().filter(|charge| Charge(**charge).leaves(retention) > now).count()
+    }
+
     /// When it was charged last.
     pub fn newest(&self) -> Option<Moment> {
         self.charges().last().map(|charge| Charge(*charge).at())

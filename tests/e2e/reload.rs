@@ -29,12 +29,6 @@ impl Gateway {
             self.send_ok(PHONE).await;
         }
     }
-
-    /// What `decisions_total` says of a limit.
-    async fn decided(&self, limit: &str, decision: &str) -> u64 {
-        let labels = format!("{{decision=\"{decision}\",limit=\"{limit}\"}}");
-        self.metric(&format!("sendly_gateway_decisions_total{labels}")).await
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

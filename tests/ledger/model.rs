@@ -88,6 +88,18 @@ impl Model {
         self.holds.iter_mut().filter(|(key, _)| *key == from).for_each(|(key, _)| *key = into);
     }
 
+    pub fn clear(&mut self, key: Key) {
+        self.charges.iter_mut().filter(|charge| charge.key == key).for_each(|charge| charge.there = false);
+        self.holds.retain(|(held, _)| *held != key);
+    }
+
+    /// Of each limit that counts for a key: its place, how many of its max are used, and how long it refuses.
+    pub fn look(&self, key: Key, now: Moment) -> Vec<(usize, usize, Option<Duration>)> {
+        let own = self.limits.iter().enumerate().filter(|(_, limit)| limit.per == key.per());
+        let used = |limit: &Limit| self.count(key, limit, self.time(key, now)).min(limit.max as usize);
+        own.map(|(place, limit)| (place, used(limit), self.wait(key, limit, now))).collect()
+    }
+
     pub fn sweep(&mut self, now: Moment) {
         self.swept = self.swept.max(now);
     }

@@ -158,6 +158,7 @@ pub enum Event {
     Record { key: usize, kind: Kind, age: Step },
     Hold { key: usize, span: Step },
     Absorb(usize, usize),
+    Clear { key: usize },
     Advance(Step),
     StepBack(Step),
     Sweep,
@@ -254,11 +255,13 @@ pub fn to_and_fro() -> impl Strategy<Value = Event> {
 /// All that can happen.
 pub fn anything() -> impl Strategy<Value = Event> {
     let key = 0..PHONES + VERIFICATIONS + ACCOUNTS;
+    let key_to_clear = key.clone();
     prop_oneof![
         20 => to_and_fro(),
         1 => (key.clone(), kinds(), steps()).prop_map(|(key, kind, age)| Event::Record { key, kind, age }),
         1 => (key, steps()).prop_map(|(key, span)| Event::Hold { key, span }),
         1 => (0..VERIFICATIONS, 0..VERIFICATIONS).prop_map(|(into, from)| Event::Absorb(into, from)),
+        1 => key_to_clear.prop_map(|key| Event::Clear { key }),
     ]
 }
 
@@ -366,6 +369,13 @@ impl World {
                     self.model.absorb(keys[0], keys[1]);
                     self.roots.iter_mut().filter(|root| **root == from).for_each(|root| *root = into);
                 }
+            }
+            Event::Clear { key } => {
+                // What is under way then gives nothing back: here it is kept before.
+                self.open.clear();
+                let key = self.key(*key);
+                wait(self.ledger.clear(&self.policy, key, self.now));
+                self.model.clear(key);
             }
             Event::Advance(step) => {
                 self.now = self.now + step.span(limits);

@@ -37,11 +37,14 @@ fn headers(answer: &Answer) -> String {
 /// Ends it, and looks into everything that it ever said.
 async fn said_nothing_secret(serving: Serving, answers: &[String], what: &str) {
     let metrics = String::from_utf8(serving.admin("/metrics").await.body).unwrap();
+    let status = String::from_utf8(serving.admin("/v1/status").await.body).unwrap();
     serving.process.signal("TERM");
     assert_eq!(serving.process.code().await, 0);
     let (out, err) = (serving.process.out(), serving.process.err());
     assert!(err.contains("\"access\""), "it logs at all");
-    for (place, text) in [("stdout", &out), ("stderr", &err), ("metrics", &metrics), ("headers", &answers.concat())] {
+    for (place, text) in
+        [("stdout", &out), ("stderr", &err), ("metrics", &metrics), ("status", &status), ("headers", &answers.concat())]
+    {
         for secret in [DIGITS, KEY, CODE] {
             if let Some(found) = text.find(secret) {
                 let (from, to) = (text[..found].rfind('\n').map_or(0, |end| end + 1), text[found..].find('\n'));

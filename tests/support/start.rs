@@ -106,6 +106,12 @@ impl Gateway {
         self.metric(&format!("sendly_gateway_settlements_total{{{labels}}}")).await
     }
 
+    /// What `decisions_total` says of a limit.
+    pub(crate) async fn decided(&self, limit: &str, decision: &str) -> u64 {
+        let labels = format!("{{decision=\"{decision}\",limit=\"{limit}\"}}");
+        self.metric(&format!("sendly_gateway_decisions_total{labels}")).await
+    }
+
     /// Waits until nothing is in flight.
     pub(crate) async fn is_idle(&self) {
         let idle = self.running.gateway().work().none_left();

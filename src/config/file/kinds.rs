@@ -13,6 +13,7 @@ use super::environment::READABLE_FILE;
 use super::given::Given;
 use super::mistake::Mistakes;
 use super::span;
+use crate::phone::Phone;
 
 /// What a key takes: reads a value as a `T`, or tells what it should have been.
 pub(super) trait Kind<T>: Fn(&Given<'_>) -> Result<T, Mistakes> {}
@@ -72,6 +73,21 @@ pub(super) fn array<T>(of_what: &'static str, item: impl Kind<T>) -> impl Kind<V
     }
 }
 
+/// At most so many phones in E.164. What is there instead is not repeated: it may be somebody's number in another form.
+pub(super) fn phones(most: usize) -> impl Kind<Vec<Phone>> {
+    let phone = |given: &Given<'_>| {
+        let phone = given.text().and_then(|text| text.parse().ok());
+        phone.ok_or_else(|| given.expected(r#"a phone in E.164 such as "+15550100001""#))
+    };
+    let phones = array("phones", phone);
+    move |given| {
+        let (key, place, value) = (given.key.clone(), given.place.clone(), given.value.clone());
+        let phones = phones(&Given { key, place, value, secret: true })?;
+        let too_many = || given.expected_but_found(format!("at most {most} of them"), phones.len().to_string());
+        if phones.len() > most { Err(too_many()) } else { Ok(phones) }
+    }
+}
+
 /// What names limits and throttles.
 pub(super) fn name(given: &Given<'_>) -> Result<String, Mistakes> {
     let name = given.text().filter(|name| is_name(name)).map(str::to_owned);
@@ -120,20 +136,25 @@ pub(super) fn passphrase(given: &Given<'_>) -> Result<String, Mistakes> {
 }
 
 /// What a log lets through: `info`, or `warn,sendly_gateway=debug`.
+pub(super) fn log_filter(given: &Given<'_>) -> Result<String, Mistakes> {
+    let filter = given.text().filter(|text| is_log_filter(text)).map(str::to_owned);
+    filter.ok_or_else(|| {
+        given.expected(
+            r#"a level (off, error, warn, info, debug, trace), or levels of modules such as "info,hyper=warn""#,
+        )
+    })
+}
+
+/// Whether this says what a log lets through.
 ///
 /// `EnvFilter` takes more. A misspelt level is one thing that it takes: for the name of a module, whose every line it then
 /// lets through, and nothing else.
-pub(super) fn log_filter(given: &Given<'_>) -> Result<String, Mistakes> {
+pub fn is_log_filter(text: &str) -> bool {
     const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
     let is_directive = |text: &str| {
         let (module, level) = text.split_once('=').unwrap_or(("any", text));
         let is_word = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b':');
         LEVELS.contains(&level) && !module.is_empty() && module.bytes().all(is_word)
     };
-    let filter = given.text().filter(|text| text.split(',').all(is_directive)).map(str::to_owned);
-    filter.ok_or_else(|| {
-        given.expected(
-            r#"a level (off, error, warn, info, debug, trace), or levels of modules such as "info,hyper=warn""#,
-        )
-    })
+    text.split(',').all(is_directive)
 }

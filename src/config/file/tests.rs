@@ -145,6 +145,10 @@ fn a_secret_is_never_repeated() {
         format!("hash_key = {SECRET:?}\nhash_key_file = {SECRET:?}"),
         format!("hash_kee = {SECRET:?}"),
         format!("upstream.url = \"https://user:{SECRET}@sendly.live\""),
+        format!("admin.token = {SECRET:?}"),
+        format!("admin.token_file = {SECRET:?}"),
+        format!("exempt = {SECRET:?}"),
+        format!("exempt = [\"{SECRET}\", 5]"),
     ];
     for text in texts {
         let messages = messages(&text, &[]);
@@ -163,7 +167,8 @@ fn a_secret_is_never_repeated() {
         let messages = messages("", &[(name, value)]);
         assert!(!messages.is_empty() && !messages.contains(SECRET), "{messages}");
     }
-    let config = parse(&format!("hash_key = {:?}", SECRET.repeat(3)), &[]).unwrap();
+    let three = SECRET.repeat(3);
+    let config = parse(&format!("hash_key = {three:?}\nadmin.token = {three:?}"), &[]).unwrap();
     assert!(!shown(&config).contains(SECRET));
 }
 

@@ -326,6 +326,9 @@ pub(super) trait Key {
 
     /// Holds it; an earlier end changes nothing.
     fn hold(&mut self, until: Moment);
+
+    /// Forgets its log and its hold. Returns whether it had either.
+    fn forget(&mut self) -> (bool, bool);
 }
 
 impl<E: Logged> Locked<'_, E> {
@@ -406,5 +409,15 @@ impl<E: Logged> Key for Locked<'_, E> {
 
     fn hold(&mut self, until: Moment) {
         self.shard.hold(self.key, until);
+    }
+
+    fn forget(&mut self) -> (bool, bool) {
+        let held = self.shard.rare.as_mut().is_some_and(|rare| rare.held.remove(&self.key).is_some());
+        let logged = self.slot.ok().filter(|_| self.record().log.is_some());
+        if let Some(slot) = logged {
+            self.shard.clear(slot, self.seeds);
+            self.slot = self.shard.table.find(self.key, self.hash, self.seeds);
+        }
+        (logged.is_some(), held)
     }
 }

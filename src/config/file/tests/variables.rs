@@ -10,6 +10,7 @@ const SOME_FILE: &str = "Cargo.toml";
 /// For each key, values that it can have, in the environment's spelling. For each limit, one of them is none of its defaults.
 const SAMPLES: &[(&str, &[&str])] = &[
     ("admin.listen", &["127.0.0.1:9191"]),
+    ("admin.token", &["0123456789abcdef"]),
     ("clients.header_timeout", &["8s"]),
     ("clients.body_timeout", &["7s"]),
     ("clients.keep_alive", &["70s"]),
@@ -29,6 +30,7 @@ const SAMPLES: &[(&str, &[&str])] = &[
     ("credits.tier5.countries", &["KE, NG"]),
     ("credits.tier5.credits", &["7"]),
     ("drain_timeout", &["45s"]),
+    ("exempt", &["+15550100001, +15550100002"]),
     ("hash_key", &["0123456789abcdef"]),
     ("limits.code", &["resend_cooldown", "rate_limit_exceeded"]),
     ("limits.counts", &["send,resend", "resend"]),
@@ -85,19 +87,23 @@ pub(super) fn full_text() -> String {
     )
 }
 
-/// The variable of every key but `hash_key_file`, whose variable is that of `hash_key`'s file, with values for it.
+/// The variable of every key but those that name a secret's file, whose variable is that of the secret's file, with values for it.
 pub(super) fn variables() -> Vec<(String, &'static [&'static str])> {
     let overridable = asked(&full_text()).into_iter().filter_map(|(path, asked)| Some((path, asked.variable?)));
     let samples = |path: &str| {
         let sample = SAMPLES.iter().find(|(key, _)| *key == of_any(path));
         sample.unwrap_or_else(|| panic!("there is no sample for {path}")).1
     };
-    overridable.filter(|(path, _)| path != "hash_key_file").map(|(path, variable)| (variable, samples(&path))).collect()
+    overridable
+        .filter(|(path, _)| path != "hash_key_file" && path != "admin.token_file")
+        .map(|(path, variable)| (variable, samples(&path)))
+        .collect()
 }
 
-/// What a configuration is, its hash key included.
+/// What a configuration is, its secrets included.
 fn fingerprint(config: &Config) -> String {
-    format!("{config:?} {:?}", config.hash_key.verification("ver_1"))
+    let is_sample = config.admin.token.as_ref().is_some_and(|token| token.is(b"0123456789abcdef"));
+    format!("{config:?} {:?} {is_sample}", config.hash_key.verification("ver_1"))
 }
 
 #[test]
@@ -147,7 +153,8 @@ fn no_two_keys_share_a_variable() {
     assert_eq!(variables.len(), distinct.len());
     let files = variables.iter().map(|variable| format!("{variable}_FILE"));
     let shared: Vec<_> = files.filter(|file| distinct.contains(file)).collect();
-    assert_eq!(shared, ["SENDLY_GATEWAY_HASH_KEY_FILE"], "which means the same both ways");
+    let secrets = ["SENDLY_GATEWAY_ADMIN_TOKEN_FILE", "SENDLY_GATEWAY_HASH_KEY_FILE"];
+    assert_eq!(shared, secrets, "which mean the same both ways");
 }
 
 #[test]

@@ -1,0 +1,118 @@
+//! What the status page shows, as JSON: for whoever reaches the listener, so phones stand in it as in logs.
+
+use serde_json::{Map, Value, json};
+
+use super::board::{Board, Span, View};
+use super::phones::{counts, mode};
+use super::top::{COUNTERS, Share};
+use crate::config::file::duration_text;
+use crate::gateway::Gateway;
+use crate::metrics::refused::Whom;
+use crate::metrics::sample::{Sample, Verdicts};
+use crate::metrics::{Fate, Outcome};
+use crate::policy::subject::Account;
+use crate::policy::{Limit, Mode};
+
+/// `GET /v1/status`.
+pub(super) fn status(gateway: &Gateway, board: &Board, not_ready: Option<&str>) -> Value {
+    let view = board.view();
+    let limits = gateway.limits();
+    let sizes = gateway.sizes();
+    let View { began, now, recent, hour, minutes, .. } = &view;
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "now": now.at.to_string(),
+        "started": began.to_string(),
+        "uptime_seconds": now.at.since(*began).as_secs(),
+        "ready": not_ready.is_none(),
+        "why": not_ready,
+        "admin_token": gateway.admin_token().is_some(),
+        "in_flight": sizes.in_flight,
+        "keys": { "tracked": sizes.tracked, "max": sizes.capacity, "uncounted": sizes.uncounted },
+        "verifications": sizes.verifications,
+        "exemptions": gateway.exemptions().list(now.at).len(),
+        "requests": {
+            "total": outcomes(&now.sample, |count| json!(count)),
+            "per_second": outcomes(&recent.came, |count| json!(recent.rate(count))),
+            "hour": outcomes(&hour.came, |count| json!(count)),
+        },
+        "codes": fates(now.sample.codes, hour.came.codes),
+        "credits": fates(now.sample.credits, hour.came.credits),
+        "limits": limits.iter().enumerate().map(|(place, limit)| of_limit(limit, place, &view)).collect::<Vec<_>>(),
+        "hold": { "total": now.sample.held, "per_second": recent.rate(recent.came.held), "hour": hour.came.held },
+        "minutes": minutes.iter().map(minute).collect::<Vec<_>>(),
+        "upstream": { "recent": waits(&recent.came), "hour": waits(&hour.came) },
+        "refused": {
+            "since": view.top_since.to_string(),
+            "noted": view.top_noted,
+            "error_at_most": view.top_noted.div_ceil(COUNTERS as u64),
+            "most": view.top.iter().map(|share| refused(share, &limits)).collect::<Vec<_>>(),
+        },
+    })
+}
+
+fn outcomes(sample: &Sample, value: impl Fn(u64) -> Value) -> Value {
+    let one = |(outcome, count): (Outcome, u64)| (outcome.name().to_owned(), value(count));
+    Value::Object(Outcome::ALL.into_iter().zip(sample.outcomes).map(one).collect::<Map<_, _>>())
+}
+
+fn fates<const N: usize>(total: [u64; N], hour: [u64; N]) -> Value {
+    let one =
+        |(fate, (total, hour)): (Fate, (u64, u64))| (fate.name().to_owned(), json!({ "total": total, "hour": hour }));
+    Value::Object(Fate::ALL.into_iter().zip(total.into_iter().zip(hour)).map(one).collect::<Map<_, _>>())
+}
+
+fn of_limit(limit: &Limit, place: usize, view: &View) -> Value {
+    let verdicts = |sample: &Sample| sample.limits.get(place).copied().unwrap_or_default();
+    let deny = if limit.mode == Mode::Enforce { "deny" } else { "shadow_deny" };
+    let told = |Verdicts { allow, deny: denied, exempt }: Verdicts, value: &dyn Fn(u64) -> Value| json!({ "allow": value(allow), deny: value(denied), "exempt": value(exempt) });
+    json!({
+        "name": limit.name,
+        "per": limit.per.name(),
+        "max": limit.max,
+        "window": duration_text(limit.window),
+        "mode": mode(limit.mode),
+        "counts": counts(limit),
+        "total": told(verdicts(&view.now.sample), &|count| json!(count)),
+        "per_second": told(verdicts(&view.recent.came), &|count| json!(view.recent.rate(count))),
+        "hour": told(verdicts(&view.hour.came), &|count| json!(count)),
+    })
+}
+
+/// One minute, as the plots need it.
+fn minute(span: &Span) -> Value {
+    let requests = |outcomes: &[Outcome]| -> u64 {
+        outcomes.iter().filter_map(|outcome| span.came.outcomes.get(*outcome as usize)).sum()
+    };
+    let [sent, refused, _] = span.came.codes;
+    let [spent, saved, _] = span.came.credits;
+    json!({
+        "from": span.from.to_string(),
+        "seconds": span.seconds,
+        "passed": requests(&[Outcome::Passed, Outcome::Allowed, Outcome::Retry]),
+        "refused": requests(&[Outcome::Refused, Outcome::Throttled]),
+        "failed": requests(&[Outcome::Rejected, Outcome::NoRoom, Outcome::Failed, Outcome::Abandoned]),
+        "codes": { "sent": sent, "refused": refused },
+        "credits": { "sent": spent, "refused": saved },
+        "upstream_p99": span.came.quantile(0.99),
+    })
+}
+
+fn waits(came: &Sample) -> Value {
+    json!({
+        "answers": came.answered.last(),
+        "p50": came.quantile(0.5),
+        "p90": came.quantile(0.9),
+        "p99": came.quantile(0.99),
+    })
+}
+
+fn refused(share: &Share, limits: &[Limit]) -> Value {
+    let limit = share.refusal.by.map_or(Some("hold"), |place| limits.get(usize::from(place)).map(|l| l.name.as_str()));
+    let (per, key) = match share.refusal.whom {
+        Whom::Phone(phone) => ("phone", phone.to_string()),
+        Whom::Account(short) => ("account", format!("{short:0width$x}", width = Account::SHORT)),
+        Whom::Unknown => ("verification", "•••".to_owned()),
+    };
+    json!({ "per": per, "key": key, "limit": limit, "count": share.count, "error": share.error })
+}

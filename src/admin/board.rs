@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::top::{Share, Top};
+use super::top::{Share, Top, Who};
 use crate::clock::Moment;
 use crate::gateway::Gateway;
+use crate::metrics::refused::Refusal;
 use crate::metrics::sample::Sample;
 
 /// What "now" means: over so long, rates are told.
@@ -29,6 +30,8 @@ const MINUTE: Duration = Duration::from_secs(60);
 pub struct Board {
     gateway: Arc<Gateway>,
     began: Moment,
+    /// What refuses and is no limit.
+    hold: Arc<str>,
     seen: Mutex<Seen>,
 }
 
@@ -90,7 +93,7 @@ impl Board {
         let mut times = Times::default();
         times.add(Taken { at: began, sample: gateway.sample() });
         let seen = Mutex::new(Seen { times, top: Top::new(began), refusals: 0 });
-        Self { gateway, began, seen }
+        Self { gateway, began, hold: "hold".into(), seen }
     }
 
     /// Looks at the gateway: to be called once a second.
@@ -99,7 +102,11 @@ impl Board {
         let mut seen = self.seen.lock();
         let Seen { times, top, refusals } = &mut *seen;
         top.turn(taken.at);
-        self.gateway.refused().take(refusals, |refusal| top.note(refusal));
+        let name = |place: u8| taken.sample.limits.get(usize::from(place)).map(|(name, _)| Arc::clone(name));
+        self.gateway.refused().take(refusals, |Refusal { by, whom }| {
+            let limit = by.map_or_else(|| Some(Arc::clone(&self.hold)), name);
+            limit.into_iter().for_each(|limit| top.note(Who { whom, limit }));
+        });
         times.add(taken);
     }
 

@@ -38,7 +38,7 @@ pub(super) fn status(gateway: &Gateway, board: &Board, not_ready: Option<&str>) 
         },
         "codes": fates(now.sample.codes, hour.came.codes),
         "credits": fates(now.sample.credits, hour.came.credits),
-        "limits": limits.iter().enumerate().map(|(place, limit)| of_limit(limit, place, &view)).collect::<Vec<_>>(),
+        "limits": limits.iter().map(|limit| of_limit(limit, &view)).collect::<Vec<_>>(),
         "hold": { "total": now.sample.held, "per_second": recent.rate(recent.came.held), "hour": hour.came.held },
         "minutes": minutes.iter().map(minute).collect::<Vec<_>>(),
         "upstream": { "recent": waits(&recent.came), "hour": waits(&hour.came) },
@@ -46,7 +46,7 @@ pub(super) fn status(gateway: &Gateway, board: &Board, not_ready: Option<&str>) 
             "since": view.top_since.to_string(),
             "noted": view.top_noted,
             "error_at_most": view.top_noted.div_ceil(COUNTERS as u64),
-            "most": view.top.iter().map(|share| refused(share, &limits)).collect::<Vec<_>>(),
+            "most": view.top.iter().map(refused).collect::<Vec<_>>(),
         },
     })
 }
@@ -62,8 +62,8 @@ fn fates<const N: usize>(total: [u64; N], hour: [u64; N]) -> Value {
     Value::Object(Fate::ALL.into_iter().zip(total.into_iter().zip(hour)).map(one).collect::<Map<_, _>>())
 }
 
-fn of_limit(limit: &Limit, place: usize, view: &View) -> Value {
-    let verdicts = |sample: &Sample| sample.limits.get(place).copied().unwrap_or_default();
+fn of_limit(limit: &Limit, view: &View) -> Value {
+    let verdicts = |sample: &Sample| sample.verdicts(&limit.name);
     let deny = if limit.mode == Mode::Enforce { "deny" } else { "shadow_deny" };
     let told = |Verdicts { allow, deny: denied, exempt }: Verdicts, value: &dyn Fn(u64) -> Value| json!({ "allow": value(allow), deny: value(denied), "exempt": value(exempt) });
     json!({
@@ -107,12 +107,11 @@ fn waits(came: &Sample) -> Value {
     })
 }
 
-fn refused(share: &Share, limits: &[Limit]) -> Value {
-    let limit = share.refusal.by.map_or(Some("hold"), |place| limits.get(usize::from(place)).map(|l| l.name.as_str()));
-    let (per, key) = match share.refusal.whom {
+fn refused(Share { who, count, error }: &Share) -> Value {
+    let (per, key) = match who.whom {
         Whom::Phone(phone) => ("phone", phone.to_string()),
         Whom::Account(short) => ("account", format!("{short:0width$x}", width = Account::SHORT)),
         Whom::Unknown => ("verification", "•••".to_owned()),
     };
-    json!({ "per": per, "key": key, "limit": limit, "count": share.count, "error": share.error })
+    json!({ "per": per, "key": key, "limit": *who.limit, "count": count, "error": error })
 }

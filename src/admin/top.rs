@@ -4,10 +4,11 @@
 //! `n` refusals, whoever was refused more than `n / COUNTERS` times is in the list, and no count is too high by more than that.
 //! Two such lists take turns, half an hour each, so that what is shown is never older than an hour.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Moment;
-use crate::metrics::refused::Refusal;
+use crate::metrics::refused::Whom;
 
 /// Counters of a list: more than are shown, so that those are nearly exact.
 pub(super) const COUNTERS: usize = 128;
@@ -25,10 +26,17 @@ pub(super) struct Top {
     previous: List,
 }
 
-/// Who was refused, how often at most, and by how much that may be too high.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Who was refused, and by which limit, or Sendly's hold.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Who {
+    pub(super) whom: Whom,
+    pub(super) limit: Arc<str>,
+}
+
+/// How often that was at most, and by how much it may be too high.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Share {
-    pub(super) refusal: Refusal,
+    pub(super) who: Who,
     pub(super) count: u64,
     pub(super) error: u64,
 }
@@ -45,14 +53,14 @@ impl List {
         Self { since, noted: 0, counters: Vec::new() }
     }
 
-    fn note(&mut self, refusal: Refusal) {
+    fn note(&mut self, who: Who) {
         self.noted += 1;
-        if let Some(counter) = self.counters.iter_mut().find(|counter| counter.refusal == refusal) {
+        if let Some(counter) = self.counters.iter_mut().find(|counter| counter.who == who) {
             counter.count += 1;
         } else if self.counters.len() < COUNTERS {
-            self.counters.push(Share { refusal, count: 1, error: 0 });
+            self.counters.push(Share { who, count: 1, error: 0 });
         } else if let Some(smallest) = self.counters.iter_mut().min_by_key(|counter| counter.count) {
-            *smallest = Share { refusal, count: smallest.count + 1, error: smallest.count };
+            *smallest = Share { who, count: smallest.count + 1, error: smallest.count };
         }
     }
 
@@ -78,8 +86,8 @@ impl Top {
         }
     }
 
-    pub(super) fn note(&mut self, refusal: Refusal) {
-        self.current.note(refusal);
+    pub(super) fn note(&mut self, who: Who) {
+        self.current.note(who);
     }
 
     /// Since when, and how many refusals that was.
@@ -92,14 +100,18 @@ impl Top {
         let mut all = self.current.counters.clone();
         let (of_current, of_previous) = (self.current.floor(), self.previous.floor());
         for share in &mut all {
-            let before = self.previous.counters.iter().find(|before| before.refusal == share.refusal);
+            let before = self.previous.counters.iter().find(|before| before.who == share.who);
             let (count, error) = before.map_or((of_previous, of_previous), |before| (before.count, before.error));
             share.count += count;
             share.error += error;
         }
-        let is_new = |before: &&Share| !self.current.counters.iter().any(|share| share.refusal == before.refusal);
+        let is_new = |before: &&Share| !self.current.counters.iter().any(|share| share.who == before.who);
         let old = self.previous.counters.iter().filter(is_new);
-        all.extend(old.map(|old| Share { count: old.count + of_current, error: old.error + of_current, ..*old }));
+        all.extend(old.map(|old| Share {
+            who: old.who.clone(),
+            count: old.count + of_current,
+            error: old.error + of_current,
+        }));
         all.sort_by_key(|share| std::cmp::Reverse(share.count - share.error));
         all.truncate(SHOWN);
         all
@@ -113,36 +125,35 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::metrics::refused::Whom;
 
     const START: Moment = Moment::from_micros(1_795_424_400_000_000);
 
-    fn refusal(nth: u64) -> Refusal {
-        Refusal { by: Some(0), whom: Whom::Account(nth) }
+    fn refused(nth: u64) -> Who {
+        Who { whom: Whom::Account(nth), limit: "phone-10m".into() }
     }
 
     proptest! {
         #[test]
         fn no_count_is_too_low_nor_too_high_by_more_than_is_said(
-            refused in prop::collection::vec((0_u32..9, 0_u64..4000), 1..3000),
+            asked in prop::collection::vec((0_u32..9, 0_u64..4000), 1..3000),
             turned in 0_usize..3000,
         ) {
             let (mut top, mut truth) = (Top::new(START), HashMap::new());
-            for (nth, (rarity, who)) in refused.iter().enumerate() {
+            for (nth, (rarity, who)) in asked.iter().enumerate() {
                 if nth == turned {
                     top.turn(START + TURN);
                 }
                 let who = who >> (rarity + 3);
-                top.note(refusal(who));
-                *truth.entry(refusal(who)).or_insert(0_u64) += 1;
+                top.note(refused(who));
+                *truth.entry(refused(who)).or_insert(0_u64) += 1;
             }
             let most = top.most();
             prop_assert!(most.len() <= SHOWN);
-            let bound = refused.len() as u64 / COUNTERS as u64 + 2;
+            let bound = asked.len() as u64 / COUNTERS as u64 + 2;
             for share in &most {
-                let truly = truth.get(&share.refusal).copied().unwrap_or(0);
+                let truly = truth.get(&share.who).copied().unwrap_or(0);
                 prop_assert!(share.count >= truly && share.count - share.error <= truly, "{share:?} {truly}");
-                prop_assert!(share.error <= bound, "{share:?} of {}", refused.len());
+                prop_assert!(share.error <= bound, "{share:?} of {}", asked.len());
             }
         }
     }
@@ -151,17 +162,17 @@ mod tests {
     fn whoever_is_refused_often_is_found_among_many_who_are_not() {
         let mut top = Top::new(START);
         for nth in 0..100_000_u64 {
-            top.note(refusal(if nth % 20 == 0 { 7 } else { 1000 + nth }));
+            top.note(refused(if nth % 20 == 0 { 7 } else { 1000 + nth }));
         }
-        let first = top.most()[0];
-        assert_eq!(first.refusal, refusal(7));
+        let first = &top.most()[0];
+        assert_eq!(first.who, refused(7));
         assert!(first.count - first.error >= 4000 && first.count >= 5000, "{first:?}");
     }
 
     #[test]
     fn what_is_older_than_an_hour_is_gone() {
         let mut top = Top::new(START);
-        top.note(refusal(1));
+        top.note(refused(1));
         for turns in 1..=2 {
             assert_eq!(top.over().1, 1);
             top.turn(START + TURN * turns);

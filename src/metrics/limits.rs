@@ -1,5 +1,6 @@
 //! What limits and throttles say, how long that takes, and how long those who are refused are told to wait.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec};
@@ -37,6 +38,7 @@ pub struct Series {
 /// What one limit says. What it can never say has no series.
 #[derive(Clone, Debug)]
 struct OfLimit {
+    name: Arc<str>,
     per: Per,
     allow: IntCounter,
     /// `deny`, or `shadow_deny` of one that is not enforced.
@@ -101,6 +103,7 @@ impl Limits {
         let of_limit = |limit: &Limit| {
             let (name, is_enforced) = (limit.name.as_str(), limit.mode == Mode::Enforce);
             OfLimit {
+                name: name.into(),
                 per: limit.per,
                 allow: self.decisions.with_label_values(&[name, "allow"]),
                 deny: self.decisions.with_label_values(&[name, if is_enforced { "deny" } else { "shadow_deny" }]),
@@ -143,11 +146,10 @@ impl Limits {
     }
 
     /// What each limit has said so far, in the policy's order; and how often Sendly's hold refused.
-    pub(super) fn verdicts(&self, series: &Series) -> (Vec<Verdicts>, u64) {
-        let verdicts = |limit: &OfLimit| Verdicts {
-            allow: limit.allow.get(),
-            deny: limit.deny.get(),
-            exempt: limit.exempt.as_ref().map_or(0, IntCounter::get),
+    pub(super) fn verdicts(&self, series: &Series) -> (Vec<(Arc<str>, Verdicts)>, u64) {
+        let verdicts = |limit: &OfLimit| {
+            let exempt = limit.exempt.as_ref().map_or(0, IntCounter::get);
+            (Arc::clone(&limit.name), Verdicts { allow: limit.allow.get(), deny: limit.deny.get(), exempt })
         };
         (series.limits.iter().map(verdicts).collect(), self.held.get())
     }

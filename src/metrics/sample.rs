@@ -1,5 +1,7 @@
 //! What is counted, as numbers at one moment, for whoever wants to see it go by: read by a tick in the background, not by requests.
 
+use std::sync::Arc;
+
 use super::codes::Fate;
 use super::{Metrics, Outcome, SECONDS, Series};
 
@@ -11,8 +13,8 @@ pub const WITHIN: &[f64] = SECONDS;
 pub struct Sample {
     /// Requests, in the order of [`Outcome::ALL`].
     pub outcomes: [u64; Outcome::ALL.len()],
-    /// What each limit said, in the policy's order.
-    pub limits: Vec<Verdicts>,
+    /// What each limit said, in the policy's order, under its name: limits may change.
+    pub limits: Vec<(Arc<str>, Verdicts)>,
     /// How often Sendly's hold refused.
     pub held: u64,
     /// Codes, in the order of [`Fate::ALL`].
@@ -53,16 +55,22 @@ impl Metrics {
 }
 
 impl Sample {
-    /// What came between an earlier sample and this one. What the earlier one had more of (limits that changed) is nothing.
+    /// What this limit said.
+    pub fn verdicts(&self, limit: &str) -> Verdicts {
+        self.limits.iter().find(|(name, _)| **name == *limit).map(|(_, verdicts)| *verdicts).unwrap_or_default()
+    }
+
+    /// What came between an earlier sample and this one. What the earlier one had more of is nothing.
     #[must_use]
     pub fn since(&self, earlier: &Sample) -> Sample {
-        let limits = self.limits.iter().enumerate().map(|(place, now)| {
-            let before = earlier.limits.get(place).copied().unwrap_or_default();
-            Verdicts {
+        let limits = self.limits.iter().map(|(name, now)| {
+            let before = earlier.verdicts(name);
+            let came = Verdicts {
                 allow: now.allow.saturating_sub(before.allow),
                 deny: now.deny.saturating_sub(before.deny),
                 exempt: now.exempt.saturating_sub(before.exempt),
-            }
+            };
+            (Arc::clone(name), came)
         });
         Sample {
             outcomes: less(self.outcomes, earlier.outcomes),
@@ -117,11 +125,12 @@ mod tests {
     }
 
     #[test]
-    fn what_came_in_between_is_the_difference_and_never_less_than_nothing() {
-        let verdicts = |allow| Verdicts { allow, deny: 0, exempt: 0 };
-        let before = Sample { held: 3, limits: vec![verdicts(5), verdicts(9)], ..Sample::default() };
-        let now = Sample { held: 4, limits: vec![verdicts(7), verdicts(2), verdicts(1)], ..Sample::default() };
+    fn what_came_in_between_is_the_difference_also_where_limits_changed_their_places() {
+        let said = |name: &str, allow| (Arc::from(name), Verdicts { allow, deny: 0, exempt: 0 });
+        let before = Sample { held: 3, limits: vec![said("a", 5), said("b", 9)], ..Sample::default() };
+        let now = Sample { held: 4, limits: vec![said("c", 1), said("b", 2), said("a", 7)], ..Sample::default() };
         let came = now.since(&before);
-        assert_eq!((came.held, came.limits), (1, vec![verdicts(2), verdicts(0), verdicts(1)]));
+        assert_eq!((came.held, &came.limits), (1, &vec![said("c", 1), said("b", 0), said("a", 2)]));
+        assert_eq!((came.verdicts("a").allow, came.verdicts("x").allow), (2, 0));
     }
 }

@@ -30,7 +30,7 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::proxy::{FailToProxy, ProxyHttp, Session};
 use pingora::upstreams::peer::{HttpPeer, Peer as _};
 
-use crate::access::{AccessLog, Entry};
+use crate::access::{AccessLog, Entry, TraceId};
 use crate::clock::{Clock, Moment};
 use crate::config::Config;
 use crate::ledger::Ledger;
@@ -171,6 +171,9 @@ impl Gateway {
     fn throttle(&self, caller: &impl Caller, request: &mut Request) -> Option<Reply> {
         let fields = caller.fields();
         request.client = caller::client(caller.peer(), fields, &self.config.clients.trusted_proxies);
+        if self.access.is_on() {
+            request.trace = TraceId::of(fields.all("traceparent"));
+        }
         if self.throttles.is_empty() {
             return None;
         }
@@ -204,6 +207,7 @@ impl Gateway {
             account: request.account,
             refused_by: request.refused_by.as_deref(),
             client: request.client,
+            trace: request.trace,
             took,
             bytes,
         });
@@ -229,6 +233,7 @@ pub struct Request {
     operation: Operation,
     outcome: Outcome,
     client: Option<IpAddr>,
+    trace: Option<TraceId>,
     account: Option<Account>,
     phone: Option<Phone>,
     /// The limit or throttle that refused.

@@ -20,5 +20,7 @@ mod process;
 mod secrets;
 #[path = "process/stopping.rs"]
 mod stopping;
+#[path = "process/trace.rs"]
+mod trace;
 #[path = "support/upstream.rs"]
 mod upstream;

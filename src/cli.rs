@@ -15,6 +15,7 @@ use crate::clock::Clock;
 use crate::config::{Config, Log, LogFormat, Mistakes, Origin};
 use crate::sandbox::{self, Sandbox};
 use crate::server::{self, Sockets};
+use crate::supervisor::{self, State};
 use crate::telemetry;
 
 /// The command line or the configuration is wrong (`EX_USAGE` of sysexits).
@@ -149,10 +150,13 @@ fn run(run: &Run) -> Result<(), Failure> {
             _ = signals.stop() => return Ok(()),
         };
         tracing::info!(address = %running.address, admin = %running.admin_address, "serving");
+        supervisor::tell(State::Ready);
         if run.sandbox {
             say(&welcome(running.address, running.admin_address))?;
         }
-        if signals.stop().await == Stop::Now {
+        let stop = signals.stop().await;
+        supervisor::tell(State::Stopping);
+        if stop == Stop::Now {
             return Ok(());
         }
         let drained = running.drain(drain_timeout);

@@ -8,7 +8,7 @@
 //! - `config`: what an operator may write. `metrics`: what is counted. `throttle`: smoothed rates on attempts.
 //! - `access`: a line for each request.
 //! - `gateway`: the proxy. `admin`: the operators' listener. `sandbox`: a Sendly for development.
-//! - `telemetry`: log lines. `server`: the wiring. `cli`: the command line.
+//! - `telemetry`: log lines. `supervisor`: what systemd is told. `server`: the wiring. `cli`: the command line.
 
 pub mod access;
 pub mod admin;
@@ -24,6 +24,7 @@ pub mod policy;
 pub mod sandbox;
 pub mod sendly;
 pub mod server;
+pub mod supervisor;
 pub mod telemetry;
 pub mod throttle;
 pub mod work;

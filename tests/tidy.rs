@@ -23,8 +23,9 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("admin", &["gateway"]),
     ("sandbox", &["clock", "phone", "policy", "sendly"]),
     ("telemetry", &["clock", "config"]),
+    ("supervisor", &[]),
     ("server", &["admin", "clock", "config", "gateway"]),
-    ("cli", &["clock", "config", "sandbox", "server", "telemetry"]),
+    ("cli", &["clock", "config", "sandbox", "server", "supervisor", "telemetry"]),
 ];
 
 /// Who may name an outside crate. A crate that is not here may be named nowhere.
@@ -51,6 +52,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("rustls", &["gateway/exchange", "server"]),
     ("rustls_native_certs", &["gateway/exchange"]),
     ("rustls_pki_types", &["gateway/exchange", "server"]),
+    ("sd_notify", &["supervisor"]),
     ("sendly_gateway", &["main"]),
     ("serde", &["sendly", "gateway/reply"]),
     ("serde_json", &["sendly", "gateway/refusals", "gateway/reply", "sandbox"]),
@@ -59,7 +61,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("tokio_rustls", &["gateway/exchange"]),
     ("toml", &["config"]),
     ("tower_service", &["gateway/exchange"]),
-    ("tracing", &["access", "cli", "gateway", "metrics", "sandbox", "telemetry"]),
+    ("tracing", &["access", "cli", "gateway", "metrics", "sandbox", "supervisor", "telemetry"]),
     ("tracing_subscriber", &["telemetry"]),
     ("x509_parser", &["server"]),
 ];

@@ -13,6 +13,8 @@
 
 #[path = "ledger/behaviour.rs"]
 mod behaviour;
+#[path = "ledger/documented.rs"]
+mod documented;
 #[path = "ledger/memory.rs"]
 mod memory;
 #[path = "ledger/model.rs"]

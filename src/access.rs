@@ -7,6 +7,7 @@
 //! One buffer and not one per worker: lines stay in their order, and its lock is held for a copy of some 300 bytes only.
 
 mod line;
+mod trace;
 
 use std::io::{self, IsTerminal, Write};
 use std::mem;
@@ -20,6 +21,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use crate::config::{Log, LogFormat};
 pub use line::Entry;
 use line::{Form, Line, Stamp};
+pub use trace::TraceId;
 
 /// What is worth a system call, in bytes.
 const BATCH: usize = 64 << 10;
@@ -242,6 +244,7 @@ mod tests {
             account: None,
             refused_by: None,
             client: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+            trace: None,
             took: Duration::from_micros(1500),
             bytes,
         });

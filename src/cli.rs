@@ -21,6 +21,7 @@ use crate::config::{Config, Log, LogFormat, Mistakes, Origin};
 use crate::reload::{self, Loaded, Source};
 use crate::sandbox::{self, Sandbox};
 use crate::server::{self, Sockets};
+use crate::supervisor::{self, State};
 use crate::telemetry;
 
 /// The command line or the configuration is wrong (`EX_USAGE` of sysexits).
@@ -169,6 +170,7 @@ fn run(run: &Run) -> Result<(), Failure> {
             _ = signals.stop() => return Ok(()),
         };
         tracing::info!(address = %running.address, admin = %running.admin_address, "serving");
+        supervisor::tell(State::Ready);
         if run.sandbox {
             say(&welcome(running.address, running.admin_address))?;
         }
@@ -176,7 +178,9 @@ fn run(run: &Run) -> Result<(), Failure> {
         if let Some(hup) = hup {
             tokio::spawn(reload::follow(source, marks, reload.clone(), hup));
         }
-        if signals.stop().await == Stop::Now {
+        let stop = signals.stop().await;
+        supervisor::tell(State::Stopping);
+        if stop == Stop::Now {
             return Ok(());
         }
         let drained = running.drain(reload.config().drain_timeout);

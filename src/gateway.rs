@@ -30,7 +30,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
-use crate::access::{AccessLog, Entry};
+use crate::access::{AccessLog, Entry, TraceId};
 use crate::clock::{Clock, Moment};
 use crate::config::{self, Config};
 use crate::ledger::Ledger;
@@ -218,6 +218,9 @@ impl Gateway {
     fn throttle(&self, settings: &Settings, caller: &impl Caller, request: &mut Request) -> Option<Reply> {
         let fields = caller.fields();
         request.client = caller::client(caller.peer(), fields, &settings.config.clients.trusted_proxies);
+        if self.access.is_on() {
+            request.trace = TraceId::of(fields.all("traceparent"));
+        }
         if settings.throttles.is_empty() {
             return None;
         }
@@ -251,6 +254,7 @@ impl Gateway {
             account: request.account,
             refused_by: request.refused_by.as_deref(),
             client: request.client,
+            trace: request.trace,
             took,
             bytes,
         });
@@ -276,6 +280,7 @@ pub struct Request {
     operation: Operation,
     outcome: Outcome,
     client: Option<IpAddr>,
+    trace: Option<TraceId>,
     account: Option<Account>,
     phone: Option<Phone>,
     /// The limit or throttle that refused.

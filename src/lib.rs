@@ -8,7 +8,7 @@
 //! - `config`: what an operator may write. `telemetry`: log lines. `metrics`: what is counted. `throttle`: smoothed rates on attempts.
 //! - `access`: a line for each request.
 //! - `gateway`: the proxy. `admin`: the operators' listener: page, probes, API. `sandbox`: a Sendly for development.
-//! - `server`: the wiring. `reload`: another configuration, while it serves. `cli`: the command line.
+//! - `supervisor`: what systemd is told. `server`: the wiring. `reload`: another configuration, while it serves. `cli`: the command line.
 
 pub mod access;
 pub mod admin;
@@ -25,6 +25,7 @@ pub mod reload;
 pub mod sandbox;
 pub mod sendly;
 pub mod server;
+pub mod supervisor;
 pub mod telemetry;
 pub mod throttle;
 pub mod work;

@@ -14,6 +14,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::config::Config;
 use crate::server::Reload;
+use crate::supervisor::{self, State};
 use crate::telemetry;
 pub use source::{Loaded, Marks, Source};
 
@@ -51,7 +52,9 @@ pub async fn follow(source: Source, marks: Marks, reload: Reload, mut hup: Signa
             continue;
         }
         tried = seen.clone();
+        supervisor::tell(State::Reloading);
         take(loaded.config, &reload).await;
+        supervisor::tell(State::Ready);
     }
 }
 

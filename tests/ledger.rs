@@ -15,6 +15,8 @@
 mod asking;
 #[path = "ledger/behaviour.rs"]
 mod behaviour;
+#[path = "ledger/documented.rs"]
+mod documented;
 #[path = "ledger/memory.rs"]
 mod memory;
 #[path = "ledger/model.rs"]

@@ -24,6 +24,8 @@ mod reload;
 mod secrets;
 #[path = "process/stopping.rs"]
 mod stopping;
+#[path = "process/trace.rs"]
+mod trace;
 #[path = "support/upstream.rs"]
 mod upstream;
 #[path = "process/verbs.rs"]

@@ -26,9 +26,10 @@ const ARROWS: &[(&str, &[&str])] = &[
         &["clock", "config", "country", "gateway", "ledger", "metrics", "phone", "policy", "sendly", "telemetry"],
     ),
     ("sandbox", &["clock", "phone", "policy", "sendly"]),
+    ("supervisor", &[]),
     ("server", &["admin", "clock", "config", "gateway", "metrics"]),
-    ("reload", &["config", "policy", "server", "telemetry"]),
-    ("cli", &["clock", "config", "metrics", "phone", "reload", "sandbox", "server", "telemetry"]),
+    ("reload", &["config", "policy", "server", "supervisor", "telemetry"]),
+    ("cli", &["clock", "config", "metrics", "phone", "reload", "sandbox", "server", "supervisor", "telemetry"]),
 ];
 
 /// Who may name an outside crate. A crate that is not here may be named nowhere.
@@ -57,6 +58,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("rustls", &["gateway/exchange", "server"]),
     ("rustls_native_certs", &["gateway/exchange"]),
     ("rustls_pki_types", &["gateway/exchange", "server"]),
+    ("sd_notify", &["supervisor"]),
     ("sendly_gateway", &["main"]),
     ("serde", &["sendly", "gateway/reply"]),
     ("serde_json", &["admin", "cli", "sendly", "gateway/refusals", "gateway/reply", "sandbox"]),
@@ -66,7 +68,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("tokio_rustls", &["gateway/exchange"]),
     ("toml", &["config"]),
     ("tower_service", &["gateway/exchange"]),
-    ("tracing", &["access", "admin", "cli", "gateway", "metrics", "reload", "sandbox", "telemetry"]),
+    ("tracing", &["access", "admin", "cli", "gateway", "metrics", "reload", "sandbox", "supervisor", "telemetry"]),
     ("tracing_subscriber", &["telemetry"]),
     ("x509_parser", &["gateway/peer", "server"]),
 ];

@@ -1,7 +1,8 @@
 //! How a line looks: as `tracing-subscriber` writes the ordinary log's, so that one reader reads both.
 //!
 //! Nothing in it is a client's own words, so nothing has to be escaped: a method that is not one of HTTP's own is told as `_OTHER`,
-//! as OpenTelemetry has it, since it may be a phone or a key. The rest are names of the gateway's, numbers and addresses.
+//! as OpenTelemetry has it, since it may be a phone or a key. The rest are names of the gateway's, numbers and addresses; of a trace, 32
+//! hexadecimal digits and nothing else.
 
 use std::fmt::{self, Write};
 use std::net::IpAddr;
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use arrayvec::{ArrayString, ArrayVec};
 
+use super::trace::TraceId;
 use crate::clock::Moment;
 use crate::metrics::Outcome;
 use crate::phone::Phone;
@@ -36,6 +38,8 @@ pub struct Entry<'r> {
     pub refused_by: Option<&'r str>,
     /// Who called.
     pub client: Option<IpAddr>,
+    /// The trace that it belongs to.
+    pub trace: Option<TraceId>,
     /// How long it took.
     pub took: Duration,
     /// The bytes of its answer's body.
@@ -91,7 +95,7 @@ impl Stamp {
     }
 }
 
-/// The most bytes of a line behind its time. The longest, with colours and the longest name, has some 600.
+/// The most bytes of a line behind its time. The longest, with colours and the longest name, has some 650.
 const LONGEST: usize = 768;
 
 /// What stands behind the time, with its line feed.
@@ -144,6 +148,11 @@ impl Line {
             self.address(client);
             self.put("\"");
         }
+        if let Some(trace) = entry.trace {
+            self.put(r#","trace_id":""#);
+            self.hex(trace.bits(), TraceId::DIGITS);
+            self.put("\"");
+        }
         self.put(r#","duration_ms":"#);
         self.millis(entry.took);
         self.put(r#","bytes":"#);
@@ -178,6 +187,10 @@ impl Line {
         if let Some(client) = entry.client {
             self.name("client", colours);
             self.address(client);
+        }
+        if let Some(trace) = entry.trace {
+            self.name("trace_id", colours);
+            self.hex(trace.bits(), TraceId::DIGITS);
         }
         self.name("duration_ms", colours);
         self.millis(entry.took);
@@ -237,9 +250,13 @@ impl Line {
     }
 
     fn account(&mut self, account: Account) {
-        let short = account.short();
-        for nibble in (0..Account::SHORT).rev() {
-            let digit = (short >> (4 * nibble)) as u8 & 0xf;
+        self.hex(account.short().into(), Account::SHORT);
+    }
+
+    /// The last so many digits of a number, in hexadecimal.
+    fn hex(&mut self, number: u128, digits: usize) {
+        for nibble in (0..digits).rev() {
+            let digit = (number >> (4 * nibble)) as u8 & 0xf;
             let digit = if digit < 10 { b'0' + digit } else { b'a' - 10 + digit };
             self.is_cut |= self.bytes.try_push(digit).is_err();
         }
@@ -314,6 +331,10 @@ mod tests {
         HashKey::new([7; 16]).account(b"Bearer sk_test_v1_test")
     }
 
+    fn trace(id: &str) -> Option<TraceId> {
+        TraceId::of([format!("00-{id}-00f067aa0ba902b7-01").as_bytes()].into_iter())
+    }
+
     fn refused() -> Entry<'static> {
         Entry {
             at: Moment::from_micros(1_795_424_400_123_999),
@@ -325,6 +346,7 @@ mod tests {
             account: Some(account()),
             refused_by: Some("phone-10m"),
             client: Some(IpAddr::V4(Ipv4Addr::new(10, 0, 200, 1))),
+            trace: None,
             took: Duration::from_micros(3484),
             bytes: 128,
         }
@@ -358,6 +380,7 @@ mod tests {
             phone: "+999999999999999".parse().ok(),
             refused_by: Some("x".repeat(64).leak()),
             client: Some(IpAddr::V6(Ipv6Addr::from([0xab; 16]))),
+            trace: trace(&"e".repeat(32)),
             took: Duration::MAX,
             bytes: usize::MAX,
             ..refused()
@@ -382,6 +405,7 @@ mod tests {
             (operation, outcome) in (select(Operation::ALL.to_vec()), select(Outcome::ALL.to_vec())),
             (phone, key) in (proptest::option::of("\\+[1-9][0-9]{4,14}"), proptest::option::of(any::<[u8; 8]>())),
             (name, client) in (proptest::option::of("[a-z0-9-]{1,64}"), proptest::option::of(any::<IpAddr>())),
+            id in proptest::option::of("[0-9a-f]{31}[1-9a-f]"),
         ) {
             let phone: Option<Phone> = phone.and_then(|phone| phone.parse().ok());
             let account = key.map(|key| HashKey::new([7; 16]).account(&key));
@@ -395,6 +419,7 @@ mod tests {
                 account,
                 refused_by: name.as_deref(),
                 client,
+                trace: id.as_deref().and_then(trace),
                 took: Duration::from_micros(took),
                 bytes: bytes as usize,
             };
@@ -417,6 +442,7 @@ mod tests {
                 ("account", account.map(|account| format!("{:012x}", account.short()))),
                 ("refused_by", name.clone()),
                 ("client", client.map(|client| client.to_string())),
+                ("trace_id", id.clone()),
             ];
             for (field, value) in optional {
                 if let Some(value) = value {

@@ -1,6 +1,7 @@
 //! The defaults, the fixtures in `tests/fixtures/config`, and what is never told.
 
 mod any;
+mod documented;
 mod shipped;
 mod variables;
 

@@ -14,7 +14,7 @@ fn the_shipped_file_says_what_the_empty_one_means() {
 }
 
 /// The shipped file with everything in it that is commented out.
-fn shipped_in_full() -> String {
+pub(super) fn shipped_in_full() -> String {
     let is_example = |line: &str| {
         line.strip_prefix('#').is_some_and(|rest| rest.starts_with(|c: char| c == '[' || c.is_alphabetic()))
     };
@@ -38,15 +38,9 @@ fn keys_in(table: &DeTable<'_>, path: &str, keys: &mut BTreeSet<String>) {
     }
 }
 
-#[test]
-fn every_key_stands_in_the_shipped_file() {
-    let in_full = shipped_in_full();
-    let keys = |text: &str| {
-        let mut keys = BTreeSet::new();
-        keys_in(Document::parse("gateway.toml", text).0.table.get_ref(), "", &mut keys);
-        keys
-    };
-    let known: BTreeSet<_> = asked(&in_full).keys().map(|path| of_any(path)).collect();
+/// All keys that there are: those that are asked for where the file has a limit and a throttle, and that are no sections.
+pub(super) fn known(in_full: &str) -> BTreeSet<String> {
+    let known: BTreeSet<_> = asked(in_full).keys().map(|path| of_any(path)).collect();
     let sections = [
         "upstream",
         "tls",
@@ -62,8 +56,18 @@ fn every_key_stands_in_the_shipped_file() {
         "throttles",
     ];
     let is_tier = |path: &str| path.strip_prefix("credits.").is_some_and(|key| !key.contains('.') && key != "other");
-    let known: BTreeSet<_> =
-        known.into_iter().filter(|path| !sections.contains(&path.as_str()) && !is_tier(path)).collect();
+    known.into_iter().filter(|path| !sections.contains(&path.as_str()) && !is_tier(path)).collect()
+}
+
+#[test]
+fn every_key_stands_in_the_shipped_file() {
+    let in_full = shipped_in_full();
+    let keys = |text: &str| {
+        let mut keys = BTreeSet::new();
+        keys_in(Document::parse("gateway.toml", text).0.table.get_ref(), "", &mut keys);
+        keys
+    };
+    let known = known(&in_full);
     assert_eq!(keys(&in_full), known);
 
     let commented: Vec<_> = known.difference(&keys(SHIPPED)).cloned().collect();

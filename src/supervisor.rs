@@ -1,0 +1,35 @@
+//! What the process tells whoever supervises it: systemd, for a unit of `Type=notify`.
+//!
+//! Nothing is told where nobody asks for it (`NOTIFY_SOCKET`), and nothing fails if nobody hears it: a gateway that serves is worth
+//! more than one that has been heard.
+
+use std::io;
+
+use sd_notify::NotifyState;
+
+/// What there is to tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Clients can connect, for the first time or after [`Reloading`](State::Reloading).
+    Ready,
+    /// The configuration is being read again. [`Ready`](State::Ready) has to follow, whatever comes of it.
+    Reloading,
+    /// It takes no more clients, and ends what it has begun.
+    Stopping,
+}
+
+/// Tells it.
+pub fn tell(state: State) {
+    if let Err(error) = notify(state) {
+        tracing::warn!(?state, %error, "the supervisor cannot be told");
+    }
+}
+
+fn notify(state: State) -> io::Result<()> {
+    match state {
+        State::Ready => sd_notify::notify(&[NotifyState::Ready]),
+        // With the time, as `Type=notify-reload` wants it.
+        State::Reloading => sd_notify::notify(&[NotifyState::Reloading, NotifyState::monotonic_usec_now()?]),
+        State::Stopping => sd_notify::notify(&[NotifyState::Stopping]),
+    }
+}

@@ -1,6 +1,7 @@
 //! Where the configuration comes from: a file, the environment, the command line; and what its files said when it was read.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::net::SocketAddr;
@@ -15,8 +16,7 @@ const MAX_LOOKED_AT: u64 = 16 << 20;
 /// How often a configuration is read again because its files changed meanwhile.
 const ROUNDS: usize = 3;
 
-/// See the module's documentation.
-#[derive(Debug)]
+/// See the module's documentation. It shows nothing of the environment: there may be a secret in it.
 pub struct Source {
     file: Option<PathBuf>,
     environment: Vec<(String, String)>,
@@ -54,6 +54,12 @@ enum Mark {
     NoFile,
     /// It is not there, or not to be read.
     Unreadable,
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Source").field("file", &self.file).finish_non_exhaustive()
+    }
 }
 
 impl Source {

@@ -26,6 +26,7 @@ pub mod settings;
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -62,6 +63,8 @@ pub struct Gateway {
     metrics: Metrics,
     access: AccessLog,
     work: Work,
+    /// Whether it was said since the last sweep that there is no room: once, however many ask.
+    said_full: AtomicBool,
 }
 
 impl Gateway {
@@ -84,6 +87,7 @@ impl Gateway {
             metrics,
             access: AccessLog::start(&config.log)?,
             work: Work::default(),
+            said_full: AtomicBool::new(false),
             exemptions,
             clock,
             settings: ArcSwap::from_pointee(settings),
@@ -188,6 +192,7 @@ impl Gateway {
         (swept.answers, swept.throttles) = (self.retries.sweep(), settings.throttles.sweep());
         settings.upstream.sendly.sweep();
         self.exemptions.sweep(self.clock.now());
+        self.said_full.store(false, Ordering::Relaxed);
         let ended = self.clock.now();
         self.metrics.swept(swept, ended.since(began), ended);
     }

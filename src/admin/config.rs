@@ -66,6 +66,7 @@ pub(super) fn shown(config: &Config) -> Value {
             "format": match log.format { LogFormat::Json => "json", LogFormat::Text => "text" },
             "access": log.access,
         },
+        "reload": { "watch": config.reload.watch },
         "credits": credits(&config.tariff),
         "limits": config.limits.iter().map(limit).collect::<Vec<_>>(),
         "throttles": config.throttles.iter().map(throttle).collect::<Vec<_>>(),

@@ -5,6 +5,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use http::Method;
 
@@ -112,7 +113,9 @@ pub(super) async fn serve<C: Caller>(
         }
         Verdict::NoRoom => {
             request.outcome = Outcome::NoRoom;
-            tracing::error!("there is no room to count another key: raise memory.max_keys");
+            if !gateway.said_full.swap(true, Ordering::Relaxed) {
+                tracing::error!("there is no room to count another key: raise memory.max_keys");
+            }
             return stop(caller, click, Reply::no_room()).await;
         }
     };

@@ -102,6 +102,7 @@ impl Board {
         let mut seen = self.seen.lock();
         let Seen { times, top, refusals } = &mut *seen;
         top.turn(taken.at);
+        // Where limits have just changed, what was refused in the second before may be told under the name of another.
         let name = |place: u8| taken.sample.limits.get(usize::from(place)).map(|(name, _)| Arc::clone(name));
         self.gateway.refused().take(refusals, |Refusal { by, whom }| {
             let limit = by.map_or_else(|| Some(Arc::clone(&self.hold)), name);

@@ -99,6 +99,8 @@ mod tests {
             ("reload", "reload.watch = false"),
             ("credits", "credits.tier1.credits = 9"),
             ("drain_timeout", "drain_timeout = \"90s\""),
+            ("admin", "admin.token = \"0123456789abcdef\""),
+            ("exempt", "exempt = [\"+15550100001\"]"),
             ("throttles", "[[throttles]]\nname = \"a\"\nper = \"account\"\nrate = \"1/s\""),
         ] {
             let mut other = config(text);

@@ -313,3 +313,37 @@ async fn what_is_not_there_says_where_to_look() {
         assert_eq!(gateway.asks("PUT", "/v1/log", &BEARER, wrong).await.status, 400, "{wrong}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reload_changes_the_token_and_who_is_exempt_but_ends_no_exemption_for_a_while() {
+    let gateway = token().await;
+    gateway.admin("PUT", "/v1/exemptions/15550100124?for=10m").await;
+    for _ in 0..5 {
+        gateway.send_ok(PHONE).await;
+    }
+    assert_eq!(gateway.send(PHONE).await.status, 429);
+    // Looked at before the limits change, as it is once a second.
+    gateway.asks("GET", "/v1/status", &[], "").await;
+    let limits = "[[limits]]\nname = \"new\"\nper = \"phone\"\nmax = 9\nwindow = \"1h\"\n[[limits]]\nname = \"phone-10m\"\nper = \"phone\"\nmax = 5\nwindow = \"10m\"\n";
+    let other = format!("exempt = [\"{PHONE}\"]\nadmin.token = \"another-token-0123\"\n{limits}");
+    assert_eq!(gateway.reload(&other).await.changed, ["admin", "limits", "exempt"]);
+    assert_eq!(gateway.asks("GET", "/v1/exemptions", &BEARER, "").await.status, 401);
+    gateway.send_ok(PHONE).await;
+    assert_eq!(gateway.decided("phone-10m", "exempt").await, 1);
+    let bearer = [("authorization", "Bearer another-token-0123")];
+    let exempt = gateway.asks("GET", "/v1/exemptions", &bearer, "").await.json();
+    assert_eq!(exempt["exemptions"].as_array().unwrap().len(), 2);
+    let status = gateway.asks("GET", "/v1/status", &[], "").await.json();
+    let hour = |nth: usize| &status["limits"][nth]["hour"];
+    assert_eq!((&hour(0)["allow"], &hour(0)["deny"]), (&1.into(), &0.into()), "a limit that is new");
+    let expected = [("allow", 5), ("deny", 1), ("exempt", 1)];
+    assert!(
+        expected.iter().all(|(verdict, count)| hour(1)[verdict] == *count),
+        "one that has another place now: {status}"
+    );
+    assert_eq!(status["refused"]["most"][0]["limit"], "phone-10m");
+
+    gateway.reload("").await;
+    assert_eq!(gateway.send(PHONE).await.status, 429);
+    assert_eq!(gateway.asks("GET", "/v1/exemptions", &bearer, "").await.status, 403);
+}

@@ -9,22 +9,28 @@
 //!
 //! The ledger also knows whose a verification is: id → phone, learned from Sendly's answers.
 
+pub mod durable;
+pub mod journal;
 pub mod memory;
 
 use std::fmt;
+use std::sync::Arc;
 
 use crate::clock::Moment;
 use crate::phone::Phone;
 use crate::policy::standing::Standing;
 use crate::policy::subject::{Account, Verification};
 use crate::policy::{Decision, Key, Kind, Policy, Refusal, Subject};
+use durable::Durable;
 use memory::Memory;
 
 /// The store behind the verbs.
 #[derive(Clone, Debug)]
 pub enum Ledger {
     /// In this process' memory.
-    Memory(std::sync::Arc<Memory>),
+    Memory(Arc<Memory>),
+    /// In this process' memory, and written down as it happens.
+    Durable(Arc<Durable>),
 }
 
 /// What came of asking for a code.
@@ -48,7 +54,7 @@ pub struct Known {
 }
 
 /// A charge that is to be settled: where, when, and as what.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Charge {
     /// The phone that was charged, if one was.
     pub phone: Option<Phone>,
@@ -60,6 +66,19 @@ pub struct Charge {
     pub at: Moment,
     /// What was counted.
     pub kind: Kind,
+}
+
+impl Charge {
+    /// Of this key alone.
+    pub const fn of(key: Key, kind: Kind, at: Moment) -> Self {
+        let mut charge = Self { phone: None, verification: None, account: None, at, kind };
+        match key {
+            Key::Phone(phone) => charge.phone = Some(phone),
+            Key::Verification(verification) => charge.verification = Some(verification),
+            Key::Account(account) => charge.account = Some(account),
+        }
+        charge
+    }
 }
 
 /// What is known of a key, for people who ask.
@@ -84,40 +103,42 @@ impl Ledger {
     /// Judges one more code of `kind` for `subject` and, if no enforced limit refuses, charges it: all or nothing, in one step
     /// that no other request can come between.
     pub async fn reserve(&self, policy: &Policy, subject: &Subject, kind: Kind, now: Moment) -> (Decision, Verdict) {
-        match self {
-            Ledger::Memory(memory) => {
-                let (decision, verdict) = memory.reserve(policy, subject, kind, now);
-                let verdict = match verdict {
-                    memory::Verdict::Charged(charge) => {
-                        Verdict::Reserved(Reservation { ledger: self.clone(), charge, ends: Settlement::Keep })
-                    }
-                    memory::Verdict::Refused(refusal) => Verdict::Refused(refusal),
-                    memory::Verdict::NoRoom => Verdict::NoRoom,
-                };
-                (decision, verdict)
+        let (decision, verdict) = match self {
+            Ledger::Memory(memory) => memory.reserve(policy, subject, kind, now),
+            Ledger::Durable(durable) => durable.reserve(policy, subject, kind, now),
+        };
+        let verdict = match verdict {
+            memory::Verdict::Charged(charge) => {
+                Verdict::Reserved(Reservation { ledger: self.clone(), charge, ends: Settlement::Keep })
             }
-        }
+            memory::Verdict::Refused(refusal) => Verdict::Refused(refusal),
+            memory::Verdict::NoRoom => Verdict::NoRoom,
+        };
+        (decision, verdict)
     }
 
     /// Charges a code that went out already to a key that was not known when it was reserved. It is not judged.
     pub async fn record(&self, policy: &Policy, key: Key, kind: Kind, at: Moment) {
         match self {
             Ledger::Memory(memory) => memory.record(policy, key, kind, at),
+            Ledger::Durable(durable) => durable.record(policy, key, kind, at),
         }
     }
 
     /// Makes `from` and `into` one: they turned out to be the same. What was charged to `from` counts for `into`, and is given
     /// back there if it is; who still asks for `from`, for as long as that counts, asks for `into`.
-    pub async fn absorb(&self, policy: &Policy, into: Key, from: Key) {
+    pub async fn absorb(&self, policy: &Policy, into: Key, from: Key, now: Moment) {
         match self {
             Ledger::Memory(memory) => memory.absorb(policy, into, from),
+            Ledger::Durable(durable) => durable.absorb(policy, into, from, now),
         }
     }
 
     /// Lets nothing through for this key until then: Sendly said so.
-    pub async fn hold(&self, key: Key, until: Moment) {
+    pub async fn hold(&self, key: Key, until: Moment, now: Moment) {
         match self {
             Ledger::Memory(memory) => memory.hold(key, until),
+            Ledger::Durable(durable) => durable.hold(key, until, now),
         }
     }
 
@@ -125,6 +146,7 @@ impl Ledger {
     pub async fn look(&self, policy: &Policy, key: Key, now: Moment) -> Look {
         match self {
             Ledger::Memory(memory) => memory.look(policy, key, now),
+            Ledger::Durable(durable) => durable.memory().look(policy, key, now),
         }
     }
 
@@ -134,6 +156,7 @@ impl Ledger {
     pub async fn clear(&self, policy: &Policy, key: Key, now: Moment) -> Cleared {
         match self {
             Ledger::Memory(memory) => memory.clear(policy, key, now),
+            Ledger::Durable(durable) => durable.clear(policy, key, now),
         }
     }
 
@@ -141,6 +164,7 @@ impl Ledger {
     pub async fn whose(&self, id: Verification, now: Moment) -> Option<Known> {
         match self {
             Ledger::Memory(memory) => memory.whose(id, now),
+            Ledger::Durable(durable) => durable.memory().whose(id, now),
         }
     }
 
@@ -148,6 +172,7 @@ impl Ledger {
     pub fn learn(&self, id: Verification, phone: Phone, now: Moment) -> Known {
         match self {
             Ledger::Memory(memory) => memory.learn(id, phone, now),
+            Ledger::Durable(durable) => durable.learn(id, phone, now),
         }
     }
 
@@ -163,12 +188,14 @@ impl Ledger {
     ) -> Known {
         match self {
             Ledger::Memory(memory) => memory.join(policy, asked, answered, phone, now),
+            Ledger::Durable(durable) => durable.join(policy, asked, answered, phone, now),
         }
     }
 
     fn settle(&self, charge: &Charge, settlement: Settlement) {
         match self {
             Ledger::Memory(memory) => memory.settle(charge, settlement),
+            Ledger::Durable(durable) => durable.settle(charge, settlement),
         }
     }
 }

@@ -17,6 +17,8 @@ mod asking;
 mod behaviour;
 #[path = "ledger/documented.rs"]
 mod documented;
+#[path = "ledger/durable.rs"]
+mod durable;
 #[path = "ledger/memory.rs"]
 mod memory;
 #[path = "ledger/model.rs"]
@@ -101,6 +103,7 @@ macro_rules! behaves {
 }
 
 behaves!(in_memory, crate::ledger_in_memory);
+behaves!(on_disk, crate::durable::unlinked);
 
 fn ledger_in_memory() -> Ledger {
     Ledger::Memory(Arc::new(Memory::new(Bounds {

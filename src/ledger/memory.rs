@@ -6,6 +6,7 @@
 
 mod entries;
 mod look;
+mod restore;
 mod shards;
 mod table;
 mod verifications;
@@ -20,6 +21,7 @@ use crate::policy::subject::{Account, Verification};
 use crate::policy::{Decision, Key, Kind, Per, Policy, Record, Refusal, Subject, WhenFull};
 use entries::{OfAccount, OfPhone, OfVerification};
 use shards::{Locked, SHARDS, Shards, Swept};
+pub(super) use verifications::Joined;
 use verifications::Verifications;
 
 /// How much is remembered at most.
@@ -253,6 +255,11 @@ impl Memory {
 
     /// See [`Ledger::learn`](super::Ledger::learn).
     pub fn learn(&self, id: Verification, phone: Phone, now: Moment) -> Known {
+        self.learn_anew(id, phone, now).0
+    }
+
+    /// The same; and whether that is news.
+    pub(super) fn learn_anew(&self, id: Verification, phone: Phone, now: Moment) -> (Known, bool) {
         self.verifications.learn(id, phone, now)
     }
 
@@ -265,11 +272,23 @@ impl Memory {
         phone: Phone,
         now: Moment,
     ) -> Known {
-        let (known, other) = self.verifications.join(asked, answered, phone, now);
-        if let Some(other) = other {
-            self.absorb(policy, Key::Verification(known.root), Key::Verification(other));
+        self.join_anew(policy, asked, answered, phone, now).known
+    }
+
+    /// The same; and what is news of it.
+    pub(super) fn join_anew(
+        &self,
+        policy: &Policy,
+        asked: Verification,
+        answered: Verification,
+        phone: Phone,
+        now: Moment,
+    ) -> Joined {
+        let joined = self.verifications.join(asked, answered, phone, now);
+        if let Some(other) = joined.moved {
+            self.absorb(policy, Key::Verification(joined.known.root), Key::Verification(other));
         }
-        known
+        joined
     }
 
     /// Drops whatever no limit can need any more, a shard at a time, and calls `between` after each. Returns how much that was.

@@ -58,10 +58,20 @@ impl HashKey {
         let (low, high) = bytes.split_at_mut(8);
         low.copy_from_slice(&draw());
         high.copy_from_slice(&draw());
+        Self::drawn(bytes)
+    }
+
+    /// The key that these bytes spell, which nobody chose.
+    pub const fn drawn(bytes: [u8; 16]) -> Self {
         Self { bytes, is_drawn: true }
     }
 
-    /// Whether nobody chose it ([`random`](Self::random)).
+    /// Its bytes, if nobody chose it ([`drawn`](Self::drawn)): to be kept where they are needed again, and told nobody else.
+    pub fn drawn_bytes(&self) -> Option<[u8; 16]> {
+        self.is_drawn.then_some(self.bytes)
+    }
+
+    /// Whether nobody chose it ([`drawn`](Self::drawn)).
     pub const fn is_drawn(&self) -> bool {
         self.is_drawn
     }
@@ -121,6 +131,11 @@ impl Parts {
 }
 
 impl Account {
+    /// The account whose hash this is.
+    pub const fn from_bits(bits: NonZeroU128) -> Self {
+        Self(bits)
+    }
+
     /// The hash. Never 0.
     pub const fn bits(self) -> NonZeroU128 {
         self.0

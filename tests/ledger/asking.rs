@@ -55,7 +55,7 @@ pub fn whatever_happens_a_look_says_what_the_model_does(new: New) {
 
 pub fn a_look_changes_nothing_and_shows_a_hold_until_its_end(new: New) {
     let (ledger, policy) = (new(), policy([limit(Per::Phone, 1, HOUR)]));
-    wait(ledger.hold(phone_key(0), START + MINUTE));
+    wait(ledger.hold(phone_key(0), START + MINUTE, START));
     let held = |now| wait(ledger.look(&policy, phone_key(0), now)).held_until;
     assert_eq!([held(START), held(START + MINUTE - MICRO)], [Some(START + MINUTE); 2]);
     assert_eq!(held(START + MINUTE), None);
@@ -74,7 +74,7 @@ pub fn clearing_a_phone_gives_it_its_full_limits_and_touches_nobody_else(new: Ne
     for nth in 0..2 {
         buy(&ledger, &policy, &subject(nth, nth, 0), Send, START);
         buy(&ledger, &policy, &subject(nth, nth, 0), Resend, START + SECOND);
-        wait(ledger.hold(phone_key(nth), START + MINUTE));
+        wait(ledger.hold(phone_key(nth), START + MINUTE, START));
     }
     let keys = [phone_key(1), Key::Verification(verification(0)), Key::Account(account(0))];
     let now = START + SECOND * 2;
@@ -152,7 +152,7 @@ pub fn an_exempt_phone_is_never_refused_and_is_charged_all_the_same(new: New) {
 
 pub fn sendlys_hold_refuses_an_exempt_phone_too(new: New) {
     let (ledger, policy) = (new(), policy([limit(Per::Phone, 2, HOUR)]));
-    wait(ledger.hold(phone_key(0), START + MINUTE));
+    wait(ledger.hold(phone_key(0), START + MINUTE, START));
     let refusal = ask(&ledger, &policy.lenient(), &subject(0, 0, 0), Send, START).0.refusal.unwrap();
     assert_eq!((refusal.by, refusal.retry_after), (Obstacle::Hold, MINUTE));
 }

@@ -209,8 +209,8 @@ pub fn a_recorded_code_counts_from_when_it_went_out(new: New) {
 pub fn a_hold_refuses_until_its_end_and_an_earlier_end_changes_nothing(new: New) {
     let (ledger, policy, phone) = (new(), policy([limit(Per::Phone, 1, MINUTE)]), only(phone_key()));
     buy(&ledger, &policy, &phone, Send, START);
-    wait(ledger.hold(phone_key(), START + HOUR));
-    wait(ledger.hold(phone_key(), START + SECOND));
+    wait(ledger.hold(phone_key(), START + HOUR, START));
+    wait(ledger.hold(phone_key(), START + SECOND, START));
     let (decision, _) = ask(&ledger, &policy, &phone, Send, START);
     assert_eq!(decision.refusal, Some(Refusal { by: Obstacle::Hold, retry_after: HOUR }));
     assert_eq!(wait_of(&ledger, &policy, &phone, Resend, START + HOUR - MICRO), Some(MICRO));
@@ -220,7 +220,7 @@ pub fn a_hold_refuses_until_its_end_and_an_earlier_end_changes_nothing(new: New)
 pub fn shadow_limits_refuse_nothing_not_even_for_a_hold(new: New) {
     let policy = policy([shadow(limit(Per::Phone, 1, HOUR)), shadow(limit(Per::Account, 100, HOUR))]);
     let ledger = new();
-    wait(ledger.hold(phone_key(), START + HOUR));
+    wait(ledger.hold(phone_key(), START + HOUR, START));
     for nth in 0..5 {
         let (decision, verdict) = ask(&ledger, &policy, &subject(0, 0, 0), Send, START);
         assert!(matches!(verdict, Verdict::Reserved(_)));
@@ -234,7 +234,7 @@ pub fn what_is_absorbed_counts_in_full_also_within_one_microsecond(new: New) {
     let (ledger, policy) = (new(), policy([limit(Per::Verification, 2, MINUTE)]));
     buy(&ledger, &policy, &only(verification_key(0)), Resend, START);
     buy(&ledger, &policy, &only(verification_key(1)), Resend, START);
-    wait(ledger.absorb(&policy, verification_key(0), verification_key(1)));
+    wait(ledger.absorb(&policy, verification_key(0), verification_key(1), START));
     // Two codes went out, though both in the same microsecond.
     assert_eq!(wait_of(&ledger, &policy, &only(verification_key(0)), Resend, START), Some(MINUTE));
 }
@@ -243,23 +243,23 @@ pub fn absorbing_twice_counts_once(new: New) {
     let (ledger, policy) = (new(), policy([limit(Per::Verification, 9, MINUTE)]));
     buy(&ledger, &policy, &only(verification_key(1)), Resend, START);
     for _ in 0..3 {
-        wait(ledger.absorb(&policy, verification_key(0), verification_key(1)));
+        wait(ledger.absorb(&policy, verification_key(0), verification_key(1), START));
     }
     assert_eq!(contents(&ledger, verification_key(0), START), (vec![], vec![START], None));
 }
 
 pub fn absorbing_moves_a_hold(new: New) {
     let (ledger, policy) = (new(), policy([limit(Per::Verification, 1, MINUTE)]));
-    wait(ledger.hold(verification_key(0), START + SECOND));
-    wait(ledger.hold(verification_key(1), START + HOUR));
-    wait(ledger.absorb(&policy, verification_key(0), verification_key(1)));
+    wait(ledger.hold(verification_key(0), START + SECOND, START));
+    wait(ledger.hold(verification_key(1), START + HOUR, START));
+    wait(ledger.absorb(&policy, verification_key(0), verification_key(1), START));
     assert_eq!(wait_of(&ledger, &policy, &only(verification_key(0)), Resend, START), Some(HOUR));
 }
 
 pub fn giving_back_after_absorb_is_exact(new: New) {
     let (ledger, policy) = (new(), policy([limit(Per::Verification, 1, MINUTE)]));
     let open = take(&ledger, &policy, &only(verification_key(1)), Resend, START);
-    wait(ledger.absorb(&policy, verification_key(0), verification_key(1)));
+    wait(ledger.absorb(&policy, verification_key(0), verification_key(1), START));
     assert_eq!(wait_of(&ledger, &policy, &only(verification_key(0)), Resend, START), Some(MINUTE));
     open.settle(Settlement::GiveBack);
     assert_eq!(wait_of(&ledger, &policy, &only(verification_key(0)), Resend, START), None, "it never was");
@@ -268,8 +268,8 @@ pub fn giving_back_after_absorb_is_exact(new: New) {
 pub fn keeping_after_absorb_is_exact(new: New) {
     let (ledger, shadows) = (new(), policy([shadow(limit(Per::Verification, 1, MINUTE))]));
     let open = [0, 1].map(|nth| take(&ledger, &shadows, &only(verification_key(nth)), Resend, START));
-    wait(ledger.absorb(&shadows, verification_key(0), verification_key(1)));
-    wait(ledger.absorb(&shadows, verification_key(2), verification_key(0)));
+    wait(ledger.absorb(&shadows, verification_key(0), verification_key(1), START));
+    wait(ledger.absorb(&shadows, verification_key(2), verification_key(0), START));
     let [kept, given_back] = open;
     kept.settle(Settlement::Keep);
     given_back.settle(Settlement::GiveBack);
@@ -282,7 +282,7 @@ pub fn absorbing_in_a_circle_ends(new: New) {
         buy(&ledger, &policy, &only(verification_key(nth)), Resend, START);
     }
     for (into, from) in [(0, 0), (0, 1), (1, 0), (1, 2), (2, 0)] {
-        wait(ledger.absorb(&policy, verification_key(into), verification_key(from)));
+        wait(ledger.absorb(&policy, verification_key(into), verification_key(from), START));
     }
     for nth in 0..3 {
         assert_eq!(contents(&ledger, verification_key(nth), START), (vec![], vec![START; 3], None));
@@ -294,7 +294,7 @@ pub fn a_request_that_still_knows_the_old_key_meets_what_was_absorbed(new: New) 
     let (root, old) = (only(verification_key(0)), only(verification_key(1)));
     buy(&ledger, &policy, &root, Resend, START);
     buy(&ledger, &policy, &old, Resend, START);
-    wait(ledger.absorb(&policy, verification_key(0), verification_key(1)));
+    wait(ledger.absorb(&policy, verification_key(0), verification_key(1), START));
     // It found its root before the two were joined, and asks after.
     assert_eq!(wait_of(&ledger, &policy, &old, Resend, START), Some(MINUTE));
     buy(&ledger, &policy, &old, Resend, START + MINUTE);

@@ -52,7 +52,7 @@ fn a_log_is_swept_when_its_last_charge_leaves_the_last_window_that_counts_it() {
     let policy = policy([counting(SENDS, limit(Per::Phone, 5, MINUTE)), resends]);
     buy(&ledger, &policy, &phone_only(0), Resend, START);
     buy(&ledger, &policy, &phone_only(1), Send, START);
-    wait(ledger.hold(Key::Phone(phone(2)), START + SECOND));
+    wait(ledger.hold(Key::Phone(phone(2)), START + SECOND, START));
     let swept = |now| (memory.sweep(&policy, now, || ()).keys, memory.tracked());
     assert_eq!(swept(START + SECOND - MICRO), (0, 3));
     assert_eq!(swept(START + SECOND), (1, 2), "the hold is over");
@@ -115,7 +115,7 @@ fn two_keys_that_become_one_are_tracked_for_as_long_as_their_codes_count() {
     let (memory, ledger) = memory(3, WhenFull::Refuse);
     let policy = policy([limit(Per::Verification, 9, MINUTE)]);
     let key = |nth| Key::Verification(verification(nth));
-    let absorb = |into, from| (wait(ledger.absorb(&policy, key(into), key(from))), memory.tracked()).1;
+    let absorb = |into, from| (wait(ledger.absorb(&policy, key(into), key(from), START)), memory.tracked()).1;
     buy(&ledger, &policy, &only(key(1)), Resend, START);
     assert_eq!(absorb(1, 1), 1, "itself");
     assert_eq!(absorb(1, 5), 1, "one that nothing is known of");

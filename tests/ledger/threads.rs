@@ -105,7 +105,7 @@ pub fn opposite_lock_orders_do_not_deadlock(new: New) {
     let keys = [8, 9].map(|nth| Key::Verification(verification(nth)));
     at_once(move |nth| {
         for _ in 0..5000 {
-            wait(ledger.absorb(&policy, keys[nth % 2], keys[1 - nth % 2]));
+            wait(ledger.absorb(&policy, keys[nth % 2], keys[1 - nth % 2], START));
         }
         for round in 0..300 {
             // Every phone meets every verification; and all else happens in between.
@@ -117,14 +117,10 @@ pub fn opposite_lock_orders_do_not_deadlock(new: New) {
             }
             let [into, from] = [one, other].map(|nth| Key::Verification(verification(nth)));
             match (nth + round) % 16 {
-                0 => wait(ledger.absorb(&policy, into, from)),
+                0 => wait(ledger.absorb(&policy, into, from, START)),
                 1 => wait(ledger.record(&policy, Key::Phone(phone(one)), Send, now)),
-                2 => wait(ledger.hold(from, now)),
-                3 => match &ledger {
-                    Ledger::Memory(memory) => {
-                        memory.sweep(&policy, now, std::thread::yield_now);
-                    }
-                },
+                2 => wait(ledger.hold(from, now, now)),
+                3 => drop(memory_of(&ledger).sweep(&policy, now, std::thread::yield_now)),
                 _ => {}
             }
         }
@@ -142,14 +138,14 @@ pub fn reservations_settle_exactly_while_their_keys_are_absorbed(new: New) {
             let reservation = take(&judge, &limits, &only(Key::Verification(verification(id))), Resend, START);
             if nth == 0 && round < 7 {
                 let [into, from] = [round + 1, round].map(|nth| Key::Verification(verification(nth)));
-                wait(judge.absorb(&limits, into, from));
+                wait(judge.absorb(&limits, into, from, START));
             }
             let keep = (nth + round) % 5 == 0;
             count.fetch_add(usize::from(keep), Ordering::SeqCst);
             reservation.settle(if keep { Settlement::Keep } else { Settlement::GiveBack });
         }
     });
-    wait(ledger.absorb(&policy, Key::Verification(verification(7)), Key::Verification(verification(0))));
+    wait(ledger.absorb(&policy, Key::Verification(verification(7)), Key::Verification(verification(0)), START));
     let (_, resends, _) = contents(&ledger, Key::Verification(verification(7)), START);
     assert_eq!(resends.len(), kept.load(Ordering::SeqCst));
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use proptest::test_runner::{TestCaseError, TestRunner};
 use sendly_gateway::clock::Moment;
+use sendly_gateway::ledger::memory::Memory;
 use sendly_gateway::ledger::{Ledger, Reservation, Settlement, Verdict};
 use sendly_gateway::phone::Phone;
 use sendly_gateway::policy::subject::{Account, HashKey, Verification};
@@ -99,6 +100,14 @@ pub fn wait<F: Future>(future: F) -> F::Output {
 
 pub fn ask(ledger: &Ledger, policy: &Policy, subject: &Subject, kind: Kind, now: Moment) -> (Decision, Verdict) {
     wait(ledger.reserve(policy, subject, kind, now))
+}
+
+/// What of it is in this process.
+pub fn memory_of(ledger: &Ledger) -> &Memory {
+    match ledger {
+        Ledger::Memory(memory) => memory,
+        Ledger::Durable(durable) => durable.memory(),
+    }
 }
 
 /// A reservation, where there must be one.
@@ -358,14 +367,14 @@ impl World {
             }
             Event::Hold { key, span } => {
                 let (key, until) = (self.key(*key), self.now + span.span(limits));
-                wait(self.ledger.hold(key, until));
+                wait(self.ledger.hold(key, until, self.now));
                 self.model.hold(key, until);
             }
             Event::Absorb(into, from) => {
                 let (into, from) = (self.roots[*into], self.roots[*from]);
                 if into != from {
                     let keys = [into, from].map(|nth| Key::Verification(verification(nth)));
-                    wait(self.ledger.absorb(&self.policy, keys[0], keys[1]));
+                    wait(self.ledger.absorb(&self.policy, keys[0], keys[1], self.now));
                     self.model.absorb(keys[0], keys[1]);
                     self.roots.iter_mut().filter(|root| **root == from).for_each(|root| *root = into);
                 }
@@ -386,15 +395,13 @@ impl World {
             }
             // Nor do clocks disagree by more.
             Event::StepBack(step) => self.now = (self.now - step.span(limits)).max(self.latest - UNSETTLED),
-            Event::Sweep => match &self.ledger {
-                Ledger::Memory(memory) => {
-                    if self.policy.has_past_until(self.now) {
-                        self.policy = self.policy.without_past();
-                    }
-                    memory.sweep(&self.policy, self.now, || ());
-                    self.model.sweep(self.now);
+            Event::Sweep => {
+                if self.policy.has_past_until(self.now) {
+                    self.policy = self.policy.without_past();
                 }
-            },
+                memory_of(&self.ledger).sweep(&self.policy, self.now, || ());
+                self.model.sweep(self.now);
+            }
         }
         None
     }

@@ -46,6 +46,10 @@ impl Logged for OfPhone {
         (hash as usize % SHARDS, phone, hash)
     }
 
+    fn id(phone: Phone, _: usize) -> Phone {
+        phone
+    }
+
     fn log(&self) -> &Log {
         &self.log
     }
@@ -105,6 +109,10 @@ impl Logged for OfVerification {
         (usize::from(id.group), id.within, id.within.get())
     }
 
+    fn id(within: NonZeroU64, shard: usize) -> Verification {
+        Verification { group: shard as u8, within }
+    }
+
     fn log(&self) -> &Log {
         &self.log
     }
@@ -148,6 +156,10 @@ impl Logged for OfAccount {
     fn place(account: Account, seeds: &RandomState) -> (usize, NonZeroU128, u64) {
         let key = account.bits();
         (key.get() as usize % SHARDS, key, Self::hash(key, seeds))
+    }
+
+    fn id(key: NonZeroU128, _: usize) -> Account {
+        Account::from_bits(key)
     }
 
     fn log(&self) -> &Log {

@@ -1,5 +1,7 @@
 //! The logs of one kind of key, in shards with a lock each.
 
+mod telling;
+
 use std::collections::HashMap;
 use std::fmt::Debug;
 use std::hash::Hash;
@@ -11,6 +13,7 @@ use super::table::{Entry, Table};
 use crate::clock::Moment;
 use crate::policy::window::Log;
 use crate::policy::{Kind, Per, Record, Retention};
+pub(super) use telling::Part;
 
 /// More than any machine has cores: two requests rarely meet in one, and a sweep holds one up only briefly.
 pub(super) const SHARDS: usize = 256;
@@ -31,6 +34,9 @@ pub(super) trait Logged: Entry<Key: Debug + Hash> {
 
     /// The shard (below [`SHARDS`]), key and hash of an id.
     fn place(id: Self::Id, seeds: &RandomState) -> (usize, Self::Key, u64);
+
+    /// What its users know a key in this shard by: the other way round.
+    fn id(key: Self::Key, shard: usize) -> Self::Id;
 
     fn log(&self) -> &Log;
 

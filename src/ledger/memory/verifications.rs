@@ -23,6 +23,17 @@ const TURN: u64 = 11 * 60 * 1_000_000;
 /// The most turns that anything is remembered for.
 const MAX_REMEMBERED: u64 = TURNS / 4;
 
+/// What two ids of one verification are now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::ledger) struct Joined {
+    /// Both.
+    pub(in crate::ledger) known: Known,
+    /// What the one that was answered was rooted in before, if that was another: its charges have to follow.
+    pub(in crate::ledger) moved: Option<Verification>,
+    /// Whether that is news of the one that was asked for, and of the one that was answered.
+    pub(in crate::ledger) news: [bool; 2],
+}
+
 /// See the module's documentation.
 #[derive(Debug)]
 pub(super) struct Verifications {
@@ -52,31 +63,45 @@ impl Verifications {
         self.known(&self.shards.lock_itself(id), id, now)
     }
 
-    /// Learns that `id` is a verification of this phone. What it is rooted in stays, if it is known.
-    pub(super) fn learn(&self, id: Verification, phone: Phone, now: Moment) -> Known {
+    /// Learns that `id` is a verification of this phone. What it is rooted in stays, if it is known. Returns what is known now, and
+    /// whether that is news.
+    pub(super) fn learn(&self, id: Verification, phone: Phone, now: Moment) -> (Known, bool) {
         let mut locked = self.shards.lock_itself(id);
         let root = self.known(&locked, id, now).map_or(id, |known| known.root);
-        self.put(&mut locked, Known { phone, root }, id, now);
-        Known { phone, root }
+        let known = Known { phone, root };
+        (known, self.put(&mut locked, known, id, now))
     }
 
-    /// Learns that `asked` and `answered` are two ids of one verification. Returns what both are now, and the root that
-    /// `answered` had before, if it was another: its charges have to follow.
-    pub(super) fn join(
-        &self,
-        asked: Verification,
-        answered: Verification,
-        phone: Phone,
-        now: Moment,
-    ) -> (Known, Option<Verification>) {
-        let known = self.learn(asked, phone, now);
+    /// Knows again what was learned then.
+    pub(super) fn restore(&self, id: Verification, known: Known, learned: Moment, now: Moment) {
+        if !self.is_old(turn_of(learned), now) {
+            self.put(&mut self.shards.lock_itself(id), known, id, learned);
+        }
+    }
+
+    /// Learns that `asked` and `answered` are two ids of one verification.
+    pub(super) fn join(&self, asked: Verification, answered: Verification, phone: Phone, now: Moment) -> Joined {
+        let (known, is_news) = self.learn(asked, phone, now);
         if asked == answered {
-            return (known, None);
+            return Joined { known, moved: None, news: [is_news, false] };
         }
         let mut locked = self.shards.lock_itself(answered);
         let before = self.known(&locked, answered, now).map_or(answered, |other| other.root);
-        self.put(&mut locked, known, answered, now);
-        (known, (before != known.root).then_some(before))
+        let news = [is_news, self.put(&mut locked, known, answered, now)];
+        Joined { known, moved: (before != known.root).then_some(before), news }
+    }
+
+    /// What an entry says of this id, and when that was learned, to the turn.
+    pub(super) fn told(
+        &self,
+        id: Verification,
+        entry: &OfVerification,
+        root: Option<Verification>,
+        now: Moment,
+    ) -> Option<(Known, Moment)> {
+        let (phone, learned) = entry.whose()?;
+        let at = now - Duration::from_micros(age(learned, now) * TURN);
+        (!self.is_old(learned, now)).then(|| (Known { phone, root: root.unwrap_or(id) }, at))
     }
 
     /// Whether what is known of an id is still to be known; forgets it if not.
@@ -93,7 +118,12 @@ impl Verifications {
         (!self.is_old(learned, now)).then(|| Known { phone, root: locked.root().unwrap_or(id) })
     }
 
-    fn put(&self, locked: &mut Locked<'_, OfVerification>, known: Known, id: Verification, now: Moment) {
+    /// Returns whether that is news.
+    fn put(&self, locked: &mut Locked<'_, OfVerification>, known: Known, id: Verification, now: Moment) -> bool {
+        let (whose, root) = ((known.phone, turn_of(now)), Some(known.root).filter(|root| *root != id));
+        if locked.entry().is_some_and(|entry| entry.whose() == Some(whose)) && locked.root() == root {
+            return false;
+        }
         if locked.entry().is_none() {
             let age = |entry: &OfVerification| entry.whose().map(|(_, learned)| age(learned, now));
             let most = self.most_per_shard.load(Ordering::Relaxed);
@@ -104,8 +134,9 @@ impl Verifications {
                 }
             }
         }
-        locked.change(|entry| entry.set_whose(Some((known.phone, turn_of(now)))));
-        locked.set_root(Some(known.root).filter(|root| *root != id));
+        locked.change(|entry| entry.set_whose(Some(whose)));
+        locked.set_root(root);
+        true
     }
 
     fn is_old(&self, learned: u64, now: Moment) -> bool {
@@ -156,12 +187,13 @@ mod tests {
         assert_eq!(verifications.find(id("a"), START), None);
         verifications.learn(id("a"), phone("+15550100123"), START);
         assert_eq!(verifications.find(id("a"), START).unwrap().root, id("a"));
-        let (known, moved) = verifications.join(id("a"), id("b"), phone("+15550100123"), START);
+        let Joined { known, moved, .. } = verifications.join(id("a"), id("b"), phone("+15550100123"), START);
         assert_eq!((known.root, moved), (id("a"), Some(id("b"))));
         assert_eq!(verifications.find(id("b"), START), Some(known));
-        let (known, _) = verifications.join(id("b"), id("c"), phone("+15550100123"), START);
+        let Joined { known, .. } = verifications.join(id("b"), id("c"), phone("+15550100123"), START);
         assert_eq!(known.root, id("a"), "a third id is rooted in the first");
-        assert_eq!(verifications.join(id("c"), id("a"), phone("+15550100123"), START), (known, None));
+        let again = verifications.join(id("c"), id("a"), phone("+15550100123"), START);
+        assert_eq!(again, Joined { known, moved: None, news: [false, false] });
     }
 
     #[test]

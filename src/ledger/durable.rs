@@ -1,0 +1,243 @@
+//! The ledger in memory, and whoever is told what happens to it: a journal, so that no end of the process, however sudden, loses a charge
+//! that was taken or an id that was learned; and an heir, another process that takes over.
+//!
+//! Each verb does its work in memory first and tells it next, before it returns: so before Sendly is asked for the code, and before
+//! a client sees the id. What a sudden end cuts off in between has had no consequence yet.
+
+use std::fmt;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::RwLock;
+
+use super::journal::record::Record;
+use super::journal::{self, Journal, Restored};
+use super::memory::{Joined, Memory, Verdict};
+use super::{Charge, Cleared, Known, Settlement};
+use crate::clock::Moment;
+use crate::phone::Phone;
+use crate::policy::subject::{HashKey, Verification};
+use crate::policy::{Decision, Key, Kind, Policy, Subject};
+
+/// The file that holds the key under which ids and accounts are hashed, where the configuration has none.
+const KEY_FILE: &str = "hash_key";
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct Durable {
+    memory: Arc<Memory>,
+    journal: OnceLock<Journal>,
+    heir: Heir,
+}
+
+/// Another process that is told what happens, while there is one.
+#[derive(Default)]
+struct Heir {
+    is_there: AtomicBool,
+    told: RwLock<Option<Box<Tell>>>,
+}
+
+type Tell = dyn Fn(&Record) + Send + Sync;
+
+impl fmt::Debug for Heir {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Heir").field("is_there", &self.is_there).finish_non_exhaustive()
+    }
+}
+
+impl Durable {
+    /// A ledger in this memory, of which nobody is told yet.
+    pub fn new(memory: Arc<Memory>) -> Self {
+        Self { memory, journal: OnceLock::new(), heir: Heir::default() }
+    }
+
+    /// Writes what happens from now on into a folder, and knows what that tells already.
+    ///
+    /// # Errors
+    /// The folder cannot be made or listed, or another process has it. Whatever else may be wrong with it is told, and stops nothing.
+    pub fn restore(&self, dir: &Path, hash_key: &HashKey, policy: &Policy, now: Moment) -> Result<Restored, String> {
+        let journal = Journal::open(dir, key_check(hash_key))?;
+        let restored = journal.restore(|record, same_key| self.memory.restore(policy, record, same_key, now));
+        // It is the first: nobody else opens one.
+        let _ = self.journal.set(journal);
+        Ok(restored)
+    }
+
+    /// Writes what happens from now on into a folder whose last process has told all that stands there
+    /// ([`inherit`](Self::inherit)), or did not keep one.
+    ///
+    /// # Errors
+    /// As of [`restore`](Self::restore).
+    pub fn succeed(&self, dir: &Path, hash_key: &HashKey, now: Moment) -> Result<(), String> {
+        let journal = Journal::open(dir, key_check(hash_key))?;
+        journal.leave_as_it_is(now);
+        let _ = self.journal.set(journal);
+        Ok(())
+    }
+
+    /// Takes over a record of another process.
+    pub fn inherit(&self, policy: &Policy, record: &Record, same_key: bool, now: Moment) {
+        self.memory.restore(policy, record, same_key, now);
+    }
+
+    /// The same, and writes it down: it stands in no folder yet.
+    pub fn inherit_and_write(&self, policy: &Policy, record: &Record, same_key: bool, now: Moment) {
+        self.inherit(policy, record, same_key, now);
+        if let Some(journal) = self.journal.get() {
+            journal.append(record);
+        }
+    }
+
+    /// Tells an heir all that is known, and from now on whatever happens. What happens meanwhile may be told twice: nothing that
+    /// charges may, so nobody is to reserve anything before this returns.
+    pub fn bequeath(&self, now: Moment, heir: impl Fn(&Record) + Send + Sync + 'static) {
+        let mut told = self.heir.told.write();
+        *told = Some(Box::new(heir));
+        self.heir.is_there.store(true, Ordering::Release);
+        drop(told);
+        if let Some(heir) = &*self.heir.told.read() {
+            self.memory.tell_all(now, heir);
+        }
+    }
+
+    /// The heir does not take over after all.
+    pub fn disinherit(&self) {
+        self.heir.is_there.store(false, Ordering::Release);
+        *self.heir.told.write() = None;
+    }
+
+    /// What is counted.
+    pub const fn memory(&self) -> &Arc<Memory> {
+        &self.memory
+    }
+
+    /// What is written, if anything is.
+    pub fn journal(&self) -> Option<&Journal> {
+        self.journal.get()
+    }
+
+    fn tell(&self, record: &Record) {
+        if let Some(journal) = self.journal.get() {
+            journal.append(record);
+        }
+        if self.heir.is_there.load(Ordering::Acquire)
+            && let Some(heir) = &*self.heir.told.read()
+        {
+            heir(record);
+        }
+    }
+
+    /// See [`Ledger::reserve`](super::Ledger::reserve).
+    pub(super) fn reserve(&self, policy: &Policy, subject: &Subject, kind: Kind, now: Moment) -> (Decision, Verdict) {
+        let (decision, verdict) = self.memory.reserve(policy, subject, kind, now);
+        if let Verdict::Charged(charge) = &verdict {
+            self.tell(&Record::Charged(*charge));
+        }
+        (decision, verdict)
+    }
+
+    pub(super) fn settle(&self, charge: &Charge, settlement: Settlement) {
+        self.memory.settle(charge, settlement);
+        if settlement == Settlement::GiveBack {
+            self.tell(&Record::GivenBack(*charge));
+        }
+    }
+
+    /// See [`Ledger::record`](super::Ledger::record).
+    pub(super) fn record(&self, policy: &Policy, key: Key, kind: Kind, at: Moment) {
+        if policy.counts(key.per(), kind) {
+            self.memory.record(policy, key, kind, at);
+            self.tell(&Record::Charged(Charge::of(key, kind, at)));
+        }
+    }
+
+    /// See [`Ledger::absorb`](super::Ledger::absorb).
+    pub(super) fn absorb(&self, policy: &Policy, into: Key, from: Key, at: Moment) {
+        self.memory.absorb(policy, into, from);
+        self.tell(&Record::Absorbed { into, from, at });
+    }
+
+    /// See [`Ledger::hold`](super::Ledger::hold).
+    pub(super) fn hold(&self, key: Key, until: Moment, at: Moment) {
+        self.memory.hold(key, until);
+        self.tell(&Record::Held { key, at, until });
+    }
+
+    /// See [`Ledger::clear`](super::Ledger::clear).
+    pub(super) fn clear(&self, policy: &Policy, key: Key, now: Moment) -> Cleared {
+        let cleared = self.memory.clear(policy, key, now);
+        self.tell(&Record::Cleared { key, at: now });
+        cleared
+    }
+
+    /// See [`Ledger::learn`](super::Ledger::learn).
+    pub(super) fn learn(&self, id: Verification, phone: Phone, now: Moment) -> Known {
+        let (known, is_news) = self.memory.learn_anew(id, phone, now);
+        if is_news {
+            self.tell(&Record::Learned { id, known, at: now });
+        }
+        known
+    }
+
+    /// See [`Ledger::join`](super::Ledger::join).
+    pub(super) fn join(
+        &self,
+        policy: &Policy,
+        asked: Verification,
+        answered: Verification,
+        phone: Phone,
+        now: Moment,
+    ) -> Known {
+        let Joined { known, moved, news } = self.memory.join_anew(policy, asked, answered, phone, now);
+        for (id, is_news) in [asked, answered].into_iter().zip(news) {
+            if is_news {
+                self.tell(&Record::Learned { id, known, at: now });
+            }
+        }
+        if let Some(from) = moved.map(Key::Verification) {
+            self.tell(&Record::Absorbed { into: Key::Verification(known.root), from, at: now });
+        }
+        known
+    }
+}
+
+/// Tells whether two keys are the same, and nothing else of them.
+pub fn key_check(hash_key: &HashKey) -> journal::KeyCheck {
+    hash_key.hash(b"journal", []).to_le_bytes()
+}
+
+/// The key that a folder keeps, so that ids and accounts mean the same to the next process; where it keeps none yet, the one that was
+/// drawn.
+///
+/// # Errors
+/// It is there, and cannot be read or is none; or it is not there, and cannot be written.
+pub fn hash_key(dir: &Path, drawn: [u8; 16]) -> Result<HashKey, String> {
+    let path = dir.join(KEY_FILE);
+    journal::make(dir)?;
+    let wrong = |error: io::Error| format!("{}: {error}", path.display());
+    let text = match fs::read_to_string(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let text = format!("{:032x}\n", u128::from_le_bytes(drawn));
+            // Whole or not at all: half a key would be another one.
+            let temporary = dir.join(format!("new-{KEY_FILE}"));
+            let write = || {
+                let mut options = OpenOptions::new();
+                let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+                file.write_all(text.as_bytes())?;
+                file.sync_all()?;
+                fs::rename(&temporary, &path)
+            };
+            write().map_err(wrong)?;
+            text
+        }
+        read => read.map_err(wrong)?,
+    };
+    let is_key = |digits: &&str| digits.len() == 32 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let bits = Some(text.trim_end()).filter(is_key).and_then(|digits| u128::from_str_radix(digits, 16).ok());
+    let bits = bits.ok_or_else(|| format!("{}: not 32 hexadecimal digits", path.display()))?;
+    Ok(HashKey::drawn(bits.to_le_bytes()))
+}

@@ -1,0 +1,141 @@
+//! The files of a journal: `journal-00000001` and so on, each for a stretch of time.
+//!
+//! A file begins with one block of the size of a record: what it is, and under which key its ids and accounts were hashed.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use super::record::{Found, Record, Records, SIZE};
+
+/// What a file begins with: name and version of the format.
+const MAGIC: &[u8; 16] = b"sendly-journal-1";
+
+const PREFIX: &str = "journal-";
+
+/// Which key the ids and accounts in a file were hashed under: a hash itself, which does not tell the key.
+pub type KeyCheck = [u8; 16];
+
+/// What a file turned out to hold.
+#[derive(Debug)]
+pub(super) struct Contents {
+    bytes: Vec<u8>,
+    records_from: usize,
+    /// Whether ids and accounts in it mean the same here. Not known where its beginning is damaged; then they are taken to.
+    pub(super) same_key: bool,
+}
+
+/// A new file, which must not be there yet. Only its owner may read it: phones stand in it.
+///
+/// # Errors
+/// Those of the system.
+pub(super) fn create(dir: &Path, number: u64, key: KeyCheck) -> io::Result<File> {
+    let mut file = private().append(true).create_new(true).open(path(dir, number))?;
+    match file.write_all(&header(key)) {
+        Ok(()) => Ok(file),
+        Err(error) => {
+            // Without its beginning it is of no use, and its number is wanted again.
+            let _ = fs::remove_file(path(dir, number));
+            Err(error)
+        }
+    }
+}
+
+/// The numbers of the files that are there, in order.
+///
+/// # Errors
+/// Those of the system.
+pub(super) fn numbers(dir: &Path) -> io::Result<Vec<u64>> {
+    let mut numbers = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let name = entry?.file_name();
+        numbers.extend(name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.parse::<u64>().ok()));
+    }
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+/// Reads a whole file.
+///
+/// # Errors
+/// Those of the system.
+pub(super) fn read(dir: &Path, number: u64, key: KeyCheck) -> io::Result<Contents> {
+    let bytes = fs::read(path(dir, number))?;
+    let is_header = bytes.starts_with(MAGIC);
+    Ok(Contents {
+        records_from: if is_header { SIZE.min(bytes.len()) } else { 0 },
+        same_key: !is_header || bytes.get(MAGIC.len()..SIZE).is_some_and(|rest| rest.starts_with(&key)),
+        bytes,
+    })
+}
+
+/// Puts other records in the place of those of a file, in one step: whoever reads it finds all of one or all of the other.
+///
+/// # Errors
+/// Those of the system. The file is as it was then.
+pub(super) fn replace(dir: &Path, number: u64, key: KeyCheck, records: &[Record]) -> io::Result<u64> {
+    let temporary = dir.join(format!("new-{}", name(number)));
+    let bytes: Vec<u8> = { header(key) }.into_iter().chain(records.iter().flat_map(Record::encode)).collect();
+    let written = (|| {
+        let mut file = private().write(true).create(true).truncate(true).open(&temporary)?;
+        file.write_all(&bytes)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path(dir, number))
+    })();
+    if written.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    written.map(|()| bytes.len() as u64)
+}
+
+/// How large a file is, in bytes.
+///
+/// # Errors
+/// Those of the system.
+pub(super) fn size(dir: &Path, number: u64) -> io::Result<u64> {
+    Ok(fs::metadata(path(dir, number))?.len())
+}
+
+/// Deletes a file.
+///
+/// # Errors
+/// Those of the system.
+pub(super) fn remove(dir: &Path, number: u64) -> io::Result<()> {
+    fs::remove_file(path(dir, number))
+}
+
+impl Contents {
+    /// What stands in it, one after the other.
+    pub(super) fn found(&self) -> impl Iterator<Item = Found> {
+        Records::of(self.bytes.get(self.records_from..).unwrap_or_default())
+    }
+
+    /// How many bytes it has.
+    pub(super) const fn len(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+}
+
+/// What a file is called.
+pub(super) fn name(number: u64) -> String {
+    format!("{PREFIX}{number:08}")
+}
+
+fn path(dir: &Path, number: u64) -> PathBuf {
+    dir.join(name(number))
+}
+
+fn private() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.mode(0o600);
+    options
+}
+
+fn header(key: KeyCheck) -> [u8; SIZE] {
+    let mut header = [0; SIZE];
+    for (place, byte) in header.iter_mut().zip(MAGIC.iter().chain(&key)) {
+        *place = *byte;
+    }
+    header
+}

@@ -1,0 +1,104 @@
+//! What a ledger knows, told to another process; and what another one knew or wrote down, taken over.
+
+use super::Memory;
+use super::entries::{OfAccount, OfPhone};
+use super::shards::{Logged, Part, SHARDS, Shards};
+use crate::clock::Moment;
+use crate::ledger::journal::record::Record;
+use crate::ledger::{Charge, Settlement};
+use crate::policy::{Key, Policy};
+
+impl Memory {
+    /// Does again what a record tells. They have to come in the order in which it happened; what no limit can need any more
+    /// changes nothing.
+    ///
+    /// What happened in the future (the clock was put back meanwhile) has happened now: otherwise it would be counted for longer
+    /// than its window. Where `same_key` is not so, ids and accounts mean nothing here, and only phones are taken over.
+    pub(in crate::ledger) fn restore(&self, policy: &Policy, record: &Record, same_key: bool, now: Moment) {
+        let means_something = |key: Key| same_key || matches!(key, Key::Phone(_));
+        match *record {
+            Record::Charged(charge) => {
+                let Charge { at, kind, .. } = clamped(charge, now);
+                for key in keys(&charge).filter(|key| means_something(*key)) {
+                    if at + policy.retention(key.per()).of(kind).window > now {
+                        self.record(policy, key, kind, at);
+                    }
+                }
+            }
+            Record::GivenBack(charge) => self.settle(&clamped(charge, now), Settlement::GiveBack),
+            Record::Learned { id, known, at } if same_key => self.verifications.restore(id, known, at.min(now), now),
+            Record::Held { key, at, until } if means_something(key) => {
+                // As long as Sendly said, and no longer.
+                let until = at.min(now) + until.since(at);
+                if until > now {
+                    self.hold(key, until);
+                }
+            }
+            Record::Cleared { key, .. } if means_something(key) => drop(self.clear(policy, key, now)),
+            Record::Absorbed { into, from, at } if means_something(into) => {
+                self.absorb(policy, into, from);
+                if at + policy.retention(from.per()).longest() > now {
+                    self.note(into, from, at.min(now));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Tells all that it knows, as records that make another ledger know the same. While one shard is told of, nobody else uses that.
+    pub(in crate::ledger) fn tell_all(&self, now: Moment, mut tell: impl FnMut(&Record)) {
+        for shard in 0..SHARDS {
+            tell_logs::<OfPhone>(&self.phones, shard, now, Key::Phone, &mut tell);
+            let verifications = &self.verifications;
+            verifications.shards.visit(shard, |id, part| {
+                if let Part::Entry(entry, root) = part
+                    && let Some((known, at)) = verifications.told(id, entry, root, now)
+                {
+                    tell(&Record::Learned { id, known, at });
+                }
+            });
+            tell_logs(&verifications.shards, shard, now, Key::Verification, &mut tell);
+            tell_logs::<OfAccount>(&self.accounts, shard, now, Key::Account, &mut tell);
+        }
+    }
+
+    /// Notes that one key is another, where nothing of it was there to be moved.
+    fn note(&self, into: Key, from: Key, newest: Moment) {
+        let room = || self.has_room();
+        match (into, from) {
+            (Key::Phone(into), Key::Phone(from)) => self.phones.note(into, from, newest, room),
+            (Key::Verification(into), Key::Verification(from)) => {
+                self.verifications.shards.note(into, from, newest, room);
+            }
+            (Key::Account(into), Key::Account(from)) => self.accounts.note(into, from, newest, room),
+            _ => {}
+        }
+    }
+}
+
+fn tell_logs<E: Logged>(
+    shards: &Shards<E>,
+    shard: usize,
+    now: Moment,
+    key: impl Fn(E::Id) -> Key,
+    tell: &mut impl FnMut(&Record),
+) {
+    shards.visit(shard, |id, part| match part {
+        Part::Entry(entry, _) => {
+            for (at, kind) in entry.log().each() {
+                tell(&Record::Charged(Charge::of(key(id), kind, at)));
+            }
+        }
+        Part::Held(until) => tell(&Record::Held { key: key(id), at: now, until }),
+        Part::Moved(into, newest) => tell(&Record::Absorbed { into: key(into), from: key(id), at: newest }),
+    });
+}
+
+fn clamped(charge: Charge, now: Moment) -> Charge {
+    Charge { at: charge.at.min(now), ..charge }
+}
+
+fn keys(charge: &Charge) -> impl Iterator<Item = Key> {
+    let Charge { phone, verification, account, .. } = *charge;
+    [phone.map(Key::Phone), verification.map(Key::Verification), account.map(Key::Account)].into_iter().flatten()
+}

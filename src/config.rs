@@ -38,6 +38,10 @@ pub struct Config {
     pub admin: Admin,
     /// What is kept in memory, and how much of it.
     pub memory: Memory,
+    /// Where that outlives the process.
+    pub state: State,
+    /// How another process takes over.
+    pub upgrade: Upgrade,
     /// How an SDK's retry is recognised.
     pub retries: Retries,
     /// How refusals look.
@@ -149,6 +153,20 @@ pub struct Memory {
     pub max_verifications: usize,
     /// For how long.
     pub remember_verifications: Duration,
+}
+
+/// Where what is kept in memory outlives the process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct State {
+    /// The folder; without one it ends with the process.
+    pub dir: Option<PathBuf>,
+}
+
+/// How another process takes over the sockets and the counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upgrade {
+    /// The Unix socket at which it waits for them; without one none can.
+    pub socket: Option<PathBuf>,
 }
 
 /// How an SDK's retry is recognised.

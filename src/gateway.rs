@@ -6,10 +6,12 @@
 
 mod buffer;
 mod caller;
+pub mod estate;
 pub mod exchange;
 pub mod exemptions;
 mod fields;
 pub mod front;
+mod gate;
 mod head;
 mod lookup;
 mod meaning;
@@ -19,10 +21,12 @@ mod passing;
 mod peer;
 mod proxy;
 mod refusals;
+pub mod relay;
 mod reply;
 pub mod retries;
 mod session;
 pub mod settings;
+mod state;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -35,6 +39,7 @@ use crate::access::{AccessLog, Entry, TraceId};
 use crate::clock::{Clock, Moment};
 use crate::config::{self, Config};
 use crate::ledger::Ledger;
+use crate::ledger::durable::{self, Durable};
 use crate::ledger::memory::{Bounds, Dropped, Memory};
 use crate::metrics::{Metrics, Outcome, Reload, Sizes, Swept};
 use crate::phone::Phone;
@@ -43,10 +48,12 @@ use crate::sendly::{Operation, body};
 use crate::work::{UnderWay, Work};
 use caller::Caller;
 use exemptions::Exemptions;
+use gate::Gate;
 pub use proxy::Proxy;
 use reply::Reply;
 use retries::Retries;
 use settings::Settings;
+use state::Saving;
 
 /// One gateway: its settings, what it knows, and its way to Sendly. Shared by all requests.
 #[derive(Debug)]
@@ -58,6 +65,12 @@ pub struct Gateway {
     clock: Clock,
     ledger: Ledger,
     memory: Arc<Memory>,
+    /// Who is told what happens to it.
+    durable: Arc<Durable>,
+    saving: Saving,
+    gate: Gate,
+    /// Connections of clients.
+    connections: Work,
     retries: Retries,
     lookups: lookup::Lookups,
     metrics: Metrics,
@@ -68,20 +81,28 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// A gateway that has seen nothing yet.
+    /// A gateway that has seen nothing yet: not even what its state tells ([`restore`](Self::restore)).
     ///
     /// # Errors
-    /// What is wrong with the way to Sendly, or with the access log.
-    pub fn new(config: Config, clock: Clock) -> Result<Arc<Self>, String> {
+    /// What is wrong with the way to Sendly, with the access log, or with the folder of the state.
+    pub fn new(mut config: Config, clock: Clock) -> Result<Arc<Self>, String> {
+        if let (Some(dir), Some(drawn)) = (config.state.dir.as_deref(), config.hash_key.drawn_bytes()) {
+            config.hash_key = durable::hash_key(dir, drawn).map_err(|error| format!("state.dir: {error}"))?;
+        }
         let metrics = Metrics::new(clock.now()).map_err(|error| error.to_string())?;
         let settings = Settings::new(config, &metrics, &clock)?;
         let config = settings.config();
         let memory = Arc::new(Memory::new(bounds(&config.memory)));
         let exemptions = Exemptions::new(&config.exempt);
+        let durable = Arc::new(Durable::new(Arc::clone(&memory)));
         Ok(Arc::new(Self {
             hash_key: config.hash_key.clone(),
-            ledger: Ledger::Memory(Arc::clone(&memory)),
+            ledger: Ledger::Durable(Arc::clone(&durable)),
             memory,
+            durable,
+            saving: Saving::default(),
+            gate: Gate::default(),
+            connections: Work::default(),
             retries: Retries::new(config.retries, clock.clone()),
             lookups: lookup::Lookups::default(),
             metrics,
@@ -135,6 +156,16 @@ impl Gateway {
         &self.work
     }
 
+    /// The connections of clients that are open.
+    pub fn connections(&self) -> &Work {
+        &self.connections
+    }
+
+    /// The key under which it hashes ids and accounts, if that was drawn; and what tells whether another key is the same.
+    pub fn key(&self) -> (Option<[u8; 16]>, [u8; 16]) {
+        (self.hash_key.drawn_bytes(), durable::key_check(&self.hash_key))
+    }
+
     /// What it tells of each request.
     pub fn access(&self) -> &AccessLog {
         &self.access
@@ -143,6 +174,9 @@ impl Gateway {
     /// The metrics as text, sizes brought up to date.
     pub fn expose(&self) -> Vec<u8> {
         self.metrics.sizes(self.sizes());
+        if let Some(saved) = self.saved() {
+            self.metrics.saved(saved);
+        }
         self.metrics.expose()
     }
 

@@ -8,7 +8,7 @@
 //! - `config`: what an operator may write. `telemetry`: log lines. `metrics`: what is counted. `throttle`: smoothed rates on attempts.
 //! - `access`: a line for each request.
 //! - `gateway`: the proxy. `admin`: the operators' listener: page, probes, API. `sandbox`: a Sendly for development.
-//! - `supervisor`: what systemd is told. `server`: the wiring. `reload`: another configuration, while it serves. `cli`: the command line.
+//! - `handover`: one process takes over from another. `supervisor`: what systemd is told. `server`: the wiring. `reload`: another configuration, while it serves. `cli`: the command line.
 
 pub mod access;
 pub mod admin;
@@ -17,6 +17,7 @@ pub mod clock;
 pub mod config;
 pub mod country;
 pub mod gateway;
+pub mod handover;
 pub mod ledger;
 pub mod metrics;
 pub mod phone;

@@ -5,6 +5,7 @@
 //! configuration is loaded ([`Series`]), or when they begin. A limit has none for what it can never say. `docs/metrics.md` tells of each, and a test holds it to that.
 
 mod codes;
+mod journal;
 mod limits;
 pub mod refused;
 mod register;
@@ -24,6 +25,7 @@ use crate::policy::{Decision, Kind, Policy, Refusal, Subject};
 use crate::sendly::Operation;
 use crate::sendly::tariff::Tariff;
 pub use codes::Fate;
+pub use journal::{Found as Restored, Saved};
 pub use limits::Series;
 use refused::Refused;
 use register::Register;
@@ -97,6 +99,7 @@ pub struct Metrics {
     upstream: upstream::Upstream,
     state: state::State,
     reloads: reloads::Reloads,
+    journal: journal::Journal,
     whom: Refused,
     changes: [IntCounter; Change::ALL.len()],
 }
@@ -167,6 +170,7 @@ impl Metrics {
             upstream: upstream::Upstream::new(register)?,
             state: state::State::new(register)?,
             reloads: reloads::Reloads::new(register, started)?,
+            journal: journal::Journal::new()?,
             whom: Refused::default(),
             changes: Change::ALL.map(|change| changes.with_label_values(&[change.name()])),
             registry,
@@ -250,6 +254,16 @@ impl Metrics {
     /// The sizes of what is kept, as they are now.
     pub fn sizes(&self, sizes: Sizes) {
         self.state.sizes(sizes);
+    }
+
+    /// State is kept that outlives the process, and this was found of it.
+    pub fn restored(&self, found: Restored) {
+        self.journal.begin(&self.registry, found);
+    }
+
+    /// How much of the state is on the disk now.
+    pub fn saved(&self, saved: Saved) {
+        self.journal.stands(saved);
     }
 
     /// The certificate that clients are shown expires then, in seconds since the Unix epoch.

@@ -8,7 +8,8 @@ mod tls;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::IntoRawFd;
+use std::os::fd::{AsFd, IntoRawFd};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use pingora::server::Fds;
 use pingora::server::configuration::ServerConf;
 use pingora::services::Service as _;
 use pingora::services::listening::Service;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -28,6 +30,8 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::gateway::Gateway;
 use crate::gateway::front::Front;
+use crate::handover::{self, Estate, Given, NotTaken};
+use crate::policy::subject::HashKey;
 pub use reload::{Applied, Prepared, Reload};
 use tls::{Certificate, Shown};
 
@@ -37,6 +41,9 @@ const RESOLVE_AGAIN: Duration = Duration::from_secs(1);
 
 /// How often the counters are looked at, for the status page.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How often what was written of the state is made to outlive the machine.
+const SAVE_EVERY: Duration = Duration::from_secs(1);
 
 /// The write buffer of a connection, in bytes: an answer's head and the body of nearly all that Sendly says leave in one write.
 const WRITE_BUFFER: usize = 2048;
@@ -65,13 +72,15 @@ impl Sockets {
     }
 }
 
-/// A gateway that serves. Dropping it stops it at once, and writes out what its access log holds.
+/// A gateway that serves. Dropping it stops it at once, and writes out its state and what its access log holds.
 #[derive(Debug)]
 pub struct Running {
     /// Where clients connect.
     pub address: SocketAddr,
     /// Where operators connect.
     pub admin_address: SocketAddr,
+    /// The same sockets, for whoever takes over; until it stops.
+    sockets: Option<Arc<Sockets>>,
     gateway: Arc<Gateway>,
     reload: Reload,
     draining: Draining,
@@ -85,53 +94,119 @@ pub struct Running {
 /// Starts a gateway on the current runtime.
 ///
 /// # Errors
-/// What is wrong with a certificate, a socket or the way to the upstream.
+/// What is wrong with a certificate, a socket, the folder of the state or the way to the upstream.
 pub async fn start(config: Config, sockets: Sockets, clock: Clock) -> Result<Running, String> {
-    let (address, admin_address) = (local(&sockets.proxy)?, local(&sockets.admin)?);
-    let certificate = config.tls.as_ref().map(Certificate::read).transpose()?;
-    let shown = certificate.as_ref().map(Shown::new);
-    let conf = Arc::new(ServerConf {
-        threads: config.workers,
-        upstream_keepalive_pool_size: config.upstream.max_idle,
-        ca_file: config.upstream.ca_file.as_ref().map(|file| file.display().to_string()),
-        // Of connecting; and of an idempotent request whose reused connection was dead. Never of a POST.
-        max_retries: 2,
-        ..ServerConf::default()
+    let prepared = Prepare::read(config, clock)?;
+    prepared.gateway.restore()?;
+    prepared.serve(sockets)
+}
+
+/// Takes over from another process, on the current runtime: its sockets, its counts, and the requests that still come to it.
+///
+/// # Errors
+/// As of [`start`], or why the other one does not give what it has. It goes on then, and this one must not.
+pub async fn take_over(mut config: Config, estate: Estate, clock: Clock) -> Result<Running, String> {
+    estate.suits(&config)?;
+    if let Some(drawn) = estate.drawn_key().filter(|_| config.hash_key.is_drawn()) {
+        config.hash_key = HashKey::drawn(drawn);
+    }
+    let prepared = match Prepare::read(config, clock) {
+        Ok(prepared) => prepared,
+        Err(why) => return Err(estate.refuse(why)),
+    };
+    let gateway = Arc::clone(&prepared.gateway);
+    let taking = tokio::task::spawn_blocking(move || {
+        let sockets = (estate.proxy.try_clone(), estate.admin.try_clone());
+        (sockets, estate.take(&gateway))
     });
-    let keep_alive = config.clients.keep_alive;
-    let gateway = Gateway::new(config, clock)?;
-    if let Some(certificate) = certificate {
-        gateway.shows_certificate(certificate.expires);
-    }
-    let draining = Draining::default();
-    let ((stop, stopping), (close, closing)) = (watch::channel(false), watch::channel(false));
+    let (sockets, taken) = taking.await.map_err(|error| error.to_string())?;
+    let taken = taken?;
+    let (Ok(proxy), Ok(admin)) = sockets else { return Err("the sockets cannot be used".to_owned()) };
+    let running = prepared.serve(Sockets { proxy, admin })?;
+    taken.serves(Arc::clone(&running.gateway), Handle::current())?;
+    Ok(running)
+}
 
-    // HTTP/1.1 connections get theirs from each request; pingora keeps idle HTTP/2 ones for ever.
-    let mut options = HttpServerOptions::default();
-    options.h2_idle_timeout = Some(keep_alive);
-    let mut proxy = Service::new("proxy".to_owned(), Front::new(Arc::clone(&gateway), conf, options));
-    let mut fds = Fds::new();
-    let mut listener = ListenerConfig::tcp(hand_over(&mut fds, sockets.proxy)?);
-    if let Some(shown) = &shown {
-        listener = listener.tls(tls::settings(Arc::clone(shown))?);
-    }
-    proxy.add_listener(listener.l4_buffer(L4BufferSettings::new(READ_BUFFER, WRITE_BUFFER)));
-    let board = Arc::new(Board::new(Arc::clone(&gateway)));
-    let admin = Admin::new(Arc::clone(&gateway), draining.clone(), Arc::clone(&board));
-    let mut admin = Service::new("admin".to_owned(), admin);
-    admin.add_listener(ListenerConfig::tcp(hand_over(&mut fds, sockets.admin)?));
+/// A gateway that could serve.
+struct Prepare {
+    gateway: Arc<Gateway>,
+    conf: Arc<ServerConf>,
+    shown: Option<Arc<Shown>>,
+    keep_alive: Duration,
+}
 
-    let fds = Arc::new(Mutex::new(fds));
-    let proxy_fds = Arc::clone(&fds);
-    let tasks = vec![
-        tokio::spawn(async move { proxy.start_service(Some(proxy_fds), stopping, 1).await }),
-        tokio::spawn(async move { admin.start_service(Some(fds), closing, 1).await }),
-        tokio::spawn(sweep(Arc::clone(&gateway))),
-        tokio::spawn(resolve(Arc::clone(&gateway))),
-        tokio::spawn(look(board)),
-    ];
-    let reload = Reload { gateway: Arc::clone(&gateway), shown, turn: Arc::default() };
-    Ok(Running { address, admin_address, gateway, reload, draining, stop, close, tasks })
+impl Prepare {
+    /// # Errors
+    /// What is wrong with a certificate or the way to the upstream.
+    fn read(config: Config, clock: Clock) -> Result<Self, String> {
+        let certificate = config.tls.as_ref().map(Certificate::read).transpose()?;
+        let shown = certificate.as_ref().map(Shown::new);
+        let conf = Arc::new(ServerConf {
+            threads: config.workers,
+            upstream_keepalive_pool_size: config.upstream.max_idle,
+            ca_file: config.upstream.ca_file.as_ref().map(|file| file.display().to_string()),
+            // Of connecting; and of an idempotent request whose reused connection was dead. Never of a POST.
+            max_retries: 2,
+            ..ServerConf::default()
+        });
+        let keep_alive = config.clients.keep_alive;
+        let gateway = Gateway::new(config, clock)?;
+        if let Some(certificate) = certificate {
+            gateway.shows_certificate(certificate.expires);
+        }
+        Ok(Self { gateway, conf, shown, keep_alive })
+    }
+
+    /// # Errors
+    /// What is wrong with a socket.
+    fn serve(self, sockets: Sockets) -> Result<Running, String> {
+        let Self { gateway, conf, shown, keep_alive } = self;
+        let (address, admin_address) = (local(&sockets.proxy)?, local(&sockets.admin)?);
+        let again = Sockets {
+            proxy: sockets.proxy.try_clone().map_err(|error| error.to_string())?,
+            admin: sockets.admin.try_clone().map_err(|error| error.to_string())?,
+        };
+        let draining = Draining::default();
+        let ((stop, stopping), (close, closing)) = (watch::channel(false), watch::channel(false));
+
+        // HTTP/1.1 connections get theirs from each request; pingora keeps idle HTTP/2 ones for ever.
+        let mut options = HttpServerOptions::default();
+        options.h2_idle_timeout = Some(keep_alive);
+        let mut proxy = Service::new("proxy".to_owned(), Front::new(Arc::clone(&gateway), conf, options));
+        let mut fds = Fds::new();
+        let mut listener = ListenerConfig::tcp(hand_over(&mut fds, sockets.proxy)?);
+        if let Some(shown) = &shown {
+            listener = listener.tls(tls::settings(Arc::clone(shown))?);
+        }
+        proxy.add_listener(listener.l4_buffer(L4BufferSettings::new(READ_BUFFER, WRITE_BUFFER)));
+        let board = Arc::new(Board::new(Arc::clone(&gateway)));
+        let admin = Admin::new(Arc::clone(&gateway), draining.clone(), Arc::clone(&board));
+        let mut admin = Service::new("admin".to_owned(), admin);
+        admin.add_listener(ListenerConfig::tcp(hand_over(&mut fds, sockets.admin)?));
+
+        let fds = Arc::new(Mutex::new(fds));
+        let proxy_fds = Arc::clone(&fds);
+        let tasks = vec![
+            tokio::spawn(async move { proxy.start_service(Some(proxy_fds), stopping, 1).await }),
+            tokio::spawn(async move { admin.start_service(Some(fds), closing, 1).await }),
+            tokio::spawn(sweep(Arc::clone(&gateway))),
+            tokio::spawn(save(Arc::clone(&gateway))),
+            tokio::spawn(resolve(Arc::clone(&gateway))),
+            tokio::spawn(look(board)),
+        ];
+        let reload = Reload { gateway: Arc::clone(&gateway), shown, turn: Arc::default() };
+        Ok(Running {
+            address,
+            admin_address,
+            sockets: Some(Arc::new(again)),
+            gateway,
+            reload,
+            draining,
+            stop,
+            close,
+            tasks,
+        })
+    }
 }
 
 impl Running {
@@ -145,9 +220,48 @@ impl Running {
         &self.reload
     }
 
+    /// Gives everything to the process that waits at a Unix socket: sockets, counts, and the requests that still come here. Returns
+    /// which process that is. What is left to do then is [`leave`](Self::leave).
+    ///
+    /// # Errors
+    /// Why nobody took over. It goes on as before.
+    pub async fn hand_over(&self, socket: PathBuf) -> Result<u32, NotTaken> {
+        let gateway = Arc::clone(&self.gateway);
+        let sockets = self.sockets.clone().ok_or_else(|| NotTaken::Failed("it has stopped".to_owned()))?;
+        let (listen, admin) = (self.address, self.admin_address);
+        let runtime = Handle::current();
+        let giving = tokio::task::spawn_blocking(move || {
+            let given = Given { listen: (listen, sockets.proxy.as_fd()), admin: (admin, sockets.admin.as_fd()) };
+            handover::give(&socket, &gateway, &given, &runtime)
+        });
+        giving.await.map_err(|error| NotTaken::Failed(error.to_string()))?
+    }
+
+    /// Once another process has taken over: waits until the last connection is closed, but no longer than `patience`. Returns how many
+    /// were still open then.
+    pub fn leave(mut self, patience: Duration) -> impl Future<Output = usize> {
+        self.sockets = None;
+        self.draining.begin();
+        self.stop.send_replace(true);
+        self.close.send_replace(true);
+        async move {
+            let (connections, work) = (self.gateway.connections(), self.gateway.work());
+            let all = async {
+                connections.none_left().await;
+                work.none_left().await;
+            };
+            match tokio::time::timeout(patience, all).await {
+                Ok(()) => 0,
+                Err(_) => connections.count(),
+            }
+        }
+    }
+
     /// Takes no more connections from clients, as of this call; and waits until nothing is in flight any more, but no longer than
     /// `patience`. Returns how many requests and exchanges were still in flight then.
-    pub fn drain(self, patience: Duration) -> impl Future<Output = usize> {
+    pub fn drain(mut self, patience: Duration) -> impl Future<Output = usize> {
+        // While anybody has them, the kernel takes connections.
+        self.sockets = None;
         self.draining.begin();
         self.stop.send_replace(true);
         async move {
@@ -165,6 +279,7 @@ impl Drop for Running {
         self.stop.send_replace(true);
         self.close.send_replace(true);
         self.tasks.iter().for_each(JoinHandle::abort);
+        self.gateway.finish_saving();
         self.gateway.access().close();
     }
 }
@@ -173,6 +288,15 @@ async fn sweep(gateway: Arc<Gateway>) {
     loop {
         gateway.sweep().await;
         tokio::time::sleep(gateway.sweep_every()).await;
+    }
+}
+
+async fn save(gateway: Arc<Gateway>) {
+    let mut turns = tokio::time::interval(SAVE_EVERY);
+    turns.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        turns.tick().await;
+        gateway.save().await;
     }
 }
 

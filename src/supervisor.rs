@@ -16,6 +16,8 @@ pub enum State {
     Reloading,
     /// It takes no more clients, and ends what it has begun.
     Stopping,
+    /// Another process of this id has taken over: that is the one to look after now.
+    Succeeded(u32),
 }
 
 /// Tells it.
@@ -31,5 +33,6 @@ fn notify(state: State) -> io::Result<()> {
         // With the time, as `Type=notify-reload` wants it.
         State::Reloading => sd_notify::notify(&[NotifyState::Reloading, NotifyState::monotonic_usec_now()?]),
         State::Stopping => sd_notify::notify(&[NotifyState::Stopping]),
+        State::Succeeded(process) => sd_notify::notify(&[NotifyState::MainPid(process)]),
     }
 }

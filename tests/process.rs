@@ -22,10 +22,14 @@ mod process;
 mod reload;
 #[path = "process/secrets.rs"]
 mod secrets;
+#[path = "process/state.rs"]
+mod state;
 #[path = "process/stopping.rs"]
 mod stopping;
 #[path = "process/trace.rs"]
 mod trace;
+#[path = "process/upgrade.rs"]
+mod upgrade;
 #[path = "support/upstream.rs"]
 mod upstream;
 #[path = "process/verbs.rs"]

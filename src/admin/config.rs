@@ -54,6 +54,8 @@ pub(super) fn shown(config: &Config) -> Value {
             "max_verifications": memory.max_verifications,
             "remember_verifications": span(memory.remember_verifications),
         },
+        "state": { "dir": config.state.dir.as_deref().map(path) },
+        "upgrade": { "socket": config.upgrade.socket.as_deref().map(path) },
         "retries": {
             "undelivered": span(retries.undelivered),
             "unknown": span(retries.unknown),

@@ -11,6 +11,7 @@ impl Config {
         keep("admin.listen", &mut self.admin.listen, &in_force.admin.listen, &mut kept);
         keep("workers", &mut self.workers, &in_force.workers, &mut kept);
         keep("log.format", &mut self.log.format, &in_force.log.format, &mut kept);
+        keep("state.dir", &mut self.state.dir, &in_force.state.dir, &mut kept);
         keep("upstream.max_idle", &mut self.upstream.max_idle, &in_force.upstream.max_idle, &mut kept);
         if self.hash_key.is_drawn() && in_force.hash_key.is_drawn() {
             self.hash_key = in_force.hash_key.clone();
@@ -34,6 +35,8 @@ impl Config {
             ("clients", self.clients == other.clients),
             ("admin", self.admin == other.admin),
             ("memory", self.memory == other.memory),
+            ("state", self.state == other.state),
+            ("upgrade", self.upgrade == other.upgrade),
             ("retries", self.retries == other.retries),
             ("replies", self.replies == other.replies),
             ("log", self.log == other.log),
@@ -69,10 +72,12 @@ mod tests {
         let mut other = config(
             "listen = \"127.0.0.1:1\"\nworkers = 77\nhash_key = \"0123456789abcdeg\"\nlimits = []\n\
              [admin]\nlisten = \"127.0.0.1:2\"\n[log]\nformat = \"text\"\nfilter = \"warn\"\n\
+             [state]\ndir = \"elsewhere\"\n\
              [upstream]\nurl = \"http://127.0.0.1:3\"\nmax_idle = 7\n\
              [tls]\ncert_file = \"Cargo.toml\"\nkey_file = \"Cargo.toml\"\n",
         );
-        let all = ["listen", "admin.listen", "workers", "log.format", "upstream.max_idle", "hash_key", "tls"];
+        let all =
+            ["listen", "admin.listen", "workers", "log.format", "state.dir", "upstream.max_idle", "hash_key", "tls"];
         assert_eq!(other.keep_what_is_fixed(&in_force), all);
         assert_eq!(other.differences(&in_force), ["upstream", "log", "limits"]);
         assert_eq!(other.keep_what_is_fixed(&in_force), [""; 0]);
@@ -94,6 +99,7 @@ mod tests {
         for (section, text) in [
             ("clients", "clients.keep_alive = \"9s\""),
             ("memory", "memory.max_keys = 9"),
+            ("upgrade", "upgrade.socket = \"upgrade.sock\""),
             ("retries", "retries.unknown = \"9s\""),
             ("replies", "replies.ratelimit_headers = false"),
             ("reload", "reload.watch = false"),

@@ -31,15 +31,15 @@ use std::time::Duration;
 use environment::Environment;
 use given::Document;
 pub use kinds::is_log_filter;
-use kinds::{address, array, count, duration, flag, log_filter, network, one_of, passphrase, phones};
+use kinds::{address, array, count, duration, flag, log_filter, network, one_of, passphrase, path, phones};
 pub use mistake::{Mistake, Mistakes, Place, Problem};
 use reader::Reader;
 use section::Section;
 use span::{days, hours, millis, minutes, secs};
 
 use super::{
-    Admin, Clients, Config, Log, LogFormat, Memory, Origin, Protocol, Reload, Replies, Retries, Tls, Token, Upstream,
-    WhenFull,
+    Admin, Clients, Config, Log, LogFormat, Memory, Origin, Protocol, Reload, Replies, Retries, State, Tls, Token,
+    Upgrade, Upstream, WhenFull,
 };
 use crate::policy::subject::HashKey;
 use crate::policy::{self, Per};
@@ -129,6 +129,8 @@ fn config<'t>(keys: &mut Section<'_, 't>, default_limits: &'t Document<'t>) -> C
         clients: keys.section("clients", clients),
         admin: keys.section("admin", admin),
         memory: keys.section("memory", memory),
+        state: keys.section("state", |keys| State { dir: keys.optional("dir", path) }),
+        upgrade: keys.section("upgrade", |keys| Upgrade { socket: keys.optional("socket", path) }),
         retries: keys.section("retries", retries),
         replies: keys
             .section("replies", |keys| Replies { ratelimit_headers: keys.get("ratelimit_headers", true, flag) }),

@@ -15,6 +15,7 @@ mod wire;
 use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::Cache;
 use async_trait::async_trait;
@@ -31,6 +32,9 @@ use super::{Gateway, Proxy};
 use own::Own;
 use plain::Plain;
 use wire::{Next, Wire};
+
+/// How long a connection may be idle once another process has taken over.
+const LAST_REQUEST: Duration = Duration::from_secs(5);
 
 /// See the module's documentation.
 pub struct Front {
@@ -96,6 +100,7 @@ fn session(stream: Stream, shutdown: &ShutdownWatch) -> ServerSession {
 #[async_trait]
 impl ServerApp for Front {
     async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
+        let _open = self.gateway.connections.begin();
         if stream.selected_alpn_proto() == Some(ALPN::H2) {
             return self.proxy.process_new(stream, shutdown).await;
         }
@@ -107,12 +112,23 @@ impl ServerApp for Front {
         // Asked before each request whether they still stand: that is a look at a pointer. They stay where they are while it lasts.
         let mut settings = Cache::new(&self.gateway.settings);
         let mut stopping = shutdown.clone();
+        let mut is_stopping = false;
         let mut stop = pin!(stopping.wait_for(|stops| *stops));
         loop {
+            let clients = &settings.load().config.clients;
+            let patience = if is_stopping { LAST_REQUEST } else { clients.keep_alive };
             let next = tokio::select! {
                 biased;
-                next = wire.next(&settings.load().config.clients) => next,
-                _ = &mut stop => return None,
+                next = wire.next(patience, clients.header_timeout) => next,
+                _ = &mut stop, if !is_stopping => {
+                    if !self.gateway.has_left() {
+                        return None;
+                    }
+                    // Another process has the sockets. This connection's next request may be on its way: it is answered, and told to
+                    // come back there.
+                    is_stopping = true;
+                    continue;
+                }
             };
             match next {
                 Next::Plain(plain) => {

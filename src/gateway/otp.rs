@@ -11,6 +11,7 @@ use http::Method;
 
 use super::caller::{Caller, NoBody, user_agent};
 use super::exchange::{self, Answer, Outcome as Exchanged};
+use super::gate::Entered;
 use super::head::Head;
 use super::lookup::Whose;
 use super::meaning::{self, Meaning};
@@ -64,6 +65,14 @@ pub(super) async fn serve<C: Caller>(
     };
     request.phone = subject.phone;
 
+    let _inside = match gateway.gate.enter().await {
+        Entered::Here(inside) => inside,
+        Entered::There(heir) => {
+            // It counts it, and has a line for it in its own log.
+            request.under_way = None;
+            return heir.serve(caller).await;
+        }
+    };
     let mut click = match gateway.retries.place(head.fingerprint(call.path(caller.path()), caller.body())) {
         Place::New(click) => click,
         Place::Retry(ticket) => return repeat(caller, request, ticket).await,
@@ -139,7 +148,7 @@ pub(super) async fn serve<C: Caller>(
 
 /// Waits for what comes to its end whatever the client does, and says once the client has gone: then a retry may take its place.
 /// No request is dropped because its client has gone, over HTTP/1 or HTTP/2; only what drops every task ends it early.
-async fn watch<T>(caller: &mut impl Caller, work: impl Future<Output = T>, gone: impl FnOnce()) -> T {
+pub(super) async fn watch<T>(caller: &mut impl Caller, work: impl Future<Output = T>, gone: impl FnOnce()) -> T {
     let mut work = pin!(work);
     tokio::select! {
         biased;
@@ -197,7 +206,7 @@ async fn carry_out(
         && let Some(key) = subject.phone.map(Key::Phone).or(subject.verification.map(Key::Verification))
     {
         // Before the charge is given back: in between, another code could slip through.
-        gateway.ledger.hold(key, now + wait).await;
+        gateway.ledger.hold(key, now + wait, now).await;
     }
     reservation.settle(settlement);
     gateway.metrics.settlement(settlement.name(), reason);
@@ -242,7 +251,9 @@ async fn learn(
     match subject.phone {
         Some(charged) if charged == phone => {}
         // Sendly sent it elsewhere than it was asked to, as to another spelling of one number: both are one from now on.
-        Some(charged) if kind == Kind::Send => ledger.absorb(policy, Key::Phone(phone), Key::Phone(charged)).await,
+        Some(charged) if kind == Kind::Send => {
+            ledger.absorb(policy, Key::Phone(phone), Key::Phone(charged), now).await;
+        }
         _ => ledger.record(policy, Key::Phone(phone), kind, charged_at).await,
     }
     if subject.verification.is_none() {

@@ -12,6 +12,8 @@
 //! when its client goes or its end is one that nobody knows. One with a key is entered before it is decided, since the next
 //! request with that key has to join it even where a limit would refuse another code by now.
 
+pub mod estate;
+
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -20,6 +22,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
+use serde::{Deserialize, Serialize};
 use tokio::sync::SetOnce;
 
 use super::reply::Reply;
@@ -36,7 +39,7 @@ pub struct Fingerprint {
 }
 
 /// How an exchange ended, as far as a retry is concerned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Ending {
     /// With a success.
     Final,

@@ -69,6 +69,10 @@ impl Process {
         (Serving::of(Self::start_and_read(&arguments, &[("UPSTREAM_URL", upstream)], Some(pause))).await, unread)
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.pid
+    }
+
     pub(crate) fn out(&self) -> String {
         self.out.borrow().clone()
     }
@@ -195,6 +199,17 @@ impl Serving {
         let mut wire = self.connect().await;
         wire.request(method, target, headers, body.as_bytes()).await;
         wire.answer().await.expect("the connection ends without an answer")
+    }
+
+    /// Waits until its metrics have this line.
+    pub(crate) async fn until_it_exposes(&self, line: &str) {
+        let line = format!("sendly_gateway_{line}");
+        let asking = async {
+            while !String::from_utf8(self.admin("/metrics").await.body).unwrap().lines().any(|other| other == line) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, asking).await.unwrap_or_else(|_| panic!("{line} does not come"));
     }
 
     pub(crate) async fn admin(&self, path: &str) -> Answer {

@@ -129,6 +129,12 @@ pub(super) fn readable_file(given: &Given<'_>) -> Result<PathBuf, Mistakes> {
     }
 }
 
+/// Where something will be.
+pub(super) fn path(given: &Given<'_>) -> Result<PathBuf, Mistakes> {
+    let path = given.text().filter(|text| !text.is_empty() && !text.contains('\0')).map(PathBuf::from);
+    path.ok_or_else(|| given.expected("a path"))
+}
+
 /// A secret: long enough not to be guessed.
 pub(super) fn passphrase(given: &Given<'_>) -> Result<String, Mistakes> {
     let text = given.text().filter(|text| (16..=1024).contains(&text.len())).map(str::to_owned);

@@ -20,7 +20,6 @@ use pingora::protocols::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::plain::{self, Head, Plain};
-use crate::config::Clients;
 use crate::gateway::buffer::Buffer;
 use crate::gateway::caller::within;
 
@@ -61,10 +60,10 @@ impl Wire {
         &mut self.stream
     }
 
-    /// The next request's head.
-    pub(super) async fn next(&mut self, clients: &Clients) -> Next {
+    /// The next request's head: within `idle` its first bytes, and within `rest` what is missing then. Cancel-safe.
+    pub(super) async fn next(&mut self, idle: Duration, rest: Duration) -> Next {
         if self.unread().is_empty() {
-            match within(clients.keep_alive, self.more()).await {
+            match within(idle, self.more()).await {
                 Some(Ok(1..)) => {}
                 _ => return Next::Closed,
             }
@@ -74,7 +73,7 @@ impl Wire {
             Head::Partial => {}
             head => return Next::from(head),
         }
-        match tokio::time::timeout(clients.header_timeout, self.rest_of_head()).await {
+        match tokio::time::timeout(rest, self.rest_of_head()).await {
             Ok(next) => next,
             Err(_) => Next::Late,
         }

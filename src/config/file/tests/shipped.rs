@@ -47,6 +47,8 @@ pub(super) fn known(in_full: &str) -> BTreeSet<String> {
         "clients",
         "admin",
         "memory",
+        "state",
+        "upgrade",
         "retries",
         "replies",
         "log",
@@ -76,6 +78,7 @@ fn every_key_stands_in_the_shipped_file() {
         "admin.token_file",
         "hash_key",
         "hash_key_file",
+        "state.dir",
         "throttles.burst",
         "throttles.name",
         "throttles.operations",
@@ -83,6 +86,7 @@ fn every_key_stands_in_the_shipped_file() {
         "throttles.rate",
         "tls.cert_file",
         "tls.key_file",
+        "upgrade.socket",
         "upstream.ca_file",
     ];
     assert_eq!(commented, without_default, "a key with a default stands in the file with it, not commented out");

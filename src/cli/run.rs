@@ -1,0 +1,179 @@
+//! `run`: a gateway, from its configuration to its end.
+
+mod heir;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::Args;
+use tokio::net::TcpListener;
+use tokio::task::spawn_blocking;
+
+use super::signals::{Asked, Signals, Stop};
+use super::{Failure, environment, runtime, say};
+use crate::clock::Clock;
+use crate::config::{Config, Origin};
+use crate::handover::Waiting;
+use crate::reload::{self, Loaded, Source};
+use crate::sandbox::{self, Sandbox};
+use crate::server::{self, Running, Sockets};
+use crate::supervisor::{self, State};
+use crate::telemetry;
+use heir::Successor;
+
+#[derive(Debug, Args)]
+pub(super) struct Run {
+    /// The configuration.
+    #[arg(long, value_name = "FILE", required_unless_present = "sandbox")]
+    config: Option<PathBuf>,
+    /// Put a sandbox Sendly behind the gateway, inside this process: no account, no cost.
+    #[arg(long)]
+    sandbox: bool,
+    /// Where clients connect, instead of what the configuration says.
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<SocketAddr>,
+    /// Wait for a gateway that runs to be told to hand over (SIGQUIT), and take over its sockets and its counts.
+    #[arg(long, conflicts_with = "sandbox")]
+    upgrade: bool,
+}
+
+/// Where a gateway's sockets come from.
+enum From {
+    Here(Sockets),
+    /// Another process, once it comes.
+    There(Waiting),
+}
+
+/// Serves until it is told to stop, or another process has taken over.
+pub(super) fn run(run: &Run) -> Result<(), Failure> {
+    let successor = Successor::of_this_process();
+    let mut source = Source::new(run.config.clone(), environment());
+    (source.listen, source.is_sandbox) = (run.listen, run.sandbox);
+    let Loaded { config, marks, .. } = source.load();
+    let mut config = config?;
+    let clock = Clock::system();
+    telemetry::start(&config.log, clock.clone()).map_err(Failure::unavailable)?;
+    let from = match (&config.upgrade.socket, run.upgrade) {
+        (_, false) => From::Here(Sockets::bind(&config).map_err(Failure::unavailable)?),
+        (Some(socket), true) => From::There(Waiting::at(socket).map_err(Failure::unavailable)?),
+        (None, true) => {
+            return Err(Failure::usage("upgrade.socket: --upgrade needs it, to meet the gateway that runs"));
+        }
+    };
+    let runtime = runtime(config.workers)?;
+    let served = runtime.block_on(async {
+        if run.sandbox {
+            config.upstream.origin = start_sandbox(&clock).await?;
+            source.upstream = Some(config.upstream.origin.clone());
+        }
+        let mut signals = Signals::new()?;
+        // Heard from now on, and answered once it serves.
+        let hup = signals.hup.take();
+        let running = tokio::select! {
+            started = start(config, from, clock) => started?,
+            _ = signals.stop() => return Ok(()),
+        };
+        tracing::info!(address = %running.address, admin = %running.admin_address, "serving");
+        supervisor::tell(State::Ready);
+        if run.sandbox {
+            say(&welcome(running.address, running.admin_address))?;
+        }
+        let reload = running.reload().clone();
+        if let Some(hup) = hup {
+            tokio::spawn(reload::follow(source, marks, reload, hup));
+        }
+        serve(running, &mut signals, &successor).await;
+        Ok(())
+    });
+    // Dropping it would wait for a name that is being looked up, for as long as that takes.
+    runtime.shutdown_background();
+    served
+}
+
+async fn start(config: Config, from: From, clock: Clock) -> Result<Running, Failure> {
+    match from {
+        From::Here(sockets) => server::start(config, sockets, clock).await,
+        From::There(waiting) => {
+            tracing::info!("waiting for the gateway that runs: send it SIGQUIT");
+            let estate = spawn_blocking(move || waiting.estate()).await.map_err(Failure::unavailable)?;
+            let estate = estate.map_err(Failure::unavailable)?;
+            tracing::info!(process = estate.process(), "taking over");
+            server::take_over(config, estate, clock).await
+        }
+    }
+    .map_err(Failure::unavailable)
+}
+
+/// Until its end.
+async fn serve(running: Running, signals: &mut Signals, successor: &Successor) {
+    let stop = loop {
+        match signals.next().await {
+            Asked::Stop(stop) => break Some(stop),
+            Asked::HandOver => match successor.take_over_from(&running).await {
+                Ok(process) => {
+                    tracing::info!(process, "another process has taken over");
+                    supervisor::tell(State::Succeeded(process));
+                    break None;
+                }
+                Err(error) => tracing::error!(error, "nobody has taken over: this process goes on"),
+            },
+        }
+    };
+    let patience = running.reload().config().drain_timeout;
+    match stop {
+        Some(Stop::Now) => supervisor::tell(State::Stopping),
+        Some(Stop::WhenIdle) => {
+            supervisor::tell(State::Stopping);
+            let drained = running.drain(patience);
+            tracing::info!("draining");
+            tokio::select! {
+                left = drained => match left {
+                    0 => tracing::info!("stopped"),
+                    left => tracing::warn!(left, "stopped with requests in flight: their charges stay"),
+                },
+                _ = signals.stop() => tracing::warn!("stopped at once, by a second signal"),
+            }
+        }
+        None => tokio::select! {
+            left = running.leave(patience) => tracing::info!(connections = left, "stopped"),
+            _ = signals.stop() => tracing::warn!("stopped at once, by another signal"),
+        },
+    }
+}
+
+/// A sandbox on a free port of this machine, for as long as the process lives.
+async fn start_sandbox(clock: &Clock) -> Result<Origin, Failure> {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.map_err(Failure::unavailable)?;
+    let address = listener.local_addr().map_err(Failure::unavailable)?;
+    let sandbox = Arc::new(Sandbox::new(sandbox::Options::default()));
+    tokio::spawn(sandbox::serve(listener, sandbox, clock.clone(), std::future::pending()));
+    Ok(Origin { tls: false, host: address.ip().to_string(), port: address.port() })
+}
+
+/// The lines to try, as they can be pasted.
+fn welcome(address: SocketAddr, admin: SocketAddr) -> String {
+    format!(
+        r#"
+sendly-gateway listens on http://{address}, with a sandbox Sendly behind it. No SMS is sent, and nothing costs anything.
+An SDK is pointed at it by its base URL: http://{address}/api/v1 (any key that starts with sk_test_v1_ will do).
+
+Send a code (the sandbox shows it as sandbox_code):
+
+  curl -s http://{address}/api/v1/verify -H 'Authorization: Bearer sk_test_v1_demo' \
+    -H 'Content-Type: application/json' -d '{{"to":"+15550100123"}}'
+
+Send five more: the last one is refused, with 429 and the seconds to wait.
+
+  for i in 1 2 3 4 5; do curl -si http://{address}/api/v1/verify -H 'Authorization: Bearer sk_test_v1_demo' \
+    -H 'Content-Type: application/json' -d '{{"to":"+15550100123"}}'; echo; echo; done
+
+What the gateway counted:
+
+  curl -s http://{admin}/metrics | grep -E 'requests_total|decisions_total' | grep -v ' 0$'
+
+The same, to look at: http://{admin}/. Ctrl-C stops it.
+
+"#
+    )
+}

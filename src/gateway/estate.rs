@@ -1,0 +1,110 @@
+//! All that a gateway leaves to the process that takes over from it, and how that one takes it.
+//!
+//! The counts and the ids go as the records of the journal, at first all of them and then whatever still happens here: exchanges that
+//! took too long to be waited for are settled there. With them go the answers that wait for a retry and the exemptions for a while. What
+//! does not go: throttles (they begin with a whole burst) and the metrics (counters begin at zero, as after a restart).
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Gateway;
+use super::exemptions::Until;
+use super::relay::Heir;
+pub use super::retries::estate::Kept;
+use crate::clock::Moment;
+use crate::ledger::journal::record::{Found, Record, Records};
+use crate::phone::Phone;
+
+/// How long exchanges with Sendly are waited for, while nobody else is let in: most take less. One that takes longer is settled all the same,
+/// but a retry of it is not recognised by the process that takes over.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+impl Gateway {
+    /// Lets no code be judged any more, and waits for those that are under way, but not for long.
+    pub async fn pause(&self) {
+        self.gate.close();
+        let _ = tokio::time::timeout(PATIENCE, self.gate.is_empty()).await;
+    }
+
+    /// Goes on as if nothing had been.
+    pub fn go_on(&self) {
+        self.durable.disinherit();
+        if let Some(journal) = self.durable.journal()
+            && let Err(error) = journal.resume()
+        {
+            tracing::error!(error, "the state is not saved any more: the process that was to take over has its folder");
+        }
+        self.gate.open();
+    }
+
+    /// Leaves all requests for codes to another process, from now on.
+    pub fn leave_to(&self, heir: Arc<Heir>) {
+        self.gate.lead_to(heir);
+    }
+
+    /// Whether another process has taken over.
+    pub fn has_left(&self) -> bool {
+        self.gate.leads_away()
+    }
+
+    /// Tells all that is counted and known, and from then on whatever happens. To be called while it is paused.
+    pub fn bequeath(&self, heir: impl Fn(&Record) + Send + Sync + 'static) {
+        self.durable.bequeath(self.clock.now(), heir);
+    }
+
+    /// The answers that wait for a retry.
+    pub fn kept_answers(&self) -> Vec<Kept> {
+        self.retries.leave_behind()
+    }
+
+    /// Phones that are exempt for a while, and until when.
+    pub fn exempt_for_a_while(&self) -> impl Iterator<Item = (Phone, Moment)> {
+        self.exemptions.list(self.clock.now()).into_iter().filter_map(|(phone, until)| match until {
+            Until::Moment(end) => Some((phone, end)),
+            Until::Configured => None,
+        })
+    }
+
+    /// Takes over records. `same_key`: whether ids and accounts mean the same here. `anew`: whether they stand in no folder yet that is
+    /// this gateway's.
+    ///
+    /// # Errors
+    /// They are none.
+    pub fn inherit(&self, records: &[u8], same_key: bool, anew: bool) -> Result<(), &'static str> {
+        let (settings, now) = (self.settings(), self.clock.now());
+        for found in Records::of(records) {
+            let Found::Record(record) = found else { return Err("a record is damaged") };
+            if anew {
+                self.durable.inherit_and_write(&settings.policy, &record, same_key, now);
+            } else {
+                self.durable.inherit(&settings.policy, &record, same_key, now);
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps an answer of another process for its retry.
+    pub fn inherit_answer(&self, kept: Kept) {
+        self.retries.inherit(kept);
+    }
+
+    /// Exempts a phone for as long as another process would have.
+    pub fn inherit_exemption(&self, phone: Phone, until: Moment) {
+        // There is room for as many as that one could have; what the configuration exempts needs no exemption.
+        let _ = self.exemptions.put(phone, until, self.clock.now());
+    }
+
+    /// Writes what happens into the folder of its state from now on, of which it knows what it tells.
+    ///
+    /// # Errors
+    /// What is wrong with the folder.
+    pub fn succeed(&self, dir: &Path) -> Result<(), String> {
+        let opened = self.durable.succeed(dir, &self.hash_key, self.clock.now());
+        opened.map_err(|error| format!("state.dir: {error}"))?;
+        self.metrics.restored(crate::metrics::Restored::default());
+        // A first file, so that nothing has to wait for one.
+        self.save_now();
+        Ok(())
+    }
+}

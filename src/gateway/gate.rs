@@ -1,0 +1,170 @@
+//! The way in to codes, which can be closed: while it is, limited requests wait before they are judged.
+//!
+//! It is closed for the moment in which another process takes over the counts. Whoever waited is judged by that one then; or here, if
+//! nothing came of it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::sync::{Notify, watch};
+
+use super::relay::Heir;
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(super) struct Gate {
+    /// How many are inside, in steps of [`ONE`], and whether it is closed: one word, so that nobody slips in as it closes.
+    word: AtomicUsize,
+    empty: Notify,
+    way: watch::Sender<Way>,
+}
+
+const CLOSED: usize = 1;
+const ONE: usize = 2;
+
+/// Where the way leads.
+#[derive(Clone, Debug)]
+enum Way {
+    Here,
+    Nowhere,
+    There(Arc<Heir>),
+}
+
+/// Where whoever came to the gate is to be served.
+pub(super) enum Entered<'g> {
+    /// Here; the gate is not empty before this is gone.
+    Here(Inside<'g>),
+    /// By another process.
+    There(Arc<Heir>),
+}
+
+/// Somebody who is inside, for as long as this lives.
+pub(super) struct Inside<'g>(&'g Gate);
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self { word: AtomicUsize::new(0), empty: Notify::new(), way: watch::Sender::new(Way::Here) }
+    }
+}
+
+impl Gate {
+    /// Goes in; while it is closed, waits for where the way leads next.
+    pub(super) async fn enter(&self) -> Entered<'_> {
+        loop {
+            let before = self.word.fetch_add(ONE, Ordering::AcqRel);
+            let inside = Inside(self);
+            if before & CLOSED == 0 {
+                return Entered::Here(inside);
+            }
+            drop(inside);
+            let mut ways = self.way.subscribe();
+            // It ends with the gate, which is here.
+            let Ok(way) = ways.wait_for(|way| !matches!(way, Way::Nowhere)).await else { continue };
+            if let Way::There(heir) = &*way {
+                return Entered::There(Arc::clone(heir));
+            }
+        }
+    }
+
+    /// Lets nobody in any more.
+    pub(super) fn close(&self) {
+        self.way.send_replace(Way::Nowhere);
+        self.word.fetch_or(CLOSED, Ordering::AcqRel);
+    }
+
+    /// Waits until nobody is inside.
+    pub(super) async fn is_empty(&self) {
+        loop {
+            let mut empty = std::pin::pin!(self.empty.notified());
+            empty.as_mut().enable();
+            if self.word.load(Ordering::Acquire) < ONE {
+                return;
+            }
+            empty.await;
+        }
+    }
+
+    /// Lets everybody in again.
+    pub(super) fn open(&self) {
+        self.word.fetch_and(!CLOSED, Ordering::AcqRel);
+        self.way.send_replace(Way::Here);
+    }
+
+    /// Shows everybody the way to another process, from now on.
+    pub(super) fn lead_to(&self, heir: Arc<Heir>) {
+        self.way.send_replace(Way::There(heir));
+    }
+
+    /// Whether it leads to another process.
+    pub(super) fn leads_away(&self) -> bool {
+        matches!(*self.way.borrow(), Way::There(_))
+    }
+}
+
+impl Drop for Inside<'_> {
+    fn drop(&mut self) {
+        // Only while it is closed does anybody wait for that.
+        if self.0.word.fetch_sub(ONE, Ordering::AcqRel) == ONE | CLOSED {
+            self.0.empty.notify_waiters();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn is_waiting(gate: &Gate) -> bool {
+        tokio::select! {
+            biased;
+            _ = gate.enter() => false,
+            () = tokio::task::yield_now() => true,
+        }
+    }
+
+    #[tokio::test]
+    async fn whoever_comes_while_it_is_closed_waits_and_goes_in_when_it_opens() {
+        let gate = Arc::new(Gate::default());
+        let Entered::Here(inside) = gate.enter().await else { panic!("it leads nowhere else") };
+        gate.close();
+        assert!(is_waiting(&gate).await);
+        let emptied = tokio::spawn({
+            let gate = Arc::clone(&gate);
+            async move { gate.is_empty().await }
+        });
+        drop(inside);
+        emptied.await.unwrap();
+        gate.open();
+        assert!(!is_waiting(&gate).await);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn nobody_is_inside_once_it_is_closed_and_empty() {
+        for _ in 0..300 {
+            let gate = Arc::new(Gate::default());
+            let inside = Arc::new(AtomicUsize::new(0));
+            let crowd: Vec<_> = (0..4)
+                .map(|_| {
+                    let (gate, inside) = (Arc::clone(&gate), Arc::clone(&inside));
+                    tokio::spawn(async move {
+                        for _ in 0..20 {
+                            let entered = gate.enter().await;
+                            inside.fetch_add(1, Ordering::SeqCst);
+                            tokio::task::yield_now().await;
+                            inside.fetch_sub(1, Ordering::SeqCst);
+                            drop(entered);
+                        }
+                    })
+                })
+                .collect();
+            tokio::task::yield_now().await;
+            gate.close();
+            gate.is_empty().await;
+            assert_eq!(inside.load(Ordering::SeqCst), 0);
+            gate.open();
+            for one in crowd {
+                one.await.unwrap();
+            }
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! The new process' side.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+
+use super::line::{Hello, Line, Message, Received, VERSION};
+use crate::clock::Moment;
+use crate::config::Config;
+use crate::gateway::Gateway;
+use crate::phone::Phone;
+
+/// How long the old process may take for each step: it waits for exchanges, and tells of ten million phones.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A process that waits for another to give it everything. Dropping it ends that.
+#[derive(Debug)]
+pub struct Waiting {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+/// The sockets of another process, and all that it knows about to come.
+#[derive(Debug)]
+pub struct Estate {
+    line: Line,
+    hello: Hello,
+    /// Where clients connect.
+    pub proxy: TcpListener,
+    /// Where operators do.
+    pub admin: TcpListener,
+}
+
+/// Everything has been taken over, but the other process does not know yet.
+#[derive(Debug)]
+pub struct Taken {
+    line: Line,
+    same_key: bool,
+}
+
+impl Waiting {
+    /// Waits at this path, where only its owner may come.
+    ///
+    /// # Errors
+    /// Somebody else waits there, or it cannot be bound.
+    pub fn at(path: &Path) -> Result<Self, String> {
+        let wrong = |error: io::Error| format!("upgrade.socket: {}: {error}", path.display());
+        if UnixStream::connect(path).is_ok() {
+            return Err(wrong(io::ErrorKind::AddrInUse.into()));
+        }
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(wrong(error)),
+            _ => {}
+        }
+        let listener = UnixListener::bind(path).map_err(wrong)?;
+        let waiting = Self { listener, path: path.to_owned() };
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(wrong)?;
+        Ok(waiting)
+    }
+
+    /// Waits until another process comes, however long that takes. It blocks.
+    ///
+    /// # Errors
+    /// It does not say what it should.
+    pub fn estate(self) -> Result<Estate, String> {
+        let broke = |error: io::Error| format!("the old process broke off: {error}");
+        loop {
+            let (stream, _) = self.listener.accept().map_err(broke)?;
+            let line = Line::new(stream);
+            line.set_patience(PATIENCE).map_err(broke)?;
+            // Somebody who only looked whether anybody waits here brings none.
+            let Ok([proxy, admin]) = line.take() else { continue };
+            let (proxy, admin) = (TcpListener::from(proxy), TcpListener::from(admin));
+            return match line.hear().map_err(broke)? {
+                Some(Received::Message(message)) => match *message {
+                    Message::Hello(hello) => Ok(Estate { line, hello, proxy, admin }),
+                    _ => Err("the old process says something else than who it is".to_owned()),
+                },
+                _ => Err("the old process does not say who it is".to_owned()),
+            };
+        }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        // Another one may wait there next. Nothing is to be done if that cannot be.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+impl Estate {
+    /// Which process gives it.
+    pub const fn process(&self) -> u32 {
+        self.hello.process
+    }
+
+    /// The key that was drawn where there was none in the configuration.
+    pub const fn drawn_key(&self) -> Option<[u8; 16]> {
+        self.hello.drawn_key
+    }
+
+    /// Says whether this configuration can take over.
+    ///
+    /// # Errors
+    /// Why it cannot. The old process knows that too, and goes on.
+    pub fn suits(&self, config: &Config) -> Result<(), String> {
+        let Hello { version, listen, admin, .. } = &self.hello;
+        let is_same =
+            |wanted: SocketAddr, given: SocketAddr| wanted == given || wanted.port() == 0 && wanted.ip() == given.ip();
+        let why = if *version != VERSION {
+            Some("the two versions do not understand each other".to_owned())
+        } else if !is_same(config.listen, *listen) {
+            Some(format!("listen is {} here and {listen} there", config.listen))
+        } else if !is_same(config.admin.listen, *admin) {
+            Some(format!("admin.listen is {} here and {admin} there", config.admin.listen))
+        } else {
+            None
+        };
+        why.map_or(Ok(()), |why| Err(self.refuse(why)))
+    }
+
+    /// Tells the old process why nothing comes of it.
+    pub fn refuse(&self, why: String) -> String {
+        // It may have ended: then it needs no telling.
+        let _ = self.line.say(&Message::Refused(why.clone()));
+        why
+    }
+
+    /// Takes over all that the old process knows, into a gateway that has seen nothing yet. It blocks.
+    ///
+    /// # Errors
+    /// Why that cannot be. The old process goes on then.
+    pub fn take(self, gateway: &Gateway) -> Result<Taken, String> {
+        match self.try_to_take(gateway) {
+            Ok(()) => Ok(Taken { same_key: self.same_key(gateway), line: self.line }),
+            Err(why) => Err(self.refuse(why)),
+        }
+    }
+
+    fn same_key(&self, gateway: &Gateway) -> bool {
+        gateway.key().1 == self.hello.key_check
+    }
+
+    fn try_to_take(&self, gateway: &Gateway) -> Result<(), String> {
+        let same_key = self.same_key(gateway);
+        if !same_key {
+            tracing::warn!("hash_key is not what it was: what the old process knows of ids and accounts means nothing");
+        }
+        let dir = gateway.config().state.dir;
+        let real = |dir: &Option<PathBuf>| dir.as_ref().and_then(|dir| fs::canonicalize(dir).ok());
+        let is_written = dir.is_some() && real(&dir) == real(&self.hello.state);
+        let succeed = |at_once: bool| match &dir {
+            Some(dir) if at_once != is_written => gateway.succeed(dir),
+            _ => Ok(()),
+        };
+        succeed(true)?;
+        let broke = |error: io::Error| format!("the old process broke off: {error}");
+        self.line.say(&Message::Ready).map_err(broke)?;
+        loop {
+            match self.line.hear().map_err(broke)? {
+                Some(Received::Records(records)) => gateway.inherit(&records, same_key, !is_written)?,
+                Some(Received::Message(message)) => match *message {
+                    Message::Kept(kept) => gateway.inherit_answer(kept),
+                    Message::Exempt(digits, until) => {
+                        if let Some(phone) = Phone::from_digits(digits) {
+                            gateway.inherit_exemption(phone, Moment::from_micros(until));
+                        }
+                    }
+                    Message::Complete => return succeed(false),
+                    _ => return Err("the old process says something else than was to be said".to_owned()),
+                },
+                None => return Err("the old process has ended".to_owned()),
+            }
+        }
+    }
+}
+
+impl Taken {
+    /// Tells the old process that this one serves, and from then on does what that one asks for, until it ends.
+    ///
+    /// # Errors
+    /// It cannot be told: it goes on, and this one must not.
+    pub fn serves(self, gateway: Arc<Gateway>, runtime: Handle) -> Result<(), String> {
+        let broke = |error: io::Error| format!("the old process broke off: {error}");
+        self.line.may_be_silent().map_err(broke)?;
+        let Self { line, same_key } = self;
+        let line = Arc::new(line);
+        let asked = Arc::clone(&line);
+        let listening = thread::Builder::new().name("old process".to_owned());
+        let listening = listening.spawn(move || listen(&asked, &gateway, same_key, &runtime));
+        listening.map_err(broke)?;
+        line.say(&Message::Serving).map_err(broke)
+    }
+}
+
+/// Does what the old process asks for, until it ends.
+fn listen(line: &Arc<Line>, gateway: &Arc<Gateway>, same_key: bool, runtime: &Handle) {
+    let there: Arc<Mutex<HashMap<u64, oneshot::Sender<()>>>> = Arc::default();
+    while let Ok(Some(received)) = line.hear() {
+        match received {
+            Received::Records(records) => {
+                if let Err(error) = gateway.inherit(&records, same_key, true) {
+                    tracing::error!(error, "what the old process tells cannot be read");
+                }
+            }
+            Received::Message(message) => match *message {
+                Message::Ask(serial, ask) => {
+                    let (gone, is_gone) = oneshot::channel();
+                    there.lock().insert(serial, gone);
+                    let (gateway, line, there) = (Arc::clone(gateway), Arc::clone(line), Arc::clone(&there));
+                    runtime.spawn(async move {
+                        let told = gateway.serve_for_another(ask, is_gone).await;
+                        there.lock().remove(&serial);
+                        // Where it has ended, its clients have gone.
+                        let _ = line.say(&Message::Told(serial, told));
+                    });
+                }
+                Message::Gone(serial) => drop(there.lock().remove(&serial)),
+                _ => {}
+            },
+        }
+    }
+    // Whoever it asked for has gone with it.
+    there.lock().clear();
+    tracing::info!("the old process has ended");
+}

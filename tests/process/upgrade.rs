@@ -1,0 +1,321 @@
+//! One process takes over from another, by the program itself.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use crate::client::Wire;
+use crate::process::{Process, Serving, config_file};
+use crate::upstream::{Act, Seen, Upstream};
+
+/// Two processes that can meet.
+struct Meeting {
+    config: String,
+    socket: String,
+    upstream: Upstream,
+}
+
+impl Meeting {
+    async fn new(config: &str) -> Self {
+        let socket = config_file("").replace(".toml", ".sock");
+        Self { config: config_file(config), socket, upstream: Upstream::start().await }
+    }
+
+    fn start(&self, more: &[&str], variables: &[(&str, &str)]) -> Process {
+        let url = self.upstream.url();
+        let all = [&[("UPSTREAM_URL", url.as_str()), ("UPGRADE_SOCKET", &self.socket)], variables].concat();
+        Process::start(&[&["run", "--config", &self.config], more].concat(), &all)
+    }
+
+    async fn old(&self) -> Serving {
+        Serving::of(self.start(&[], &[])).await
+    }
+
+    /// The process that takes over from this one.
+    async fn succeed(&self, old: &Serving, variables: &[(&str, &str)]) -> Serving {
+        let new = self.start(&["--upgrade"], variables);
+        new.logs("waiting for the gateway that runs").await;
+        old.process.signal("QUIT");
+        Serving::of(new).await
+    }
+}
+
+async fn send(wire: &mut Wire, phone: &str) -> u16 {
+    let body = format!(r#"{{"to":"{phone}"}}"#);
+    wire.request("POST", "/api/v1/verify", &[], body.as_bytes()).await;
+    wire.answer().await.expect("the connection ends without an answer").status.as_u16()
+}
+
+async fn sends(serving: &Serving, phone: &str, many: usize) -> Vec<u16> {
+    let mut all = Vec::new();
+    for _ in 0..many {
+        all.push(send(&mut serving.connect().await, phone).await);
+    }
+    all
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn under_load_no_connection_fails_and_no_phone_gets_a_code_too_many() {
+    let meeting = Meeting::new("").await;
+    let old = meeting.old().await;
+    let (done, asked, goes_on) =
+        (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(true)));
+    let clients: Vec<_> = (0..12_usize)
+        .map(|client| {
+            let (address, done, asked, goes_on) = (old.address, done.clone(), asked.clone(), goes_on.clone());
+            tokio::spawn(async move {
+                let mut wire = Wire::connect(address).await;
+                let mut sent = Vec::new();
+                let mut nth = client;
+                // Until it has met the new process often enough, on a connection that it keeps for as long as it is let.
+                while goes_on.load(Ordering::Relaxed) {
+                    nth += 7;
+                    // Old phones, which all clients ask for, and new ones.
+                    let phone = if nth % 3 == 0 { nth % 5 } else { 100 + asked.fetch_add(1, Ordering::Relaxed) / 9 };
+                    let (method, target) =
+                        if nth % 4 == 0 { ("GET", "/api/v1/other") } else { ("POST", "/api/v1/verify") };
+                    let body = format!(r#"{{"to":"+1555{phone:07}"}}"#);
+                    wire.request(method, target, &[], body.as_bytes()).await;
+                    let answer = wire.answer().await.expect("the connection ends without an answer");
+                    assert!([200, 201, 429].contains(&answer.status.as_u16()), "{answer:?}");
+                    if answer.status == 201 {
+                        sent.push(phone);
+                    }
+                    done.fetch_add(1, Ordering::Relaxed);
+                    if answer.header("connection") == Some("close") {
+                        wire = Wire::connect(address).await;
+                    }
+                }
+                sent
+            })
+        })
+        .collect();
+    meeting.upstream.has_seen(200).await;
+    let new = meeting.succeed(&old, &[]).await;
+    assert_eq!((new.address, new.admin), (old.address, old.admin), "the sockets are the same");
+    let before = done.load(Ordering::Relaxed);
+    while done.load(Ordering::Relaxed) < before + 2000 {
+        tokio::task::yield_now().await;
+    }
+    goes_on.store(false, Ordering::Relaxed);
+    let mut got = std::collections::HashMap::new();
+    for client in clients {
+        for phone in client.await.unwrap() {
+            *got.entry(phone).or_insert(0) += 1;
+        }
+    }
+    assert_eq!(old.process.code().await, 0);
+    assert!(old.process.err().contains("another process has taken over"));
+    for nth in 0..5 {
+        let phone = format!("+1555{nth:07}");
+        assert_eq!((got.get(&nth), meeting.upstream.codes(&phone)), (Some(&5), 5), "{phone}");
+    }
+    for (phone, codes) in got {
+        assert!(codes <= 5, "{phone} got {codes}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_old_process_knew_the_new_one_knows() {
+    let meeting = Meeting::new("[admin]\ntoken = \"0123456789abcdef\"\n").await;
+    let old = meeting.old().await;
+    assert_eq!(sends(&old, "+15550100001", 5).await, [201; 5]);
+    let answer = old.ask("POST", "/api/v1/verify", &[], r#"{"to":"+15550100002"}"#).await;
+    let resend = format!("/api/v1/verify/{}/resend", answer.json()["id"].as_str().unwrap());
+    assert_eq!(old.ask("POST", &resend, &[], "").await.status, 200);
+    // Sendly itself refuses this one for a while.
+    meeting
+        .upstream
+        .script(|_| Act::json(429, &serde_json::json!({ "error": "rate_limit_exceeded", "retryAfter": 900 })));
+    assert_eq!(sends(&old, "+15550100003", 1).await, [429]);
+    // This one's answer is lost with its client, and waits for the retry.
+    meeting.upstream.script(|_| Act::AnswerWhenLet(201, br#"{"id":"ver_7","phone":"+15550100004"}"#.as_slice().into()));
+    let mut wire = old.connect().await;
+    let seen = meeting.upstream.seen().len();
+    wire.request("POST", "/api/v1/verify", &[], br#"{"to":"+15550100004"}"#).await;
+    meeting.upstream.has_seen(seen + 1).await;
+    wire.reset();
+    old.until_it_exposes("unclaimed_exchanges 1").await;
+    meeting.upstream.let_go(1);
+    old.until_it_exposes("kept_answers 1").await;
+    meeting.upstream.behave();
+    let exempt = [("authorization", "Bearer 0123456789abcdef")];
+    let mut wire = Wire::connect(old.admin).await;
+    wire.request("PUT", "/v1/exemptions/+15550100001?for=1h", &exempt, b"").await;
+    assert_eq!(wire.answer().await.unwrap().status, 200);
+    drop(wire);
+
+    let new = meeting.succeed(&old, &[]).await;
+    assert_eq!(old.process.code().await, 0);
+    let refused = new.ask("POST", &resend, &[], "").await;
+    assert_eq!((refused.status.as_u16(), refused.error().as_str()), (429, "resend_cooldown"));
+    assert_eq!(meeting.upstream.count(Seen::is_lookup), 0);
+    assert_eq!(sends(&new, "+15550100003", 1).await, [429], "held");
+    let before = meeting.upstream.seen().len();
+    let retried = new.ask("POST", "/api/v1/verify", &[], r#"{"to":"+15550100004"}"#).await;
+    assert_eq!((retried.status.as_u16(), retried.json()["id"].as_str()), (201, Some("ver_7")));
+    assert_eq!(meeting.upstream.seen().len(), before, "nothing was bought twice");
+    assert_eq!(sends(&new, "+15550100001", 1).await, [201], "exempt");
+    let mut wire = Wire::connect(new.admin).await;
+    wire.request("DELETE", "/v1/exemptions/+15550100001", &exempt, b"").await;
+    assert_eq!(wire.answer().await.unwrap().status, 200);
+    assert_eq!(sends(&new, "+15550100001", 1).await, [429], "its five codes are counted");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_still_comes_to_the_old_process_the_new_one_judges() {
+    let meeting = Meeting::new("").await;
+    let old = meeting.old().await;
+    let mut wires = [old.connect().await, old.connect().await, old.connect().await];
+    for wire in &mut wires {
+        assert_eq!(send(wire, "+15550100001").await, 201);
+    }
+    let new = meeting.succeed(&old, &[]).await;
+    assert_eq!(sends(&new, "+15550100001", 1).await, [201]);
+    let mut told = Vec::new();
+    for wire in &mut wires {
+        wire.request("POST", "/api/v1/verify", &[], br#"{"to":"+15550100001"}"#).await;
+        let answer = wire.answer().await.expect("the connection ends without an answer");
+        assert_eq!(answer.header("connection"), Some("close"));
+        told.push(answer.status.as_u16());
+        assert!(wire.is_closed().await);
+    }
+    assert_eq!(told, [201, 429, 429]);
+    assert_eq!(meeting.upstream.codes("+15550100001"), 5);
+    assert_eq!(old.process.code().await, 0);
+    new.until_it_exposes(r#"requests_total{operation="send",outcome="refused"} 2"#).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_exchange_in_flight_ends_where_it_began_and_is_settled_where_it_counts() {
+    let meeting = Meeting::new("").await;
+    let old = meeting.old().await;
+    let body = br#"{"id":"ver_9","phone":"+15550100001"}"#.as_slice();
+    meeting.upstream.script(move |_| Act::AnswerWhenLet(400, body.into()));
+    let mut rejected = old.connect().await;
+    rejected.request("POST", "/api/v1/verify", &[], br#"{"to":"+15550100001"}"#).await;
+    meeting.upstream.has_seen(1).await;
+    meeting.upstream.script(move |_| Act::AnswerWhenLet(201, body.into()));
+    let mut sent = old.connect().await;
+    sent.request("POST", "/api/v1/verify", &[], br#"{"to":"+15550100001"}"#).await;
+    meeting.upstream.has_seen(2).await;
+    // They take longer than anybody waits for them.
+    let new = meeting.succeed(&old, &[]).await;
+    meeting.upstream.let_go(2);
+    assert_eq!(rejected.answer().await.unwrap().status, 400);
+    assert_eq!(sent.answer().await.unwrap().status, 201);
+    assert_eq!(old.process.code().await, 0);
+    new.process.logs("the old process has ended").await;
+    meeting.upstream.behave();
+    meeting.upstream.knows("ver_9", "+15550100001");
+    assert_eq!(new.ask("POST", "/api/v1/verify/ver_9/resend", &[], "").await.status, 200);
+    assert_eq!(meeting.upstream.count(Seen::is_lookup), 0, "whose it is was told");
+    assert_eq!(sends(&new, "+15550100001", 4).await, [201, 201, 201, 429], "one was given back, one kept");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_its_state_on_disk_too_nothing_is_missing_after_the_next_kill() {
+    let meeting = Meeting::new("").await;
+    let dir = meeting.config.replace(".toml", ".state");
+    let state = [("STATE_DIR", dir.as_str())];
+    let old = Serving::of(meeting.start(&[], &state)).await;
+    assert_eq!(sends(&old, "+15550100001", 3).await, [201; 3]);
+    let new = meeting.succeed(&old, &state).await;
+    assert_eq!(sends(&new, "+15550100001", 1).await, [201]);
+    assert_eq!(old.process.code().await, 0);
+    new.process.signal("KILL");
+    new.process.code().await;
+    let next = Serving::of(meeting.start(&[], &state)).await;
+    assert_eq!(sends(&next, "+15550100001", 2).await, [201, 429]);
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_state_that_begins_with_the_new_process_has_what_the_old_one_knew() {
+    let meeting = Meeting::new("").await;
+    let dir = meeting.config.replace(".toml", ".state");
+    let old = meeting.old().await;
+    assert_eq!(sends(&old, "+15550100001", 4).await, [201; 4]);
+    let new = meeting.succeed(&old, &[("STATE_DIR", &dir)]).await;
+    assert_eq!(old.process.code().await, 0);
+    new.process.signal("KILL");
+    new.process.code().await;
+    let next = Serving::of(meeting.start(&[], &[("STATE_DIR", &dir)])).await;
+    assert_eq!(sends(&next, "+15550100001", 2).await, [201, 429]);
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_cannot_take_over_says_why_and_the_old_one_goes_on() {
+    let meeting = Meeting::new("").await;
+    let dir = meeting.config.replace(".toml", ".state");
+    let state = [("STATE_DIR", dir.as_str())];
+    let old = Serving::of(meeting.start(&[], &state)).await;
+    assert_eq!(sends(&old, "+15550100001", 4).await, [201; 4]);
+    let new = meeting.start(&["--upgrade"], &[("LISTEN", "127.0.0.2:0")]);
+    new.logs("waiting for the gateway that runs").await;
+    old.process.signal("QUIT");
+    assert_eq!(new.code().await, 69);
+    assert!(new.err().contains("listen is 127.0.0.2:0 here"), "{}", new.err());
+    old.process.logs("nobody has taken over: this process goes on").await;
+    assert_eq!(sends(&old, "+15550100001", 2).await, [201, 429]);
+    // It still can be taken over from.
+    let new = meeting.succeed(&old, &state).await;
+    assert_eq!(old.process.code().await, 0);
+    assert_eq!(sends(&new, "+15550100001", 1).await, [429]);
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_breaks_off_while_it_takes_over_changes_nothing() {
+    let meeting = Meeting::new("").await;
+    let dir = meeting.config.replace(".toml", ".state");
+    let old = Serving::of(meeting.start(&[], &[("STATE_DIR", &dir)])).await;
+    assert_eq!(sends(&old, "+15550100001", 4).await, [201; 4]);
+    // Somebody who takes the sockets, says nothing and leaves.
+    let listener = std::os::unix::net::UnixListener::bind(&meeting.socket).unwrap();
+    old.process.signal("QUIT");
+    drop(tokio::task::spawn_blocking(move || listener.accept().unwrap()).await.unwrap());
+    old.process.logs("nobody has taken over: this process goes on").await;
+    assert_eq!(sends(&old, "+15550100001", 2).await, [201, 429]);
+    std::fs::remove_file(&meeting.socket).unwrap();
+    old.process.signal("KILL");
+    old.process.code().await;
+    let next = Serving::of(meeting.start(&[], &[("STATE_DIR", &dir)])).await;
+    assert_eq!(sends(&next, "+15550100001", 1).await, [429]);
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_nobody_waits_it_starts_its_successor_itself() {
+    let meeting = Meeting::new("").await;
+    let old = meeting.old().await;
+    assert_eq!(sends(&old, "+15550100001", 4).await, [201; 4]);
+    old.process.signal("QUIT");
+    let line = old.process.lines("starting a process that takes over", 1).await.remove(0);
+    let child = serde_json::from_str::<serde_json::Value>(&line).unwrap()["process"].as_u64().unwrap();
+    let _ended = EndLater(child.to_string());
+    old.process.logs("another process has taken over").await;
+    assert_eq!(sends(&old, "+15550100001", 2).await, [201, 429], "at the same address");
+}
+
+/// A process that a test has not started itself.
+struct EndLater(String);
+
+impl Drop for EndLater {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("sh").arg("-c").arg(format!("kill -TERM {}", self.0)).status();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_socket_to_meet_at_it_says_so_and_goes_on() {
+    let upstream = Upstream::start().await;
+    let serving = Process::gateway("", &upstream.url(), &[]).await;
+    serving.process.signal("QUIT");
+    serving.process.logs("upgrade.socket is not set").await;
+    assert_eq!(serving.admin("/readyz").await.status, 200);
+    let file = config_file("");
+    let new = Process::start(&["run", "--config", &file, "--upgrade"], &[]);
+    assert_eq!(new.code().await, 64);
+    assert!(new.err().contains("upgrade.socket: --upgrade needs it"));
+}

@@ -21,6 +21,8 @@ mod machine;
 mod memory;
 #[path = "decision/race.rs"]
 mod race;
+#[path = "decision/state.rs"]
+mod state;
 #[path = "decision/sweep.rs"]
 mod sweep;
 #[path = "decision/time.rs"]
@@ -84,6 +86,10 @@ fn run() -> Result<(), Box<dyn Error>> {
         return memory::weigh(what, phones.parse()?);
     }
     let plan = Plan::read(&given);
+    if given.iter().any(|word| word == "--state") {
+        println!("{}\n", machine::describe());
+        return state::table(plan.swept);
+    }
     println!("{}\n", machine::describe());
     memory::table(&plan.weighed)?;
     for (phones, decisions) in &plan.sizes {
@@ -93,6 +99,7 @@ fn run() -> Result<(), Box<dyn Error>> {
     race::limits(phones, decisions, plan.rounds)?;
     race::threads(phones, decisions, plan.rounds)?;
     sweep::table(plan.swept)?;
+    state::table(plan.swept.min(1_000_000))?;
     println!("load average {} at the end", machine::load());
     Ok(())
 }

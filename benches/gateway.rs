@@ -94,6 +94,7 @@ fn run() -> Result<(), Box<dyn Error>> {
         Mode::Workers => contest.workers(),
         Mode::Start => contest.starts(),
         Mode::Limits => contest.limits(),
+        Mode::State => contest.state(),
     }?;
     println!("\nload average {} at the end", machine::load());
     Ok(())

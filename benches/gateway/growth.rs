@@ -121,6 +121,28 @@ impl Contest<'_> {
         Ok((proxy.memory()? as f64 - before as f64) / count as f64)
     }
 
+    /// The gateway without and with its state on disk.
+    pub(crate) fn state(&mut self) -> io::Result<()> {
+        let mut proxies = Vec::new();
+        for is_kept in [false, true] {
+            let mut site = Site::before(self.visitor.upstream.address)?;
+            if is_kept {
+                site.settings.push(("STATE_DIR", site.scratch.join("state").display().to_string()));
+            }
+            proxies.push(Running::start(OURS, &site, self.cores)?);
+        }
+        println!("\n| path | state | CPU µs per request | × without | requests/s | busy |\n|---|---|---|---|---|---|");
+        for path in self.plan.paths(&[Path::SendAllowed, Path::SendRefused, Path::ResendAllowed]) {
+            let rows = self.rounds(&proxies, |visitor, proxy| visitor.visit(proxy, path))?;
+            let Some(without) = rows.first() else { return Ok(()) };
+            for (index, Row { cpu, rate, busy, .. }) in rows.iter().enumerate() {
+                let (kept, ratio) = (["none", "on disk"][index % 2], cpu.over(&without.cpu).ratio(index == 0));
+                println!("| {} | {kept} | {cpu:.1} | {ratio} | {rate:.0} | {:.0} % |", path.name(), busy.median());
+            }
+        }
+        Ok(())
+    }
+
     /// The gateway with one limit, with two, and so on.
     pub(crate) fn limits(&mut self) -> io::Result<()> {
         let mut proxies = Vec::new();

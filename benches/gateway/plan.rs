@@ -23,15 +23,18 @@ pub(crate) enum Mode {
     Start,
     /// What each limit costs.
     Limits,
+    /// What it costs that state outlives the process.
+    State,
 }
 
-const MODES: [(&str, Mode); 6] = [
+const MODES: [(&str, Mode); 7] = [
     ("--latency", Mode::Latency),
     ("--connections", Mode::Connections),
     ("--bodies", Mode::Bodies),
     ("--workers", Mode::Workers),
     ("--start", Mode::Start),
     ("--limits", Mode::Limits),
+    ("--state", Mode::State),
 ];
 
 /// How much is measured.
@@ -51,7 +54,7 @@ pub(crate) struct Plan {
     pub(crate) svg: Option<PathBuf>,
 }
 
-const USAGE: &str = "There are --latency, --connections, --bodies, --workers, --start and --limits (one at a time; without, the cost of \
+const USAGE: &str = "There are --latency, --connections, --bodies, --workers, --start, --limits and --state (one at a time; without, the cost of \
                      a request), and --quick, --rounds N, --only PATH (such as send-allowed), --with NAMES (such as haproxy,nginx), \
                      --logged and --svg FOLDER.";
 
@@ -93,7 +96,7 @@ impl Plan {
         let (rounds, millis) = match (plan.mode, plan.quick) {
             (Mode::Start, true) => (2, 0),
             (_, true) => (1, 100),
-            (Mode::Cost, _) => (9, 1500),
+            (Mode::Cost | Mode::State, _) => (9, 1500),
             (Mode::Latency, _) => (7, 3000),
             (Mode::Start, _) => (20, 0),
             (Mode::Connections | Mode::Bodies | Mode::Workers | Mode::Limits, _) => (5, 1000),

@@ -5,11 +5,12 @@ use serde_json::{Map, Value, json};
 use super::board::{Board, Span, View};
 use super::phones::{counts, mode};
 use super::top::{COUNTERS, Share};
+use crate::clock::Moment;
 use crate::config::file::duration_text;
 use crate::gateway::Gateway;
 use crate::metrics::refused::Whom;
 use crate::metrics::sample::{Sample, Verdicts};
-use crate::metrics::{Fate, Outcome};
+use crate::metrics::{Fate, Outcome, Saved};
 use crate::policy::subject::Account;
 use crate::policy::{Limit, Mode};
 
@@ -30,6 +31,7 @@ pub(super) fn status(gateway: &Gateway, board: &Board, not_ready: Option<&str>) 
         "in_flight": sizes.in_flight,
         "keys": { "tracked": sizes.tracked, "max": sizes.capacity, "uncounted": sizes.uncounted },
         "verifications": sizes.verifications,
+        "state": gateway.saved().map(|saved| state(&saved, now.at)),
         "exemptions": gateway.exemptions().list(now.at).len(),
         "requests": {
             "total": outcomes(&now.sample, |count| json!(count)),
@@ -48,6 +50,17 @@ pub(super) fn status(gateway: &Gateway, board: &Board, not_ready: Option<&str>) 
             "error_at_most": view.top_noted.div_ceil(COUNTERS as u64),
             "most": view.top.iter().map(refused).collect::<Vec<_>>(),
         },
+    })
+}
+
+/// How much of what is counted outlives the process.
+fn state(saved: &Saved, now: Moment) -> Value {
+    json!({
+        "saved": saved.at.to_string(),
+        "age_seconds": now.since(saved.at).as_secs(),
+        "waiting_records": saved.waiting,
+        "lost_records": saved.lost,
+        "bytes": saved.bytes,
     })
 }
 

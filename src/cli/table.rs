@@ -128,12 +128,16 @@ pub(super) fn standing(value: &Value) -> String {
 pub(super) fn status(value: &Value) -> String {
     let health = if is(value, "/ready") { "healthy".to_owned() } else { format!("not ready: {}", text(value, "/why")) };
     let mut out = format!(
-        "{health}. Version {}, up {}, {} in flight, {} of {} keys tracked\n\n",
+        "{health}. Version {}, up {}, {} in flight, {} of {} keys tracked, {}\n\n",
         text(value, "/version"),
         span(number(value, "/uptime_seconds")),
         text(value, "/in_flight"),
         text(value, "/keys/tracked"),
         text(value, "/keys/max"),
+        match value.pointer("/state").filter(|state| !state.is_null()) {
+            Some(state) => format!("state saved {} ago", span(number(state, "/age_seconds"))),
+            None => "no state on disk".to_owned(),
+        },
     );
     let row = |outcome: &Outcome| {
         let name = outcome.name();

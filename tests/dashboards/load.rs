@@ -38,7 +38,9 @@ operations = ["list"]
 
 /// A gateway with its sandbox that speaks plain HTTP.
 pub(crate) async fn gateway() -> Serving {
-    Serving::of(Process::start(&["run", "--sandbox", "--config", &config_file(CONFIG)], &[])).await
+    let file = config_file(CONFIG);
+    let state = file.replace(".toml", ".state");
+    Serving::of(Process::start(&["run", "--sandbox", "--config", &file], &[("STATE_DIR", &state)])).await
 }
 
 /// Another, with a certificate.

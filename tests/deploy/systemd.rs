@@ -67,7 +67,21 @@ fn it_waits_for_readiness_and_is_stopped_as_the_program_expects() {
     assert_eq!(only(&unit, "KillSignal"), "SIGTERM");
     assert!(only(&unit, "TimeoutStopSec").parse::<u64>().unwrap() > drain_timeout());
     assert_eq!(only(&unit, "RestartPreventExitStatus"), "64");
-    assert_eq!(only(&unit, "StateDirectory"), "sendly-gateway");
+}
+
+#[test]
+fn its_counts_outlive_a_restart_and_another_process_can_take_over() {
+    let unit = read(UNIT);
+    for (folder, variable) in [
+        ("StateDirectory", "SENDLY_GATEWAY_STATE_DIR=%S/sendly-gateway"),
+        ("RuntimeDirectory", "SENDLY_GATEWAY_UPGRADE_SOCKET=%t/sendly-gateway/upgrade.sock"),
+    ] {
+        assert_eq!(only(&unit, folder), "sendly-gateway");
+        assert_eq!(only(&unit, &format!("{folder}Mode")), "0700");
+        assert!(all(&unit, "Environment").contains(&variable.to_owned()), "{variable}");
+    }
+    // Both are told by the process that systemd knows as the main one.
+    assert_eq!(only(&unit, "NotifyAccess"), "main");
 }
 
 #[test]

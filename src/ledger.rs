@@ -105,7 +105,7 @@ impl Ledger {
     pub async fn reserve(&self, policy: &Policy, subject: &Subject, kind: Kind, now: Moment) -> (Decision, Verdict) {
         let (decision, verdict) = match self {
             Ledger::Memory(memory) => memory.reserve(policy, subject, kind, now),
-            Ledger::Durable(durable) => durable.reserve(policy, subject, kind, now),
+            Ledger::Durable(durable) => durable.reserve(policy, subject, kind, now).await,
         };
         let verdict = match verdict {
             memory::Verdict::Charged(charge) => {
@@ -169,10 +169,18 @@ impl Ledger {
     }
 
     /// Learns that `id` is a verification of this phone. What it is rooted in stays, if it is known.
-    pub fn learn(&self, id: Verification, phone: Phone, now: Moment) -> Known {
+    pub async fn learn(&self, id: Verification, phone: Phone, now: Moment) -> Known {
         match self {
             Ledger::Memory(memory) => memory.learn(id, phone, now),
-            Ledger::Durable(durable) => durable.learn(id, phone, now),
+            Ledger::Durable(durable) => durable.learn(id, phone, now).await,
+        }
+    }
+
+    /// The same, for whoever cannot wait.
+    pub fn learn_at_once(&self, id: Verification, phone: Phone, now: Moment) -> Known {
+        match self {
+            Ledger::Memory(memory) => memory.learn(id, phone, now),
+            Ledger::Durable(durable) => durable.learn_at_once(id, phone, now),
         }
     }
 
@@ -188,7 +196,7 @@ impl Ledger {
     ) -> Known {
         match self {
             Ledger::Memory(memory) => memory.join(policy, asked, answered, phone, now),
-            Ledger::Durable(durable) => durable.join(policy, asked, answered, phone, now),
+            Ledger::Durable(durable) => durable.join(policy, asked, answered, phone, now).await,
         }
     }
 

@@ -63,7 +63,7 @@ pub(crate) fn table(phones: u64) -> Result<(), Box<dyn Error>> {
                 let (_, verdict) = ledger.reserve(&policy, &subject, Kind::Send, now).await;
                 let Verdict::Reserved(reservation) = verdict else { return Err("a code was refused") };
                 reservation.settle(Settlement::Keep);
-                ledger.learn(keys.verifications[nth], keys.phones[nth], now);
+                ledger.learn(keys.verifications[nth], keys.phones[nth], now).await;
                 waits.push(began.elapsed());
             }
             Ok(())

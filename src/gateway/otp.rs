@@ -243,7 +243,7 @@ async fn learn(
     let answered = gateway.hash_key.verification(&id);
     let root = match subject.verification {
         Some(asked) => ledger.join(policy, asked, answered, phone, now).await.root,
-        None => ledger.learn(answered, phone, now).root,
+        None => ledger.learn(answered, phone, now).await.root,
     };
     if settlement == Settlement::GiveBack {
         return shown;

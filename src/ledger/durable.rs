@@ -16,7 +16,7 @@ use parking_lot::RwLock;
 
 use super::journal::record::Record;
 use super::journal::{self, Journal, Restored};
-use super::memory::{Joined, Memory, Verdict};
+use super::memory::{Joined, Memory, Of, Verdict};
 use super::{Charge, Cleared, Known, Settlement};
 use crate::clock::Moment;
 use crate::phone::Phone;
@@ -61,7 +61,16 @@ impl Durable {
     /// The folder cannot be made or listed, or another process has it. Whatever else may be wrong with it is told, and stops nothing.
     pub fn restore(&self, dir: &Path, hash_key: &HashKey, policy: &Policy, now: Moment) -> Result<Restored, String> {
         let journal = Journal::open(dir, key_check(hash_key))?;
-        let restored = journal.restore(|record, same_key| self.memory.restore(policy, record, same_key, now));
+        // Phones, and what has to do with ids and accounts: neither needs the other, and each is in its order.
+        let restored = journal.restore(|records, same_key| {
+            let restore = |of: Of| records.iter().for_each(|record| self.memory.restore(policy, record, of, now));
+            std::thread::scope(|scope| {
+                scope.spawn(|| restore(Of::Phones));
+                if same_key {
+                    restore(Of::Others);
+                }
+            });
+        });
         // It is the first: nobody else opens one.
         let _ = self.journal.set(journal);
         Ok(restored)
@@ -81,14 +90,17 @@ impl Durable {
 
     /// Takes over a record of another process.
     pub fn inherit(&self, policy: &Policy, record: &Record, same_key: bool, now: Moment) {
-        self.memory.restore(policy, record, same_key, now);
+        self.memory.restore(policy, record, Of::Phones, now);
+        if same_key {
+            self.memory.restore(policy, record, Of::Others, now);
+        }
     }
 
     /// The same, and writes it down: it stands in no folder yet.
     pub fn inherit_and_write(&self, policy: &Policy, record: &Record, same_key: bool, now: Moment) {
         self.inherit(policy, record, same_key, now);
         if let Some(journal) = self.journal.get() {
-            journal.append(record);
+            journal.write(record);
         }
     }
 
@@ -122,8 +134,20 @@ impl Durable {
 
     fn tell(&self, record: &Record) {
         if let Some(journal) = self.journal.get() {
-            journal.append(record);
+            journal.write(record);
         }
+        self.tell_heir(record);
+    }
+
+    /// The same; and may let others tell theirs first, so that all of it is written at once.
+    async fn tell_with_others(&self, record: &Record) {
+        self.tell_heir(record);
+        if let Some(journal) = self.journal.get() {
+            journal.written(journal.take(record)).await;
+        }
+    }
+
+    fn tell_heir(&self, record: &Record) {
         if self.heir.is_there.load(Ordering::Acquire)
             && let Some(heir) = &*self.heir.told.read()
         {
@@ -132,10 +156,16 @@ impl Durable {
     }
 
     /// See [`Ledger::reserve`](super::Ledger::reserve).
-    pub(super) fn reserve(&self, policy: &Policy, subject: &Subject, kind: Kind, now: Moment) -> (Decision, Verdict) {
+    pub(super) async fn reserve(
+        &self,
+        policy: &Policy,
+        subject: &Subject,
+        kind: Kind,
+        now: Moment,
+    ) -> (Decision, Verdict) {
         let (decision, verdict) = self.memory.reserve(policy, subject, kind, now);
         if let Verdict::Charged(charge) = &verdict {
-            self.tell(&Record::Charged(*charge));
+            self.tell_with_others(&Record::Charged(*charge)).await;
         }
         (decision, verdict)
     }
@@ -175,7 +205,16 @@ impl Durable {
     }
 
     /// See [`Ledger::learn`](super::Ledger::learn).
-    pub(super) fn learn(&self, id: Verification, phone: Phone, now: Moment) -> Known {
+    pub(super) async fn learn(&self, id: Verification, phone: Phone, now: Moment) -> Known {
+        let (known, is_news) = self.memory.learn_anew(id, phone, now);
+        if is_news {
+            self.tell_with_others(&Record::Learned { id, known, at: now }).await;
+        }
+        known
+    }
+
+    /// See [`Ledger::learn_at_once`](super::Ledger::learn_at_once).
+    pub(super) fn learn_at_once(&self, id: Verification, phone: Phone, now: Moment) -> Known {
         let (known, is_news) = self.memory.learn_anew(id, phone, now);
         if is_news {
             self.tell(&Record::Learned { id, known, at: now });
@@ -184,7 +223,7 @@ impl Durable {
     }
 
     /// See [`Ledger::join`](super::Ledger::join).
-    pub(super) fn join(
+    pub(super) async fn join(
         &self,
         policy: &Policy,
         asked: Verification,
@@ -195,7 +234,7 @@ impl Durable {
         let Joined { known, moved, news } = self.memory.join_anew(policy, asked, answered, phone, now);
         for (id, is_news) in [asked, answered].into_iter().zip(news) {
             if is_news {
-                self.tell(&Record::Learned { id, known, at: now });
+                self.tell_with_others(&Record::Learned { id, known, at: now }).await;
             }
         }
         if let Some(from) = moved.map(Key::Verification) {

@@ -1,8 +1,11 @@
 //! What happened to the ledger, on disk, as it happened.
 //!
-//! Before Sendly is asked for a code its charge is written here, and before a client sees an answer what was learned from it is. A write
-//! is one system call that hands 48 bytes to the kernel; from then on it outlives the process, however that ends. Once a second
-//! ([`Journal::tend`]) what was written is also made to outlive the machine.
+//! Before Sendly is asked for a code its charge is written here, and before a client sees an answer what was learned from it is. What is
+//! written is in the kernel's hands: from then on it outlives the process, however that ends. Once a second ([`Journal::tend`]) it is
+//! also made to outlive the machine.
+//!
+//! A write is a system call, which costs as much as a few decisions. So who has something to write lets others who are ready add theirs
+//! first ([`Journal::written`]), and one call takes it all: at sixty clients at a time that is one call for a dozen records.
 //!
 //! The journal is all there is: no snapshot stands beside it. What it tells of is over within a window's length, so a file whose newest
 //! record is older than that is deleted whole, and what is left is about as large as a snapshot would be. Nothing has ever to be
@@ -14,13 +17,16 @@
 pub mod record;
 mod segment;
 mod squeeze;
+mod tending;
 
 use std::fs::{self, File, TryLockError};
+use std::future::poll_fn;
 use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -29,17 +35,8 @@ use crate::clock::Moment;
 use record::{Found, Record, SIZE};
 pub use segment::KeyCheck;
 
-/// A file takes no more than about so many bytes: what is read at a time, and deleted at a time.
-const SEGMENT: u64 = 32 << 20;
-
-/// Nor does it span more than this part of the time for which its records count, so that little is kept in vain.
-const SPANS: u32 = 8;
-
 /// What waits for a disk that takes nothing, in bytes: a million records.
 const ROOM: usize = SIZE << 20;
-
-/// One file in so many of whose records a code is given back is worth being written anew without them.
-const WORTH_SQUEEZING: u64 = 8;
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -50,6 +47,8 @@ pub struct Journal {
     /// Files that are written no more, oldest first. Who holds it tends the journal.
     closed: Mutex<Vec<Told>>,
     closed_bytes: AtomicU64,
+    /// The number of the last record that is in the kernel's hands, or waits for a disk.
+    handed: AtomicU64,
     /// When all that had been written was last known to be on the disk, in microseconds.
     saved: AtomicU64,
     failures: AtomicU64,
@@ -66,10 +65,14 @@ struct Open {
     retired: Vec<Segment>,
     /// The number of the next one.
     next: u64,
+    /// Records that are to be written next, in their order.
+    pending: Vec<u8>,
     /// Whether records wait: then newer ones wait behind them.
     is_behind: bool,
     /// Those that do, in their order.
     waiting: Vec<u8>,
+    /// How many have come so far: the number of the last.
+    taken: u64,
     written: u64,
     lost: u64,
     /// The folder is another process'.
@@ -127,9 +130,6 @@ pub struct Restored {
     pub unreadable: Vec<String>,
 }
 
-/// What the disk refused to do.
-type Refused = (&'static str, io::Error);
-
 impl Journal {
     /// Opens the journal in a folder, which is made if it is not there; only its owner may enter it then. Nothing is read or
     /// written yet: what is appended waits for the first [`tend`](Self::tend).
@@ -147,8 +147,10 @@ impl Journal {
             segment: None,
             retired: Vec::new(),
             next,
+            pending: Vec::new(),
             is_behind: true,
             waiting: Vec::new(),
+            taken: 0,
             written: 0,
             lost: 0,
             is_over: false,
@@ -159,14 +161,16 @@ impl Journal {
             open: Mutex::new(open),
             closed: Mutex::new(closed),
             closed_bytes: AtomicU64::new(0),
+            handed: AtomicU64::new(0),
             saved: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             lock: Mutex::new(lock),
         })
     }
 
-    /// Reads all that is there, oldest first. `take` is told each record, and whether ids and accounts in it mean the same here.
-    pub fn restore(&self, mut take: impl FnMut(&Record, bool)) -> Restored {
+    /// Reads all that is there, oldest first: `take` is told the records of one file after the other, and whether ids and accounts in
+    /// them mean the same here.
+    pub fn restore(&self, take: impl Fn(&[Record], bool)) -> Restored {
         let mut restored = Restored::default();
         for told in self.closed.lock().iter_mut() {
             let contents = match segment::read(&self.dir, told.number, self.key) {
@@ -179,15 +183,17 @@ impl Journal {
                 }
             };
             restored.is_of_another_key |= !contents.same_key;
+            let mut records = Vec::with_capacity(contents.len() as usize / SIZE);
             for found in contents.found() {
                 match found {
                     Found::Record(record) => {
                         told.note(&record);
-                        take(&record, contents.same_key);
+                        records.push(record);
                     }
                     Found::Damage(range) => restored.damaged += range.len() as u64,
                 }
             }
+            take(&records, contents.same_key);
             told.bytes = contents.len();
             restored.records += told.records;
         }
@@ -202,50 +208,50 @@ impl Journal {
         }
     }
 
-    /// Writes a record behind all that were written before. It cannot fail: see the module's documentation.
-    pub fn append(&self, record: &Record) {
-        let bytes = record.encode();
+    /// Writes a record, behind all that came before. It cannot fail: see the module's documentation.
+    pub fn write(&self, record: &Record) {
         let mut open = self.open.lock();
-        if open.is_over {
+        open.take(record);
+        self.hand_over(&mut open);
+    }
+
+    /// Takes a record that is to be written, behind all that came before. Returns its number, for [`written`](Self::written).
+    pub fn take(&self, record: &Record) -> u64 {
+        let mut open = self.open.lock();
+        open.take(record);
+        open.taken
+    }
+
+    /// Waits until the record of this number is written: by somebody else, who came a little later, or by this one.
+    pub async fn written(&self, number: u64) {
+        if self.handed.load(Ordering::Acquire) >= number {
             return;
         }
-        if !open.is_behind
-            && let Some(segment) = &mut open.segment
-        {
-            // In one call: what is there of it after a failure is torn, and no longer written behind.
-            if (&*segment.file).write_all(&bytes).is_ok() {
-                segment.told.note(record);
-                segment.since.get_or_insert(record.at());
-                open.written += 1;
-                return;
-            }
-            self.failures.fetch_add(1, Ordering::Relaxed);
-            open.retire();
-        }
-        open.is_behind = true;
-        if open.waiting.len() < ROOM {
-            open.waiting.extend_from_slice(&bytes);
-        } else {
-            open.lost += 1;
+        others_first().await;
+        if self.handed.load(Ordering::Acquire) < number {
+            self.hand_over(&mut self.open.lock());
         }
     }
 
-    /// What is to be done once a second or so: has what was written outlive the machine, begins a new file where there is none, or the
-    /// last one is large or old enough, and deletes those that tell only of what was over before `horizon`. It waits for the disk.
-    ///
-    /// # Errors
-    /// What the disk refused. It is tried again the next time.
-    pub fn tend(&self, now: Moment, horizon: Duration) -> Result<(), String> {
-        let mut closed = self.closed.lock();
-        if self.open.lock().is_over {
-            return Ok(());
+    /// Writes all that is to be written, in one call.
+    fn hand_over(&self, open: &mut Open) {
+        let Open { segment, pending, .. } = &mut *open;
+        if !pending.is_empty() {
+            // What is there of it after a failure may be torn, and is no longer written behind.
+            match segment.as_ref().map(|segment| (&*segment.file).write_all(pending)) {
+                Some(Ok(())) => {
+                    open.written += (open.pending.len() / SIZE) as u64;
+                    open.pending.clear();
+                }
+                _ => {
+                    self.failures.fetch_add(1, Ordering::Relaxed);
+                    // Behind nothing: as long as anything waits, nothing is taken to be written at once.
+                    open.waiting = std::mem::take(&mut open.pending);
+                    open.retire();
+                }
+            }
         }
-        let tended = self.try_to_tend(&mut closed, now, horizon);
-        self.closed_bytes.store(closed.iter().map(|told| told.bytes).sum(), Ordering::Relaxed);
-        tended.map_err(|(what, error)| {
-            self.failures.fetch_add(1, Ordering::Relaxed);
-            format!("{}: {what}: {error}", self.dir.display())
-        })
+        self.handed.store(open.taken, Ordering::Release);
     }
 
     /// The end: the same once more, and the folder is another process'. What comes afterwards is not written.
@@ -255,6 +261,7 @@ impl Journal {
     pub fn finish(&self, now: Moment, horizon: Duration) -> Result<(), String> {
         let tended = self.tend(now, horizon);
         let mut open = self.open.lock();
+        self.hand_over(&mut open);
         open.is_over = true;
         open.retire();
         drop(open);
@@ -287,127 +294,29 @@ impl Journal {
             saved: Moment::from_micros(self.saved.load(Ordering::Relaxed)),
         }
     }
-
-    fn try_to_tend(&self, closed: &mut Vec<Told>, now: Moment, horizon: Duration) -> Result<(), Refused> {
-        let wants_another = |segment: &Segment| segment.is_full() || segment.is_old(now, horizon);
-        if self.open.lock().segment.as_ref().is_none_or(wants_another) {
-            self.begin()?;
-        }
-        self.catch_up()?;
-        self.sync(closed)?;
-        // Only now: what waited may have been written behind it, and all of that is on the disk.
-        if !self.open.lock().is_behind {
-            self.saved.store(now.as_micros(), Ordering::Relaxed);
-        }
-        let (gone, kept): (Vec<Told>, Vec<Told>) = closed.iter().partition(|told| told.newest + horizon <= now);
-        *closed = kept;
-        for told in gone {
-            if let Err(error) = segment::remove(&self.dir, told.number)
-                && error.kind() != io::ErrorKind::NotFound
-            {
-                closed.push(told);
-                return Err(("an old file cannot be deleted", error));
-            }
-        }
-        Ok(())
-    }
-
-    /// Begins another file.
-    fn begin(&self) -> Result<(), Refused> {
-        // Whoever tends the journal is alone.
-        let number = self.open.lock().next;
-        let begun = segment::create(&self.dir, number, self.key);
-        let file = Arc::new(begun.map_err(|error| ("a file cannot be begun", error))?);
-        let told = Told { number, bytes: SIZE as u64, ..Told::default() };
-        let mut open = self.open.lock();
-        open.next = number + 1;
-        open.retire();
-        open.segment = Some(Segment { file, told, since: None, synced: 0 });
-        Ok(())
-    }
-
-    /// Writes what waits, and lets those that come next be written at once.
-    fn catch_up(&self) -> Result<(), Refused> {
-        loop {
-            let (batch, file) = {
-                let mut open = self.open.lock();
-                open.is_behind = !open.waiting.is_empty();
-                let Some(segment) = open.segment.as_ref().filter(|_| open.is_behind) else { return Ok(()) };
-                let file = Arc::clone(&segment.file);
-                (std::mem::take(&mut open.waiting), file)
-            };
-            let (done, written) = write(&file, &batch);
-            let mut open = self.open.lock();
-            for record in batch.get(..done).into_iter().flat_map(record::Records::of) {
-                let (Found::Record(record), Some(segment)) = (record, open.segment.as_mut()) else { continue };
-                segment.told.note(&record);
-                segment.since.get_or_insert(record.at());
-                open.written += 1;
-            }
-            if let Err(error) = written {
-                // The rest, before what has come meanwhile.
-                let mut rest = batch.get(done..).unwrap_or_default().to_vec();
-                rest.append(&mut open.waiting);
-                open.waiting = rest;
-                open.retire();
-                return Err(("records cannot be written", error));
-            }
-        }
-    }
-
-    /// Has all that was written outlive the machine, and takes leave of files that are written no more.
-    fn sync(&self, closed: &mut Vec<Told>) -> Result<(), Refused> {
-        let (retired, current) = {
-            let mut open = self.open.lock();
-            (std::mem::take(&mut open.retired), open.segment.clone())
-        };
-        let is_another = !retired.is_empty();
-        let mut all = Ok(());
-        for segment in retired.iter().chain(&current).filter(|segment| segment.synced < segment.told.records) {
-            all = all.and(segment.file.sync_data());
-        }
-        for Segment { told, .. } in retired {
-            closed.push(Told { bytes: self.squeezed(&told).unwrap_or(told.bytes), ..told });
-        }
-        all.map_err(|error| ("the disk does not confirm what was written", error))?;
-        if is_another {
-            // That a file is there is written in its folder.
-            let folder = File::open(&self.dir).and_then(|dir| dir.sync_all());
-            folder.map_err(|error| ("the disk does not confirm a file", error))?;
-        }
-        if let (Some(before), Some(now)) = (current, &mut self.open.lock().segment) {
-            now.synced = before.told.records;
-        }
-        Ok(())
-    }
-
-    /// Writes a file anew without what it tells in vain, where that is much. Returns how large it is then.
-    fn squeezed(&self, told: &Told) -> Option<u64> {
-        if told.given_back * WORTH_SQUEEZING < told.records.max(1) {
-            return None;
-        }
-        let contents = segment::read(&self.dir, told.number, self.key).ok()?;
-        let records = squeeze::squeeze(contents.found());
-        // If it fails the file is as it was, and as good.
-        segment::replace(&self.dir, told.number, self.key, &records).ok()
-    }
 }
 
 impl Open {
+    fn take(&mut self, record: &Record) {
+        if self.is_over {
+            return;
+        }
+        self.taken += 1;
+        match &mut self.segment {
+            Some(segment) if !self.is_behind => {
+                segment.told.note(record);
+                segment.since.get_or_insert(record.at());
+                self.pending.extend_from_slice(&record.encode());
+            }
+            _ if self.waiting.len() < ROOM => self.waiting.extend_from_slice(&record.encode()),
+            _ => self.lost += 1,
+        }
+    }
+
     /// Writes no more into the file that is there.
     fn retire(&mut self) {
         self.retired.extend(self.segment.take());
         self.is_behind = true;
-    }
-}
-
-impl Segment {
-    fn is_full(&self) -> bool {
-        self.told.bytes >= SEGMENT
-    }
-
-    fn is_old(&self, now: Moment, horizon: Duration) -> bool {
-        self.since.is_some_and(|since| since + horizon / SPANS <= now)
     }
 }
 
@@ -423,6 +332,20 @@ impl Told {
     }
 }
 
+/// Lets whoever else is ready go on first.
+async fn others_first() {
+    let mut is_first = true;
+    poll_fn(|context| {
+        if std::mem::take(&mut is_first) {
+            // A task that is woken while it runs goes to the end of its queue.
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Poll::Ready(())
+    })
+    .await;
+}
+
 /// Makes a folder, if it is not there. Only its owner may enter it then.
 ///
 /// # Errors
@@ -430,20 +353,6 @@ impl Told {
 pub fn make(dir: &Path) -> Result<(), String> {
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
     made.map_err(|error| format!("{}: {error}", dir.display()))
-}
-
-/// Writes records. Returns how many bytes of whole ones were written, and why no more.
-fn write(mut file: &File, records: &[u8]) -> (usize, io::Result<()>) {
-    let mut done = 0;
-    while let Some(rest) = records.get(done..).filter(|rest| !rest.is_empty()) {
-        match file.write(rest) {
-            Ok(0) => return (done - done % SIZE, Err(io::ErrorKind::WriteZero.into())),
-            Ok(more) => done += more,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return (done - done % SIZE, Err(error)),
-        }
-    }
-    (done, Ok(()))
 }
 
 /// Makes a folder this process' own for as long as the file is open.

@@ -20,6 +20,7 @@ use crate::phone::Phone;
 use crate::policy::subject::{Account, Verification};
 use crate::policy::{Decision, Key, Kind, Per, Policy, Record, Refusal, Subject, WhenFull};
 use entries::{OfAccount, OfPhone, OfVerification};
+pub(super) use restore::Of;
 use shards::{Locked, SHARDS, Shards, Swept};
 pub(super) use verifications::Joined;
 use verifications::Verifications;

@@ -61,7 +61,7 @@ fn the_worked_example_is_what_the_ledger_does() {
                 reservation.settle(if keeps { Settlement::Keep } else { Settlement::GiveBack });
                 given_back += u32::from(!keeps);
                 if status < 300 && kind == Kind::Send {
-                    ledger.learn(id(name), phone(0), now);
+                    wait(ledger.learn(id(name), phone(0), now));
                 }
             }
             Verdict::Refused(_) => {

@@ -125,7 +125,7 @@ fn whenever_the_process_ends_its_successor_knows_what_it_knew() {
 fn ids_that_were_learned_are_known_to_the_next_process_with_their_roots_and_cooldowns() {
     let (folder, policy) = (Folder::new(), policy([limit(Per::Verification, 1, HOUR)]));
     let process = Process::start(&folder, &policy, START);
-    process.ledger.learn(verification(0), phone(0), START);
+    wait(process.ledger.learn(verification(0), phone(0), START));
     buy(&process.ledger, &policy, &only(Key::Verification(verification(0))), Resend, START);
     let joined = wait(process.ledger.join(&policy, verification(0), verification(1), phone(0), START));
     assert_eq!(joined.root, verification(0));
@@ -146,15 +146,37 @@ fn learning_again_what_is_known_writes_nothing() {
     let (folder, policy) = (Folder::new(), policy([]));
     let process = Process::start(&folder, &policy, START);
     let written = || process.journal().standing().written;
-    process.ledger.learn(verification(0), phone(0), START);
+    wait(process.ledger.learn(verification(0), phone(0), START));
     assert_eq!(written(), 1);
     for _ in 0..100 {
-        process.ledger.learn(verification(0), phone(0), START);
+        wait(process.ledger.learn(verification(0), phone(0), START));
         wait(process.ledger.join(&policy, verification(0), verification(0), phone(0), START));
     }
     assert_eq!(written(), 1);
-    process.ledger.learn(verification(0), phone(0), START + HOUR);
+    wait(process.ledger.learn(verification(0), phone(0), START + HOUR));
     assert_eq!(written(), 2, "how fresh it is, is news after a while");
+}
+
+#[test]
+fn those_who_write_at_once_are_written_together_and_each_is_written_when_it_goes_on() {
+    let (folder, policy) = (Folder::new(), policy([limit(Per::Phone, 1000, HOUR)]));
+    let process = Process::start(&folder, &policy, START);
+    let file = folder.files().pop().unwrap();
+    let on_disk = || fs::metadata(&file).unwrap().len() as usize / SIZE - 1;
+    let subject = to(0);
+    let mut all: Vec<_> = (0..20).map(|_| Box::pin(process.ledger.reserve(&policy, &subject, Send, START))).collect();
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    for one in &mut all {
+        assert!(one.as_mut().poll(&mut context).is_pending(), "it lets the others add theirs");
+    }
+    assert_eq!(on_disk(), 0);
+    assert!(all[7].as_mut().poll(&mut context).is_ready());
+    assert_eq!(on_disk(), 20, "whoever goes on first writes for all");
+    drop(all);
+    let late = take(&process.ledger, &policy, &to(0), Send, START);
+    assert_eq!(on_disk(), 21);
+    late.settle(Settlement::GiveBack);
+    assert_eq!(on_disk(), 22);
 }
 
 #[test]
@@ -261,7 +283,7 @@ fn under_another_key_phones_are_known_and_nothing_is_taken_for_what_it_is_not() 
     let (folder, policy) = (Folder::new(), policy([limit(Per::Phone, 1, HOUR), limit(Per::Account, 1, HOUR)]));
     let process = Process::start(&folder, &policy, START);
     buy(&process.ledger, &policy, &subject(0, 0, 0), Send, START);
-    process.ledger.learn(verification(0), phone(0), START);
+    wait(process.ledger.learn(verification(0), phone(0), START));
     drop(process);
     let next = Process::start_with(&folder, &HashKey::new([2; 16]), &policy, START);
     assert!(next.found.is_of_another_key);
@@ -279,7 +301,7 @@ fn a_clock_that_was_put_back_between_two_processes_refuses_nobody_for_longer_tha
     given_back.settle(Settlement::GiveBack);
     buy(&process.ledger, &policy, &to(0), Send, late + MINUTE);
     wait(process.ledger.hold(Key::Phone(phone(1)), late + MINUTE, late));
-    process.ledger.learn(verification(0), phone(0), late);
+    wait(process.ledger.learn(verification(0), phone(0), late));
     drop(process);
     let next = Process::start(&folder, &policy, START);
     assert_eq!(wait_of(&next.ledger, &policy, &to(0), Send, START), Some(HOUR), "both count, as of now");
@@ -315,7 +337,7 @@ fn codes_that_are_given_back_take_no_room_for_long_and_those_that_stay_do() {
     for nth in 0..300 {
         let reservation = take(&process.ledger, &policy, &to(0), Send, moment(nth));
         reservation.settle(if nth % 30 == 0 { Settlement::Keep } else { Settlement::GiveBack });
-        process.ledger.learn(verification(0), phone(0), START + HOUR * nth as u32);
+        wait(process.ledger.learn(verification(0), phone(0), START + HOUR * nth as u32));
     }
     // One whose charge is in this file, and which is given back in the next.
     let late = take(&process.ledger, &policy, &to(0), Send, moment(300));

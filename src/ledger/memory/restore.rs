@@ -8,34 +8,52 @@ use crate::ledger::journal::record::Record;
 use crate::ledger::{Charge, Settlement};
 use crate::policy::{Key, Policy};
 
+/// Whose part of a record is taken over. Phones mean the same to every process; ids and accounts only under the same key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::ledger) enum Of {
+    /// What phones were charged with.
+    Phones,
+    /// Everything else.
+    Others,
+}
+
 impl Memory {
     /// Does again what a record tells. They have to come in the order in which it happened; what no limit can need any more
     /// changes nothing.
     ///
     /// What happened in the future (the clock was put back meanwhile) has happened now: otherwise it would be counted for longer
-    /// than its window. Where `same_key` is not so, ids and accounts mean nothing here, and only phones are taken over.
-    pub(in crate::ledger) fn restore(&self, policy: &Policy, record: &Record, same_key: bool, now: Moment) {
-        let means_something = |key: Key| same_key || matches!(key, Key::Phone(_));
+    /// than its window.
+    pub(in crate::ledger) fn restore(&self, policy: &Policy, record: &Record, of: Of, now: Moment) {
+        let is_of = |key: Key| matches!(key, Key::Phone(_)) == (of == Of::Phones);
         match *record {
             Record::Charged(charge) => {
                 let Charge { at, kind, .. } = clamped(charge, now);
-                for key in keys(&charge).filter(|key| means_something(*key)) {
+                for key in keys(&charge).filter(|key| is_of(*key)) {
                     if at + policy.retention(key.per()).of(kind).window > now {
                         self.record(policy, key, kind, at);
                     }
                 }
             }
-            Record::GivenBack(charge) => self.settle(&clamped(charge, now), Settlement::GiveBack),
-            Record::Learned { id, known, at } if same_key => self.verifications.restore(id, known, at.min(now), now),
-            Record::Held { key, at, until } if means_something(key) => {
+            Record::GivenBack(charge) => {
+                let charge = clamped(charge, now);
+                let charge = match of {
+                    Of::Phones => Charge { verification: None, account: None, ..charge },
+                    Of::Others => Charge { phone: None, ..charge },
+                };
+                self.settle(&charge, Settlement::GiveBack);
+            }
+            Record::Learned { id, known, at } if of == Of::Others => {
+                self.verifications.restore(id, known, at.min(now), now)
+            }
+            Record::Held { key, at, until } if is_of(key) => {
                 // As long as Sendly said, and no longer.
                 let until = at.min(now) + until.since(at);
                 if until > now {
                     self.hold(key, until);
                 }
             }
-            Record::Cleared { key, .. } if means_something(key) => drop(self.clear(policy, key, now)),
-            Record::Absorbed { into, from, at } if means_something(into) => {
+            Record::Cleared { key, .. } if is_of(key) => drop(self.clear(policy, key, now)),
+            Record::Absorbed { into, from, at } if is_of(into) => {
                 self.absorb(policy, into, from);
                 if at + policy.retention(from.per()).longest() > now {
                     self.note(into, from, at.min(now));

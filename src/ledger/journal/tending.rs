@@ -1,0 +1,173 @@
+//! What is done for a journal from time to time, by somebody who may wait for the disk.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::record::{self, Found, SIZE};
+use super::{Journal, Segment, Told, segment, squeeze};
+use crate::clock::Moment;
+
+/// A file takes no more than about so many bytes: what is read at a time, and deleted at a time.
+const SEGMENT: u64 = 32 << 20;
+
+/// Nor does it span more than this part of the time for which its records count, so that little is kept in vain.
+const SPANS: u32 = 8;
+
+/// One file in so many of whose records a code is given back is worth being written anew without them.
+const WORTH_SQUEEZING: u64 = 8;
+
+/// What the disk refused to do.
+type Refused = (&'static str, io::Error);
+
+impl Journal {
+    /// What is to be done once a second or so: has what was written outlive the machine, begins a new file where there is none, or the
+    /// last one is large or old enough, and deletes those that tell only of what was over before `horizon`. It waits for the disk.
+    ///
+    /// # Errors
+    /// What the disk refused. It is tried again the next time.
+    pub fn tend(&self, now: Moment, horizon: Duration) -> Result<(), String> {
+        let mut closed = self.closed.lock();
+        if self.open.lock().is_over {
+            return Ok(());
+        }
+        let tended = self.try_to_tend(&mut closed, now, horizon);
+        self.closed_bytes.store(closed.iter().map(|told| told.bytes).sum(), Ordering::Relaxed);
+        tended.map_err(|(what, error)| {
+            self.failures.fetch_add(1, Ordering::Relaxed);
+            format!("{}: {what}: {error}", self.dir.display())
+        })
+    }
+
+    fn try_to_tend(&self, closed: &mut Vec<Told>, now: Moment, horizon: Duration) -> Result<(), Refused> {
+        let wants_another = |segment: &Segment| segment.is_full() || segment.is_old(now, horizon);
+        if self.open.lock().segment.as_ref().is_none_or(wants_another) {
+            self.begin()?;
+        }
+        self.catch_up()?;
+        self.sync(closed)?;
+        // Only now: what waited may have been written behind it, and all of that is on the disk.
+        if !self.open.lock().is_behind {
+            self.saved.store(now.as_micros(), Ordering::Relaxed);
+        }
+        let (gone, kept): (Vec<Told>, Vec<Told>) = closed.iter().partition(|told| told.newest + horizon <= now);
+        *closed = kept;
+        for told in gone {
+            if let Err(error) = segment::remove(&self.dir, told.number)
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                closed.push(told);
+                return Err(("an old file cannot be deleted", error));
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins another file. What is to be written belongs into the one before it.
+    fn begin(&self) -> Result<(), Refused> {
+        // Whoever tends the journal is alone.
+        let number = self.open.lock().next;
+        let begun = segment::create(&self.dir, number, self.key);
+        let file = Arc::new(begun.map_err(|error| ("a file cannot be begun", error))?);
+        let told = Told { number, bytes: SIZE as u64, ..Told::default() };
+        let mut open = self.open.lock();
+        self.hand_over(&mut open);
+        open.next = number + 1;
+        open.retire();
+        open.segment = Some(Segment { file, told, since: None, synced: 0 });
+        Ok(())
+    }
+
+    /// Writes what waits, and lets those that come next be written at once.
+    fn catch_up(&self) -> Result<(), Refused> {
+        loop {
+            let (batch, file) = {
+                let mut open = self.open.lock();
+                open.is_behind = !open.waiting.is_empty();
+                let Some(segment) = open.segment.as_ref().filter(|_| open.is_behind) else { return Ok(()) };
+                let file = Arc::clone(&segment.file);
+                (std::mem::take(&mut open.waiting), file)
+            };
+            let (done, written) = write(&file, &batch);
+            let mut open = self.open.lock();
+            for record in batch.get(..done).into_iter().flat_map(record::Records::of) {
+                let (Found::Record(record), Some(segment)) = (record, open.segment.as_mut()) else { continue };
+                segment.told.note(&record);
+                segment.since.get_or_insert(record.at());
+                open.written += 1;
+            }
+            if let Err(error) = written {
+                // The rest, before what has come meanwhile.
+                let mut rest = batch.get(done..).unwrap_or_default().to_vec();
+                rest.append(&mut open.waiting);
+                open.waiting = rest;
+                open.retire();
+                return Err(("records cannot be written", error));
+            }
+        }
+    }
+
+    /// Has all that was written outlive the machine, and takes leave of files that are written no more.
+    fn sync(&self, closed: &mut Vec<Told>) -> Result<(), Refused> {
+        let (retired, current) = {
+            let mut open = self.open.lock();
+            self.hand_over(&mut open);
+            (std::mem::take(&mut open.retired), open.segment.clone())
+        };
+        let is_another = !retired.is_empty();
+        let mut all = Ok(());
+        for segment in retired.iter().chain(&current).filter(|segment| segment.synced < segment.told.records) {
+            all = all.and(segment.file.sync_data());
+        }
+        for Segment { told, .. } in retired {
+            closed.push(Told { bytes: self.squeezed(&told).unwrap_or(told.bytes), ..told });
+        }
+        all.map_err(|error| ("the disk does not confirm what was written", error))?;
+        if is_another {
+            // That a file is there is written in its folder.
+            let folder = File::open(&self.dir).and_then(|dir| dir.sync_all());
+            folder.map_err(|error| ("the disk does not confirm a file", error))?;
+        }
+        if let (Some(before), Some(now)) = (current, &mut self.open.lock().segment) {
+            now.synced = before.told.records;
+        }
+        Ok(())
+    }
+
+    /// Writes a file anew without what it tells in vain, where that is much. Returns how large it is then.
+    fn squeezed(&self, told: &Told) -> Option<u64> {
+        if told.given_back * WORTH_SQUEEZING < told.records.max(1) {
+            return None;
+        }
+        let contents = segment::read(&self.dir, told.number, self.key).ok()?;
+        let records = squeeze::squeeze(contents.found());
+        // If it fails the file is as it was, and as good.
+        segment::replace(&self.dir, told.number, self.key, &records).ok()
+    }
+}
+
+impl Segment {
+    fn is_full(&self) -> bool {
+        self.told.bytes >= SEGMENT
+    }
+
+    fn is_old(&self, now: Moment, horizon: Duration) -> bool {
+        self.since.is_some_and(|since| since + horizon / SPANS <= now)
+    }
+}
+
+/// Writes records. Returns how many bytes of whole ones were written, and why no more.
+fn write(mut file: &File, records: &[u8]) -> (usize, io::Result<()>) {
+    let mut done = 0;
+    while let Some(rest) = records.get(done..).filter(|rest| !rest.is_empty()) {
+        match file.write(rest) {
+            Ok(0) => return (done - done % SIZE, Err(io::ErrorKind::WriteZero.into())),
+            Ok(more) => done += more,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return (done - done % SIZE, Err(error)),
+        }
+    }
+    (done, Ok(()))
+}

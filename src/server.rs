@@ -122,8 +122,12 @@ pub async fn take_over(mut config: Config, estate: Estate, clock: Clock) -> Resu
     let (sockets, taken) = taking.await.map_err(|error| error.to_string())?;
     let taken = taken?;
     let (Ok(proxy), Ok(admin)) = sockets else { return Err("the sockets cannot be used".to_owned()) };
+    // Until the old one has said that it judges no more.
+    prepared.gateway.pause().await;
     let running = prepared.serve(Sockets { proxy, admin })?;
-    taken.serves(Arc::clone(&running.gateway), Handle::current())?;
+    let (gateway, runtime) = (Arc::clone(&running.gateway), Handle::current());
+    let serving = tokio::task::spawn_blocking(move || taken.serves(&gateway, runtime));
+    serving.await.map_err(|error| error.to_string())??;
     Ok(running)
 }
 

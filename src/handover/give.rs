@@ -71,9 +71,13 @@ pub fn give(path: &Path, gateway: &Arc<Gateway>, given: &Given<'_>, runtime: &Ha
 
     runtime.block_on(gateway.pause());
     if let Err(error) = tell_everything(&line, gateway) {
+        // If it does not hear this, it hears that the line has ended before the old one left.
+        let _ = line.say(&Message::Stays);
         gateway.go_on();
         return Err(error.into());
     }
+    // From here on there is no way back. Should it not hear this, it takes the end of the line for the end of this process.
+    let _ = line.say(&Message::Left);
     let _ = line.may_be_silent();
     let heir = Arc::new(heir(&line));
     gateway.leave_to(Arc::clone(&heir));

@@ -47,8 +47,12 @@ pub(super) enum Message {
     Exempt(u64, u64),
     /// The old one: that was everything. The folder of the state is free.
     Complete,
-    /// The new one: it serves.
+    /// The new one: it serves, but lets no code be judged yet.
     Serving,
+    /// The old one: it judges no more. The new one is to.
+    Left,
+    /// The old one: nothing comes of it, and it goes on.
+    Stays,
     /// The new one: it does not take over, and why.
     Refused(String),
     /// The old one: serve this request.

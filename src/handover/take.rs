@@ -188,20 +188,33 @@ impl Estate {
 }
 
 impl Taken {
-    /// Tells the old process that this one serves, and from then on does what that one asks for, until it ends.
+    /// Tells the old process that this one serves, and once that one judges no more, has this one judge. From then on it does what the
+    /// old one asks for, until it ends. It blocks.
     ///
     /// # Errors
-    /// It cannot be told: it goes on, and this one must not.
-    pub fn serves(self, gateway: Arc<Gateway>, runtime: Handle) -> Result<(), String> {
+    /// The old one goes on, and this one must not.
+    pub fn serves(self, gateway: &Arc<Gateway>, runtime: Handle) -> Result<(), String> {
         let broke = |error: io::Error| format!("the old process broke off: {error}");
-        self.line.may_be_silent().map_err(broke)?;
         let Self { line, same_key } = self;
-        let line = Arc::new(line);
-        let asked = Arc::clone(&line);
+        line.say(&Message::Serving).map_err(broke)?;
+        loop {
+            match line.hear().map_err(broke)? {
+                // What is settled there meanwhile.
+                Some(Received::Records(records)) => gateway.inherit(&records, same_key, true)?,
+                Some(Received::Message(message)) => match *message {
+                    Message::Left => break,
+                    _ => return Err("the old process goes on".to_owned()),
+                },
+                // It has ended before it could say that it left.
+                None => break,
+            }
+        }
+        gateway.go_on();
+        line.may_be_silent().map_err(broke)?;
+        let gateway = Arc::clone(gateway);
         let listening = thread::Builder::new().name("old process".to_owned());
-        let listening = listening.spawn(move || listen(&asked, &gateway, same_key, &runtime));
-        listening.map_err(broke)?;
-        line.say(&Message::Serving).map_err(broke)
+        let listening = listening.spawn(move || listen(&Arc::new(line), &gateway, same_key, &runtime));
+        listening.map(drop).map_err(broke)
     }
 }
 

@@ -52,8 +52,18 @@ pub struct Journal {
     /// When all that had been written was last known to be on the disk, in microseconds.
     saved: AtomicU64,
     failures: AtomicU64,
-    /// Held for as long as the folder is this process'.
-    lock: Mutex<Option<File>>,
+    lock: Mutex<Lock>,
+}
+
+/// Whose the folder is.
+#[derive(Debug)]
+enum Lock {
+    /// This process', for as long as the file is open.
+    Held(#[allow(dead_code, reason = "it is held, and nothing else")] File),
+    /// Nobody's: it cannot be written, or its file system knows no locks.
+    Needless,
+    /// Another one's, or it was.
+    Left,
 }
 
 /// Where records go.
@@ -265,21 +275,13 @@ impl Journal {
         open.is_over = true;
         open.retire();
         drop(open);
-        *self.lock.lock() = None;
+        *self.lock.lock() = Lock::Left;
         tended
     }
 
-    /// The folder is this process' again: the other one has not made it its own. What came meanwhile is not in it.
-    ///
-    /// # Errors
-    /// Another process has it.
-    pub fn resume(&self) -> Result<(), String> {
-        let mut held = self.lock.lock();
-        if held.is_none() {
-            *held = lock(&self.dir)?;
-        }
+    /// The folder is this process' again, once the other one has left it ([`tend`](Self::tend) finds out). What came in between is not in it.
+    pub fn resume(&self) {
         self.open.lock().is_over = false;
-        Ok(())
     }
 
     /// How it stands.
@@ -355,15 +357,13 @@ pub fn make(dir: &Path) -> Result<(), String> {
     made.map_err(|error| format!("{}: {error}", dir.display()))
 }
 
-/// Makes a folder this process' own for as long as the file is open.
-fn lock(dir: &Path) -> Result<Option<File>, String> {
+/// Makes a folder this process' own.
+fn lock(dir: &Path) -> Result<Lock, String> {
     let file = File::options().create(true).append(true).open(dir.join("lock"));
-    // What cannot be written needs no lock.
-    let Ok(file) = file else { return Ok(None) };
+    let Ok(file) = file else { return Ok(Lock::Needless) };
     match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
+        Ok(()) => Ok(Lock::Held(file)),
         Err(TryLockError::WouldBlock) => Err(format!("{}: another process has this folder", dir.display())),
-        // A file system without locks.
-        Err(TryLockError::Error(_)) => Ok(None),
+        Err(TryLockError::Error(_)) => Ok(Lock::Needless),
     }
 }

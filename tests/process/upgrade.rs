@@ -286,6 +286,49 @@ async fn a_process_that_breaks_off_while_it_takes_over_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_is_killed_while_it_takes_over_leaves_one_that_judges_or_none_and_never_two() {
+    let meeting = Meeting::new("").await;
+    let dir = meeting.config.replace(".toml", ".state");
+    let state = [("STATE_DIR", dir.as_str())];
+    let old = Serving::of(meeting.start(&[], &state)).await;
+    let mut wires = Vec::new();
+    for round in 0..6_usize {
+        let phone = format!("+155501000{round:02}");
+        assert_eq!(sends(&old, &phone, 3).await, [201; 3]);
+        let new = meeting.start(&["--upgrade"], &state);
+        new.logs("waiting for the gateway that runs").await;
+        old.process.signal("QUIT");
+        new.logs("taking over").await;
+        // Somewhere in the middle of it: requests come, and the new one is killed.
+        let asking: Vec<_> = (0..8)
+            .map(|_| {
+                let (address, phone) = (old.address, phone.clone());
+                tokio::spawn(async move {
+                    let mut wire = Wire::connect(address).await;
+                    let body = format!(r#"{{"to":"{phone}"}}"#);
+                    wire.request("POST", "/api/v1/verify", &[], body.as_bytes()).await;
+                    (wire.answer().await.map(|answer| answer.status.as_u16()), wire)
+                })
+            })
+            .collect();
+        new.signal("KILL");
+        assert_eq!(new.code().await, -1);
+        for one in asking {
+            // Whoever was with the new one has lost its connection; all others have an answer.
+            wires.extend(one.await.map(|(_, wire)| wire));
+        }
+        assert!(meeting.upstream.codes(&phone) <= 5, "{phone} got {}", meeting.upstream.codes(&phone));
+        if old.process.err().contains("another process has taken over") {
+            break;
+        }
+        old.process.lines("nobody has taken over: this process goes on", round + 1).await;
+        assert_eq!(sends(&old, &phone, 6).await.last(), Some(&429));
+        assert_eq!(meeting.upstream.codes(&phone), 5);
+    }
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn where_nobody_waits_it_starts_its_successor_itself() {
     let meeting = Meeting::new("").await;
     let old = meeting.old().await;

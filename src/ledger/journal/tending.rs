@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::record::{self, Found, SIZE};
-use super::{Journal, Segment, Told, segment, squeeze};
+use super::{Journal, Lock, Segment, Told, lock, segment, squeeze};
 use crate::clock::Moment;
 
 /// A file takes no more than about so many bytes: what is read at a time, and deleted at a time.
@@ -32,6 +32,12 @@ impl Journal {
         let mut closed = self.closed.lock();
         if self.open.lock().is_over {
             return Ok(());
+        }
+        {
+            let mut held = self.lock.lock();
+            if matches!(*held, Lock::Left) {
+                *held = lock(&self.dir)?;
+            }
         }
         let tended = self.try_to_tend(&mut closed, now, horizon);
         self.closed_bytes.store(closed.iter().map(|told| told.bytes).sum(), Ordering::Relaxed);

@@ -7,8 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use sendly_gateway::clock::Moment;
+
 use sendly_gateway::ledger::durable::Durable;
+use sendly_gateway::ledger::journal::record::{Found, Records};
 use sendly_gateway::ledger::{Ledger, Settlement, Verdict};
 use sendly_gateway::policy::Kind;
 use sendly_gateway::policy::subject::HashKey;
@@ -83,6 +86,24 @@ pub(crate) fn table(phones: u64) -> Result<(), Box<dyn Error>> {
     let at = |part: f64| waits[((waits.len() - 1) as f64 * part) as usize];
     let total: Duration = waits.iter().sum();
 
+    // As in an upgrade, but for the socket; two processes do these at the same time.
+    let (began, told) = (Instant::now(), Arc::new(Mutex::new(Vec::new())));
+    let heir = Arc::clone(&told);
+    durable.bequeath(Moment::from_micros(START + phones * keys.step()), move |record| {
+        heir.lock().extend_from_slice(&record.encode());
+    });
+    let telling = began.elapsed();
+    durable.disinherit();
+    let (began, heir) = (Instant::now(), Durable::new(Arc::new(keys::empty())));
+    for found in Records::of(&told.lock()) {
+        let Found::Record(record) = found else { return Err("a record was damaged".into()) };
+        heir.inherit(&policy, &record, true, Moment::from_micros(START + phones * keys.step()));
+    }
+    let taking = began.elapsed();
+    if heir.memory().verifications() as u64 != phones {
+        return Err("it was not all handed over".into());
+    }
+
     let mut loads = Vec::new();
     for _ in 0..5 {
         let again = Durable::new(Arc::new(keys::empty()));
@@ -101,6 +122,7 @@ pub(crate) fn table(phones: u64) -> Result<(), Box<dyn Error>> {
     println!("| the slowest of all; 99.99th percentile | {:.1?}; {:.1?} |", at(1.0), at(0.9999));
     println!("| the disk's slowest confirmation meanwhile | {slowest_disk:.0?} |");
     println!("| on disk | {:.0} bytes each |", bytes as f64 / phones as f64);
+    println!("| told to another process; taken over by it | {telling:.0?}; {taking:.0?} |");
     println!("| read again | {:.0?} ({:.0?}–{:.0?}) |\n", loads[2], loads[0], loads[4]);
     Ok(())
 }

@@ -23,6 +23,7 @@ use super::fields::Fields;
 use super::reply::Reply;
 use super::{Gateway, Request, otp};
 use crate::metrics::Outcome;
+use crate::sendly::Operation;
 use crate::sendly::path::{self, Reading};
 
 /// A whole request.
@@ -153,8 +154,10 @@ impl Gateway {
         let mut request = Request::default();
         self.begin(&mut request);
         let mut caller = Relayed { path, fields, body, peer, gone: Some(gone), reply: None };
-        let Reading::Verify(call) = path::read(&Method::POST, &caller.path) else {
-            return Told::from(&Reply::not_a_route());
+        // The other process has read it so, and is of another version.
+        let call = match path::read(&Method::POST, &caller.path) {
+            Reading::Verify(call) if matches!(call.operation, Operation::Send | Operation::Resend) => call,
+            _ => return Told::from(&Reply::not_a_route()),
         };
         request.operation = call.operation;
         let Ok(()) = match self.throttle(&settings, &caller, &mut request) {

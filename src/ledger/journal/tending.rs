@@ -122,7 +122,8 @@ impl Journal {
             self.hand_over(&mut open);
             (std::mem::take(&mut open.retired), open.segment.clone())
         };
-        let is_another = !retired.is_empty();
+        let is_new = current.as_ref().is_some_and(|segment| segment.synced == 0 && segment.told.records > 0);
+        let is_another = is_new || !retired.is_empty();
         let mut all = Ok(());
         for segment in retired.iter().chain(&current).filter(|segment| segment.synced < segment.told.records) {
             all = all.and(segment.file.sync_data());

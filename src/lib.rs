@@ -2,7 +2,7 @@
 //!
 //! The modules, lowest first; each may use those above it in this list that `tests/tidy.rs` says, and none below:
 //!
-//! - `clock`: the only place that reads the time. `phone`: a number in E.164. `country`: where it is. `work`: what is under way.
+//! - `clock`: the only place that reads the time. `phone`: a number in E.164. `country`: where it is. `work`: what is under way. `turn`: taking turns.
 //! - `sendly`: the API as data. `policy`: the limits, the exact log, the decision.
 //! - `ledger`: who has had how many codes, and whose an id is.
 //! - `config`: what an operator may write. `telemetry`: log lines. `metrics`: what is counted. `throttle`: smoothed rates on attempts.
@@ -29,4 +29,5 @@ pub mod server;
 pub mod supervisor;
 pub mod telemetry;
 pub mod throttle;
+pub mod turn;
 pub mod work;

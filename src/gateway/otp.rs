@@ -1,5 +1,7 @@
 //! One limited request, read top to bottom: read → place → decide → exchange → settle → learn → reply.
 //!
+//! Between its steps a request lets others who are ready go first ([`others_first`]), so that each step is taken by many at a time.
+//!
 //! The exchange with Sendly runs to its end, whatever the client does meanwhile: its outcome settles the charge, and its answer
 //! waits for whoever asks for it.
 
@@ -25,6 +27,7 @@ use crate::metrics::{Fate, Outcome};
 use crate::phone::Phone;
 use crate::policy::{Key, Kind, Policy, Subject};
 use crate::sendly::{Operation, body, path};
+use crate::turn::others_first;
 
 /// Serves a send or a resend: the client has been answered then.
 ///
@@ -130,6 +133,7 @@ pub(super) async fn serve<C: Caller>(
     };
 
     request.outcome = Outcome::Allowed;
+    others_first().await;
     let call =
         settings.upstream.sendly.compose(&Method::POST, call.path(caller.path()), caller.fields(), caller.body());
     let exchange = carry_out(gateway, settings, call, &subject, kind, reservation, now);
@@ -137,6 +141,7 @@ pub(super) async fn serve<C: Caller>(
     if matches!(ending, Ending::Unknown | Ending::Nothing) {
         request.outcome = Outcome::Failed;
     }
+    others_first().await;
     // Before the client is told: whoever asks after that must not find it in flight still.
     click.end(reply, ending);
     if let Some(reply) = click.answer() {
@@ -163,6 +168,7 @@ pub(super) async fn watch<T>(caller: &mut impl Caller, work: impl Future<Output 
 
 /// Ends a click of which Sendly was not asked for a code.
 async fn stop<C: Caller>(caller: &mut C, mut click: Click<'_>, reply: Reply) -> Result<(), C::Error> {
+    others_first().await;
     click.refuse(&reply);
     caller.tell(&reply).await?;
     click.delivered();
@@ -194,6 +200,7 @@ async fn carry_out(
         Kind::Resend => Operation::Resend,
     };
     let outcome = settings.upstream.sendly.call(call, settings.config.upstream.exchange_timeout).await;
+    others_first().await;
     let now = gateway.clock.now();
     if let Exchanged::Answered(Answer { status, .. }) | Exchanged::Cut(status) = &outcome {
         gateway.metrics.upstream(operation, status.as_u16(), now.since(began));

@@ -20,18 +20,17 @@ mod squeeze;
 mod tending;
 
 use std::fs::{self, File, TryLockError};
-use std::future::poll_fn;
 use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::Poll;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use crate::clock::Moment;
+use crate::turn::others_first;
 use record::{Found, Record, SIZE};
 pub use segment::KeyCheck;
 
@@ -332,20 +331,6 @@ impl Told {
         });
         self.given_back += u64::from(matches!(record, Record::GivenBack(_)));
     }
-}
-
-/// Lets whoever else is ready go on first.
-async fn others_first() {
-    let mut is_first = true;
-    poll_fn(|context| {
-        if std::mem::take(&mut is_first) {
-            // A task that is woken while it runs goes to the end of its queue.
-            context.waker().wake_by_ref();
-            return Poll::Pending;
-        }
-        Poll::Ready(())
-    })
-    .await;
 }
 
 /// Makes a folder, if it is not there. Only its owner may enter it then.

@@ -1,11 +1,13 @@
 //! The listener for operators: a status page, metrics, probes, and an API to ask and to change things while the gateway runs.
 //!
 //! What shows no more than logs do is for whoever reaches the listener; phones stand there masked, as in logs. What tells of one
-//! phone or changes something asks for the token that the configuration names. The API itself tells no phone in full, ever.
+//! phone or changes something asks for the token that the configuration names. The API itself tells no phone in full, ever. But for
+//! metrics and probes, it has to be called by a name that is its own (`admin/host.rs`).
 
 mod answer;
 pub mod board;
 mod config;
+mod host;
 mod log;
 mod page;
 mod phones;
@@ -125,9 +127,10 @@ impl Admin {
         let header = session.req_header_mut();
         let uri = header.uri.clone();
         let (method, operator) = (header.method.clone(), phones::operator(header.headers.get("x-operator")));
+        let is_own = host::is_own(header, &self.gateway.settings().config().admin.hosts);
+        let shown = header.headers.get(AUTHORIZATION).map(|value| value.as_bytes().to_vec());
         // pingora names a request by its target when it cannot answer it: a phone may stand there.
         header.set_uri(Uri::from_static("/"));
-        let shown = header.headers.get(AUTHORIZATION).map(|value| value.as_bytes().to_vec());
         let (entry, parameter) = match route::find(&method, uri.path()) {
             Found::Route(entry, parameter) => (entry, parameter),
             Found::WrongMethod(allowed) => {
@@ -139,6 +142,10 @@ impl Admin {
                 return Answer::error(StatusCode::NOT_FOUND, "not_found", "GET /v1/openapi.json tells what there is.");
             }
         };
+        if !is_own && !entry.route.is_for_any_name() {
+            let message = "This listener does not go by that name: use its address, or put the name into admin.hosts.";
+            return Answer::error(StatusCode::MISDIRECTED_REQUEST, "unknown_host", message);
+        }
         if let Err(refusal) = self.admit(entry.access, shown.as_deref()) {
             return refusal;
         }

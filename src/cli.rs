@@ -140,7 +140,7 @@ fn check(file: &Path) -> Result<(), Failure> {
 fn run_sandbox(listen: SocketAddr, limits: bool) -> Result<(), Failure> {
     let clock = Clock::system();
     let log = Log { filter: "info".to_owned(), format: LogFormat::Text, access: true };
-    telemetry::start(&log, clock.clone()).map_err(Failure::unavailable)?;
+    let _log = telemetry::start(&log, clock.clone()).map_err(Failure::unavailable)?;
     runtime(1)?.block_on(async {
         let listener =
             TcpListener::bind(listen).await.map_err(|error| Failure::unavailable(format!("{listen}: {error}")))?;

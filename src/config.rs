@@ -138,6 +138,8 @@ pub struct Admin {
     pub listen: SocketAddr,
     /// What has to be shown to it before it changes anything or tells of one phone; without one it does neither.
     pub token: Option<Token>,
+    /// Names that it goes by, in lower case, besides addresses and `localhost`. Metrics and probes may be asked for by any.
+    pub hosts: Vec<String>,
 }
 
 /// What is kept in memory.

@@ -84,7 +84,7 @@ impl Gateway {
     /// A gateway that has seen nothing yet: not even what its state tells ([`restore`](Self::restore)).
     ///
     /// # Errors
-    /// What is wrong with the way to Sendly, with the access log, or with the folder of the state.
+    /// What is wrong with the way to Sendly, or with the folder of the state.
     pub fn new(mut config: Config, clock: Clock) -> Result<Arc<Self>, String> {
         if let (Some(dir), Some(drawn)) = (config.state.dir.as_deref(), config.hash_key.drawn_bytes()) {
             config.hash_key = durable::hash_key(dir, drawn).map_err(|error| format!("state.dir: {error}"))?;
@@ -106,7 +106,7 @@ impl Gateway {
             retries: Retries::new(config.retries, clock.clone()),
             lookups: lookup::Lookups::default(),
             metrics,
-            access: AccessLog::start(&config.log)?,
+            access: AccessLog::new(&config.log),
             work: Work::default(),
             said_full: AtomicBool::new(false),
             exemptions,
@@ -140,9 +140,7 @@ impl Gateway {
         if !Arc::ptr_eq(&before.upstream, &settings.upstream) {
             before.upstream.sendly.retire();
         }
-        if let Err(error) = self.access.switch(&config.log) {
-            tracing::error!(error, "requests get no lines");
-        }
+        self.access.switch(&config.log);
         settings.policy.catching_up(&before.policy, self.clock.now())
     }
 
@@ -166,11 +164,6 @@ impl Gateway {
         (self.hash_key.drawn_bytes(), durable::key_check(&self.hash_key))
     }
 
-    /// What it tells of each request.
-    pub fn access(&self) -> &AccessLog {
-        &self.access
-    }
-
     /// The metrics as text, sizes brought up to date.
     pub fn expose(&self) -> Vec<u8> {
         self.metrics.sizes(self.sizes());
@@ -182,6 +175,7 @@ impl Gateway {
 
     /// How much it keeps now.
     pub fn sizes(&self) -> Sizes {
+        let (access_lines_dropped, lines_dropped) = self.access.dropped();
         Sizes {
             in_flight: self.work.count(),
             tracked: self.memory.tracked(),
@@ -190,7 +184,8 @@ impl Gateway {
             verifications: self.memory.verifications(),
             kept_answers: self.retries.kept(),
             unclaimed: self.retries.unclaimed(),
-            lines_dropped: self.access.dropped(),
+            access_lines_dropped,
+            lines_dropped,
         }
     }
 

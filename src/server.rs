@@ -72,7 +72,7 @@ impl Sockets {
     }
 }
 
-/// A gateway that serves. Dropping it stops it at once, and writes out its state and what its access log holds.
+/// A gateway that serves. Dropping it stops it at once, and writes out its state.
 #[derive(Debug)]
 pub struct Running {
     /// Where clients connect.
@@ -284,7 +284,6 @@ impl Drop for Running {
         self.close.send_replace(true);
         self.tasks.iter().for_each(JoinHandle::abort);
         self.gateway.finish_saving();
-        self.gateway.access().close();
     }
 }
 

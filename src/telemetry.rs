@@ -1,7 +1,12 @@
-//! Log lines: one stream on standard error, as JSON or for people. What other crates log goes the same way, as far as it may.
+//! Log lines: one stream on standard error, as JSON or for people. What other crates log goes the same way, as far as it may; and so
+//! does a panic.
+
+mod lines;
+mod panics;
+mod stamp;
 
 use std::io::{self, IsTerminal};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use tracing::{Level, Metadata};
 use tracing_subscriber::filter::filter_fn;
@@ -14,8 +19,27 @@ use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 use crate::clock::Clock;
 use crate::config::{Log, LogFormat};
 
-/// The filter of the process' log, once there is one. Logging is the process', whatever runs in it, and so is this.
-static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
+pub use lines::{About, Lines};
+pub use stamp::Stamp;
+
+/// The log, once it was started. Logging is the process', whatever runs in it, and so is this.
+static LOG: OnceLock<Process> = OnceLock::new();
+
+struct Process {
+    filter: reload::Handle<EnvFilter, Registry>,
+    lines: Arc<Lines>,
+}
+
+/// A log that was started. Dropping it ends it: what it has is written, for which a second at most is waited.
+#[derive(Debug)]
+#[must_use = "dropping it ends the log"]
+pub struct Open(Arc<Lines>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
 
 /// Starts logging, for the whole process.
 ///
@@ -25,25 +49,42 @@ static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 /// heard only about errors, whatever the filter asks for. What it says as the server of the admin listener is not heard at all:
 /// those errors quote requests, and there a phone stands in the path and a token in a header.
 ///
+/// Nobody who has a line waits for a reader of it (`telemetry/lines.rs`).
+///
 /// # Errors
-/// The filter is none, or logging has been started before.
-pub fn start(log: &Log, clock: Clock) -> Result<(), String> {
+/// The filter is none, logging has been started before, or the system gives no thread.
+pub fn start(log: &Log, clock: Clock) -> Result<Open, String> {
     let (filter, handle) = reload::Layer::new(parse(&log.filter)?);
-    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_timer(Timer(clock)).with_target(true);
-    let lines = match log.format {
-        LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).boxed(),
-        LogFormat::Text => lines.with_ansi(io::stderr().is_terminal()).boxed(),
+    // `Stderr` is locked for all of a `write_all`, here and wherever else it is written to: no line is put into another.
+    let lines = Lines::to(io::stderr()).map_err(|error| format!("the log: {error}"))?;
+    let open = Open(Arc::clone(&lines));
+    let writer = Arc::clone(&lines);
+    let layer = tracing_subscriber::fmt::layer()
+        .with_writer(move || Line(Arc::clone(&writer)))
+        .with_timer(Timer(clock))
+        .with_target(true)
+        // It would write to standard error by itself, and wait for a reader.
+        .log_internal_errors(false);
+    let layer = match log.format {
+        LogFormat::Json => layer.json().flatten_event(true).with_current_span(false).boxed(),
+        LogFormat::Text => layer.with_ansi(io::stderr().is_terminal()).boxed(),
     };
-    let heard = tracing_subscriber::registry().with(filter).with(filter_fn(may_be_heard)).with(lines);
+    let heard = tracing_subscriber::registry().with(filter).with(filter_fn(may_be_heard)).with(layer);
     heard.try_init().map_err(|error| error.to_string())?;
+    panics::tell_of(Arc::clone(&lines));
     // It was started just now, and so for the first time.
-    let _ = FILTER.set(handle);
-    Ok(())
+    let _ = LOG.set(Process { filter: handle, lines });
+    Ok(open)
+}
+
+/// Where lines go; `None` before the log was started.
+pub fn lines() -> Option<Arc<Lines>> {
+    Some(Arc::clone(&LOG.get()?.lines))
 }
 
 /// What the log lets through; `None` before it was started.
 pub fn filter() -> Option<String> {
-    FILTER.get()?.with_current(ToString::to_string).ok()
+    LOG.get()?.filter.with_current(ToString::to_string).ok()
 }
 
 /// Lets this through from now on. Whether each request gets its line was settled when the gateway started.
@@ -52,8 +93,8 @@ pub fn filter() -> Option<String> {
 /// The filter is none, or logging was not started.
 pub fn set_filter(filter: &str) -> Result<(), String> {
     let new = parse(filter)?;
-    let handle = FILTER.get().ok_or("logging was not started")?;
-    handle.reload(new).map_err(|error| error.to_string())
+    let log = LOG.get().ok_or("logging was not started")?;
+    log.filter.reload(new).map_err(|error| error.to_string())
 }
 
 fn parse(filter: &str) -> Result<EnvFilter, String> {
@@ -79,5 +120,19 @@ struct Timer(Clock);
 impl FormatTime for Timer {
     fn format_time(&self, line: &mut format::Writer<'_>) -> std::fmt::Result {
         write!(line, "{}", self.0.now())
+    }
+}
+
+/// Takes a line, which comes in one piece. Whether there was room for it is nothing that would concern who had it.
+struct Line(Arc<Lines>);
+
+impl io::Write for Line {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.add(About::Gateway, |bytes, _| bytes.extend_from_slice(line));
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }

@@ -46,7 +46,11 @@ pub(super) fn shown(config: &Config) -> Value {
             "write_timeout": span(clients.write_timeout),
             "trusted_proxies": clients.trusted_proxies.iter().map(ToString::to_string).collect::<Vec<_>>(),
         },
-        "admin": { "listen": config.admin.listen.to_string(), "token": config.admin.token.as_ref().map(|_| SECRET) },
+        "admin": {
+            "listen": config.admin.listen.to_string(),
+            "token": config.admin.token.as_ref().map(|_| SECRET),
+            "hosts": config.admin.hosts,
+        },
         "memory": {
             "max_keys": memory.max_keys,
             "when_full": match memory.when_full { WhenFull::Refuse => "refuse", WhenFull::Allow => "allow" },

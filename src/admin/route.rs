@@ -24,6 +24,14 @@ pub(super) enum Route {
     SetLog,
 }
 
+impl Route {
+    /// Whether the listener may be called by whatever name: where Prometheus and orchestrators ask, by names that nobody has to
+    /// know here, and a web page learns next to nothing.
+    pub(super) fn is_for_any_name(self) -> bool {
+        matches!(self, Route::Metrics | Route::Live | Route::Ready)
+    }
+}
+
 /// Who may take it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Access {

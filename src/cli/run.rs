@@ -53,7 +53,8 @@ pub(super) fn run(run: &Run) -> Result<(), Failure> {
     let Loaded { config, marks, .. } = source.load();
     let mut config = config?;
     let clock = Clock::system();
-    telemetry::start(&config.log, clock.clone()).map_err(Failure::unavailable)?;
+    // To the end, so that all of it is written then.
+    let _log = telemetry::start(&config.log, clock.clone()).map_err(Failure::unavailable)?;
     let from = match (&config.upgrade.socket, run.upgrade) {
         (_, false) => From::Here(Sockets::bind(&config).map_err(Failure::unavailable)?),
         (Some(socket), true) => From::There(Waiting::at(socket).map_err(Failure::unavailable)?),

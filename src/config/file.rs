@@ -189,6 +189,7 @@ fn admin(keys: &mut Section<'_, '_>) -> Admin {
     Admin {
         listen: keys.get("listen", loopback(9090), address),
         token: keys.secret("token", "token_file", passphrase).map(Token::new),
+        hosts: keys.get("hosts", Vec::new(), array("names", origin::host_name)),
     }
 }
 

@@ -26,6 +26,8 @@ pub struct Sizes {
     /// Exchanges in flight whose client has gone.
     pub unclaimed: usize,
     /// Lines of the access log that were dropped.
+    pub access_lines_dropped: u64,
+    /// Other lines of the log that were dropped.
     pub lines_dropped: u64,
 }
 
@@ -49,6 +51,7 @@ pub(super) struct State {
     tracked: IntGauge,
     capacity: IntGauge,
     uncounted: IntCounter,
+    access_lines_dropped: IntCounter,
     lines_dropped: IntCounter,
     verifications: IntGauge,
     kept_answers: IntGauge,
@@ -78,8 +81,10 @@ impl State {
                 "uncounted_charges_total",
                 "Charges that went uncounted per a key because there was no room for it.",
             )?,
-            lines_dropped: register
+            access_lines_dropped: register
                 .counter("access_log_dropped_total", "Lines of the access log that standard error did not take.")?,
+            lines_dropped: register
+                .counter("log_dropped_total", "Other lines of the log that standard error did not take.")?,
             verifications: register.gauge("known_verifications", "Verifications whose phone is known.")?,
             kept_answers: register.gauge("kept_answers", "Answers that are kept for a retry.")?,
             unclaimed: register
@@ -106,6 +111,7 @@ impl State {
         set(&self.capacity, sizes.capacity);
         let raise = |total: &IntCounter, to: u64| total.inc_by(to.saturating_sub(total.get()));
         raise(&self.uncounted, sizes.uncounted as u64);
+        raise(&self.access_lines_dropped, sizes.access_lines_dropped);
         raise(&self.lines_dropped, sizes.lines_dropped);
         set(&self.verifications, sizes.verifications);
         set(&self.kept_answers, sizes.kept_answers);

@@ -347,3 +347,38 @@ async fn a_reload_changes_the_token_and_who_is_exempt_but_ends_no_exemption_for_
     assert_eq!(gateway.send(PHONE).await.status, 429);
     assert_eq!(gateway.asks("GET", "/v1/exemptions", &bearer, "").await.status, 403);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_web_page_that_has_its_name_lead_to_the_listener_reads_nothing_there() {
+    let gateway = gateway_with(&format!("{WITH_TOKEN}admin.hosts = [\"gateway.internal\"]\n")).await;
+    let ask = async |path: &str, head: &str| {
+        let mut wire = Wire::connect(gateway.running.admin_address).await;
+        wire.write(format!("GET {path} HTTP/1.1\r\n{head}authorization: {}\r\n\r\n", BEARER[0].1)).await;
+        wire.answer().await.expect("the connection ends without an answer")
+    };
+    let all = ["/", "/v1/status", "/v1/config", "/v1/openapi.json", "/v1/log", "/v1/phones/15550100123"];
+    let foreign = "host: evil.example:9090\r\n";
+    for path in all {
+        assert_eq!(ask(path, foreign).await.status, 421, "{path}");
+    }
+    for path in ["/metrics", "/livez", "/readyz"] {
+        assert_eq!(ask(path, foreign).await.status, 200, "{path}");
+    }
+    let misdirected = ask("/v1/status", foreign).await;
+    assert_eq!((misdirected.status.as_u16(), misdirected.error().as_str()), (421, "unknown_host"));
+    assert!(misdirected.json()["message"].as_str().unwrap().contains("admin.hosts"), "it says which key to set");
+    // Two names, of which one is foreign: refused by whoever reads it first.
+    for (target, hosts) in
+        [("/", "host: 127.0.0.1\r\nhost: evil.example\r\n"), ("http://evil.example/", "host: localhost\r\n")]
+    {
+        let mut wire = Wire::connect(gateway.running.admin_address).await;
+        wire.write(format!("GET {target} HTTP/1.1\r\n{hosts}\r\n")).await;
+        wire.finish().await;
+        assert!(wire.answer().await.is_none_or(|answer| answer.status.is_client_error()), "{target} {hosts}");
+    }
+    for own in ["host: 127.0.0.1:9090\r\n", "host: localhost\r\n", "host: Gateway.Internal:9090\r\n"] {
+        for path in all {
+            assert_ne!(ask(path, own).await.status, 421, "{path} {own}");
+        }
+    }
+}

@@ -366,5 +366,54 @@ async fn where_nobody_reads_the_log_requests_go_on_and_the_lines_that_are_lost_a
     let lines: Vec<Value> = err.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
     let from = |target: &str| lines.iter().filter(|line| line["target"] == target).count();
     assert_eq!(from("access") + dropped, asked);
-    assert_eq!(from("sendly_gateway::access"), 1, "one warning");
+    assert_eq!(from("sendly_gateway::telemetry::lines"), 1, "one warning");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_nobody_reads_the_log_a_flood_of_warnings_stops_nothing() {
+    let closed = Upstream::closed();
+    let config = "workers = 1\nlimits = []\nlog.access = false";
+    let (serving, unread) = Process::unread_gateway(config, &closed.url()).await;
+    let send = format!(
+        "POST {VERIFY} HTTP/1.1\r\nhost: g\r\nauthorization: {KEY}\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\n\r\n{SEND}",
+        SEND.len()
+    );
+    let mut wire = serving.connect().await;
+    let (mut warned, mut dropped) = (0, 0);
+    while dropped == 0 {
+        wire.write(send.repeat(200)).await;
+        for _ in 0..200 {
+            assert_eq!(wire.answer().await.unwrap().status, 502, "it is answered");
+            warned += 1;
+        }
+        assert_eq!(serving.admin("/livez").await.status, 200);
+        dropped = metric_when_idle(&serving, "sendly_gateway_log_dropped_total").await;
+    }
+    drop(unread);
+    serving.process.logs("are dropped").await;
+    serving.process.signal("TERM");
+    assert_eq!(serving.process.code().await, 0);
+    let err = serving.process.err();
+    let lines: Vec<Value> = err.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+    let told = lines.iter().filter(|line| line["level"] == "WARN" && line["message"] == "Sendly could not be reached");
+    assert_eq!(told.count() + dropped, warned);
+    let said = |message: &str| lines.iter().position(|line| line["message"] == message);
+    assert!(said("serving") < said("draining") && said("draining") < said("stopped"), "in their order");
+    assert_eq!(said("stopped"), Some(lines.len() - 1), "to the last");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_whose_log_nobody_reads_ends_all_the_same() {
+    let upstream = Upstream::start().await;
+    let (serving, unread) = Process::unread_gateway("", &upstream.url()).await;
+    while metric_when_idle(&serving, "sendly_gateway_access_log_dropped_total").await == 0 {
+        ask_many(&serving, 500).await;
+    }
+    let admin = serving.admin;
+    serving.process.signal("TERM");
+    let ended = async { while tokio::net::TcpStream::connect(admin).await.is_ok() {} };
+    tokio::time::timeout(std::time::Duration::from_secs(20), ended).await.expect("it does not end");
+    drop(unread);
+    assert_eq!(serving.process.code().await, 0);
 }

@@ -82,7 +82,7 @@ impl Wire {
 
     /// A request with the usual headers and a length that is right.
     pub(crate) async fn request(&mut self, method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]) {
-        let mut text = format!("{method} {target} HTTP/1.1\r\nhost: gateway\r\ncontent-length: {}\r\n", body.len());
+        let mut text = format!("{method} {target} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n", body.len());
         let given = |name: &str| headers.iter().any(|(other, _)| other.eq_ignore_ascii_case(name));
         for (name, value) in [("authorization", KEY), ("content-type", "application/json")] {
             if !given(name) {

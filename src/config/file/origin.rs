@@ -1,4 +1,4 @@
-//! Where Sendly is: a URL that is nothing but an origin.
+//! Where something is: a URL that is nothing but an origin, or the name of a host.
 
 use std::net::Ipv6Addr;
 
@@ -14,6 +14,12 @@ pub(super) fn origin(given: &Given<'_>) -> Result<Origin, Mistakes> {
         Some(text) if text.contains(['@', '?']) => given.expected_but_found(EXPECTED, "a user or a query in it"),
         _ => given.expected(EXPECTED),
     })
+}
+
+/// The name of a host, without a port.
+pub(super) fn host_name(given: &Given<'_>) -> Result<String, Mistakes> {
+    let name = given.text().filter(|name| is_host(name)).map(str::to_ascii_lowercase);
+    name.ok_or_else(|| given.expected(r#"the name of a host such as "gateway.internal", without a port"#))
 }
 
 fn parse(url: &str) -> Option<Origin> {

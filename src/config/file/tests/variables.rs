@@ -9,6 +9,7 @@ const SOME_FILE: &str = "Cargo.toml";
 
 /// For each key, values that it can have, in the environment's spelling. For each limit, one of them is none of its defaults.
 const SAMPLES: &[(&str, &[&str])] = &[
+    ("admin.hosts", &["gateway.internal, sendly_gateway"]),
     ("admin.listen", &["127.0.0.1:9191"]),
     ("admin.token", &["0123456789abcdef"]),
     ("clients.header_timeout", &["8s"]),

@@ -270,7 +270,7 @@ impl Gateway {
         let body::Shown { id, phone } = body::read_shown(body);
         let verification = id.map(|id| self.hash_key.verification(&id));
         if let (Some(verification), Some(phone)) = (verification, phone) {
-            self.ledger.learn(verification, phone, now);
+            self.ledger.overhear(verification, phone, now);
         }
         if operation == Operation::Check && body::is_verified(body) {
             self.metrics.confirmed(verification, phone);

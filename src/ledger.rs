@@ -10,8 +10,10 @@
 //! The ledger also knows whose a verification is: id → phone, learned from Sendly's answers.
 
 pub mod memory;
+pub mod redis;
 
 use std::fmt;
+use std::sync::Arc;
 
 use crate::clock::Moment;
 use crate::phone::Phone;
@@ -19,12 +21,15 @@ use crate::policy::standing::Standing;
 use crate::policy::subject::{Account, Verification};
 use crate::policy::{Decision, Key, Kind, Policy, Refusal, Subject};
 use memory::Memory;
+use redis::Redis;
 
 /// The store behind the verbs.
 #[derive(Clone, Debug)]
 pub enum Ledger {
     /// In this process' memory.
-    Memory(std::sync::Arc<Memory>),
+    Memory(Arc<Memory>),
+    /// In Redis, for all gateways that share it.
+    Redis(Arc<Redis>),
 }
 
 /// What came of asking for a code.
@@ -36,6 +41,8 @@ pub enum Verdict {
     Refused(Refusal),
     /// A key of it is new, and there is no room for another. Nothing was charged anywhere.
     NoRoom,
+    /// The store cannot be asked, and codes are refused for that. Nothing was charged anywhere.
+    Away,
 }
 
 /// What is known of a verification.
@@ -88,11 +95,19 @@ impl Ledger {
             Ledger::Memory(memory) => {
                 let (decision, verdict) = memory.reserve(policy, subject, kind, now);
                 let verdict = match verdict {
-                    memory::Verdict::Charged(charge) => {
-                        Verdict::Reserved(Reservation { ledger: self.clone(), charge, ends: Settlement::Keep })
-                    }
+                    memory::Verdict::Charged(charge) => Verdict::Reserved(self.reservation(charge, None)),
                     memory::Verdict::Refused(refusal) => Verdict::Refused(refusal),
                     memory::Verdict::NoRoom => Verdict::NoRoom,
+                };
+                (decision, verdict)
+            }
+            Ledger::Redis(redis) => {
+                let (decision, verdict) = redis.reserve(policy, subject, kind, now).await;
+                let verdict = match verdict {
+                    redis::Verdict::Charged(charge, token) => Verdict::Reserved(self.reservation(charge, Some(token))),
+                    redis::Verdict::Refused(refusal) => Verdict::Refused(refusal),
+                    redis::Verdict::NoRoom => Verdict::NoRoom,
+                    redis::Verdict::Away => Verdict::Away,
                 };
                 (decision, verdict)
             }
@@ -103,6 +118,7 @@ impl Ledger {
     pub async fn record(&self, policy: &Policy, key: Key, kind: Kind, at: Moment) {
         match self {
             Ledger::Memory(memory) => memory.record(policy, key, kind, at),
+            Ledger::Redis(redis) => redis.record(policy, key, kind, at).await,
         }
     }
 
@@ -111,6 +127,7 @@ impl Ledger {
     pub async fn absorb(&self, policy: &Policy, into: Key, from: Key) {
         match self {
             Ledger::Memory(memory) => memory.absorb(policy, into, from),
+            Ledger::Redis(redis) => redis.absorb(policy, into, from).await,
         }
     }
 
@@ -118,6 +135,7 @@ impl Ledger {
     pub async fn hold(&self, key: Key, until: Moment) {
         match self {
             Ledger::Memory(memory) => memory.hold(key, until),
+            Ledger::Redis(redis) => redis.hold(key, until).await,
         }
     }
 
@@ -125,6 +143,7 @@ impl Ledger {
     pub async fn look(&self, policy: &Policy, key: Key, now: Moment) -> Look {
         match self {
             Ledger::Memory(memory) => memory.look(policy, key, now),
+            Ledger::Redis(redis) => redis.look(policy, key, now).await,
         }
     }
 
@@ -134,6 +153,7 @@ impl Ledger {
     pub async fn clear(&self, policy: &Policy, key: Key, now: Moment) -> Cleared {
         match self {
             Ledger::Memory(memory) => memory.clear(policy, key, now),
+            Ledger::Redis(redis) => redis.clear(policy, key, now).await,
         }
     }
 
@@ -141,13 +161,24 @@ impl Ledger {
     pub async fn whose(&self, id: Verification, now: Moment) -> Option<Known> {
         match self {
             Ledger::Memory(memory) => memory.whose(id, now),
+            Ledger::Redis(redis) => redis.whose(id, now).await,
         }
     }
 
     /// Learns that `id` is a verification of this phone. What it is rooted in stays, if it is known.
-    pub fn learn(&self, id: Verification, phone: Phone, now: Moment) -> Known {
+    pub async fn learn(&self, id: Verification, phone: Phone, now: Moment) -> Known {
         match self {
             Ledger::Memory(memory) => memory.learn(id, phone, now),
+            Ledger::Redis(redis) => redis.learn(id, phone, now).await,
+        }
+    }
+
+    /// The same, of an answer that passes by and waits for nobody. This gateway knows it at once; others that share the store may
+    /// know it a moment later.
+    pub fn overhear(&self, id: Verification, phone: Phone, now: Moment) {
+        match self {
+            Ledger::Memory(memory) => drop(memory.learn(id, phone, now)),
+            Ledger::Redis(redis) => redis.overhear(id, phone, now),
         }
     }
 
@@ -163,13 +194,20 @@ impl Ledger {
     ) -> Known {
         match self {
             Ledger::Memory(memory) => memory.join(policy, asked, answered, phone, now),
+            Ledger::Redis(redis) => redis.join(policy, asked, answered, phone, now).await,
         }
     }
 
-    fn settle(&self, charge: &Charge, settlement: Settlement) {
+    /// The time by which the ledger in memory goes, at this moment: that of the store that gateways share, if there is one.
+    pub fn time(&self, now: Moment) -> Moment {
         match self {
-            Ledger::Memory(memory) => memory.settle(charge, settlement),
+            Ledger::Memory(_) => now,
+            Ledger::Redis(redis) => redis.time(now),
         }
+    }
+
+    fn reservation(&self, charge: Charge, token: Option<redis::Token>) -> Reservation {
+        Reservation { ledger: self.clone(), charge, token, ends: Some(Settlement::Keep) }
     }
 }
 
@@ -197,25 +235,40 @@ impl Settlement {
 pub struct Reservation {
     ledger: Ledger,
     charge: Charge,
-    /// How dropping it, which is what settles it, settles it.
-    ends: Settlement,
+    /// What tells it from all others, where it is in a store that gateways share.
+    token: Option<redis::Token>,
+    /// How dropping it settles it; `None`, once it is.
+    ends: Option<Settlement>,
 }
 
 impl Reservation {
-    /// The time that it was charged with.
+    /// The time that it was charged with, on the clock of whoever charged it.
     pub fn at(&self) -> Moment {
         self.charge.at
     }
 
-    /// Settles it.
-    pub fn settle(mut self, settlement: Settlement) {
-        self.ends = settlement;
+    /// Settles it. It is settled for everybody when this returns; whoever does not wait for that settles it all the same.
+    pub async fn settle(mut self, settlement: Settlement) {
+        self.ends = Some(settlement);
+        if let (Ledger::Redis(redis), Some(token), Settlement::GiveBack) = (self.ledger.clone(), self.token, settlement) {
+            // From here on it is Redis' matter, also if this wait is cut off.
+            self.ends = None;
+            redis.give_back(&self.charge, token).await;
+        }
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.ledger.settle(&self.charge, self.ends);
+        if self.ends != Some(Settlement::GiveBack) {
+            // Kept: there is nothing to be done.
+            return;
+        }
+        match (&self.ledger, self.token) {
+            (Ledger::Memory(memory), _) => memory.settle(&self.charge, Settlement::GiveBack),
+            (Ledger::Redis(redis), Some(token)) => redis.give_back_later(&self.charge, token),
+            (Ledger::Redis(_), None) => {}
+        }
     }
 }
 

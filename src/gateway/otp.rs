@@ -118,6 +118,10 @@ pub(super) async fn serve<C: Caller>(
             }
             return stop(caller, click, Reply::no_room()).await;
         }
+        Verdict::Away => {
+            request.outcome = Outcome::Failed;
+            return stop(caller, click, Reply::ledger_away()).await;
+        }
     };
 
     request.outcome = Outcome::Allowed;
@@ -199,7 +203,7 @@ async fn carry_out(
         // Before the charge is given back: in between, another code could slip through.
         gateway.ledger.hold(key, now + wait).await;
     }
-    reservation.settle(settlement);
+    reservation.settle(settlement).await;
     gateway.metrics.settlement(settlement.name(), reason);
     let mut phone = subject.phone;
     if let Exchanged::Answered(answer) = &outcome
@@ -234,7 +238,7 @@ async fn learn(
     let answered = gateway.hash_key.verification(&id);
     let root = match subject.verification {
         Some(asked) => ledger.join(policy, asked, answered, phone, now).await.root,
-        None => ledger.learn(answered, phone, now).root,
+        None => ledger.learn(answered, phone, now).await.root,
     };
     if settlement == Settlement::GiveBack {
         return shown;

@@ -121,6 +121,11 @@ impl Parts {
 }
 
 impl Account {
+    /// The account of this hash.
+    pub const fn from_bits(bits: NonZeroU128) -> Self {
+        Self(bits)
+    }
+
     /// The hash. Never 0.
     pub const fn bits(self) -> NonZeroU128 {
         self.0

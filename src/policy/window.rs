@@ -93,6 +93,11 @@ impl Log {
         self.charges().iter().filter(|charge| Charge(**charge).leaves(retention) > now).count()
     }
 
+    /// Its charges, oldest first.
+    pub fn each(&self) -> impl DoubleEndedIterator<Item = (Moment, Kind)> {
+        self.charges().iter().map(|charge| (Charge(*charge).at(), Charge(*charge).kind()))
+    }
+
     /// When it was charged last.
     pub fn newest(&self) -> Option<Moment> {
         self.charges().last().map(|charge| Charge(*charge).at())

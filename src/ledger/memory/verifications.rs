@@ -93,7 +93,7 @@ impl Verifications {
         (!self.is_old(learned, now)).then(|| Known { phone, root: locked.root().unwrap_or(id) })
     }
 
-    fn put(&self, locked: &mut Locked<'_, OfVerification>, known: Known, id: Verification, now: Moment) {
+    pub(super) fn put(&self, locked: &mut Locked<'_, OfVerification>, known: Known, id: Verification, now: Moment) {
         if locked.entry().is_none() {
             let age = |entry: &OfVerification| entry.whose().map(|(_, learned)| age(learned, now));
             let most = self.most_per_shard.load(Ordering::Relaxed);

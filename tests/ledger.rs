@@ -23,6 +23,10 @@ mod memory;
 mod model;
 #[path = "ledger/properties.rs"]
 mod properties;
+#[path = "ledger/redis.rs"]
+mod redis;
+#[path = "support/redis.rs"]
+mod server;
 #[path = "ledger/threads.rs"]
 mod threads;
 #[path = "ledger/world.rs"]
@@ -101,6 +105,7 @@ macro_rules! behaves {
 }
 
 behaves!(in_memory, crate::ledger_in_memory);
+behaves!(in_redis, crate::redis::ledger);
 
 fn ledger_in_memory() -> Ledger {
     Ledger::Memory(Arc::new(Memory::new(Bounds {

@@ -113,7 +113,7 @@ pub fn take(ledger: &Ledger, policy: &Policy, subject: &Subject, kind: Kind, now
 /// A code that goes out.
 #[track_caller]
 pub fn buy(ledger: &Ledger, policy: &Policy, subject: &Subject, kind: Kind, now: Moment) {
-    take(ledger, policy, subject, kind, now).settle(Settlement::Keep);
+    wait(take(ledger, policy, subject, kind, now).settle(Settlement::Keep));
 }
 
 /// How long a request would have to wait now; `None` if it would pass. Leaves everything as it was.
@@ -121,11 +121,11 @@ pub fn buy(ledger: &Ledger, policy: &Policy, subject: &Subject, kind: Kind, now:
 pub fn wait_of(ledger: &Ledger, policy: &Policy, subject: &Subject, kind: Kind, now: Moment) -> Option<Duration> {
     match ask(ledger, policy, subject, kind, now) {
         (_, Verdict::Reserved(reservation)) => {
-            reservation.settle(Settlement::GiveBack);
+            wait(reservation.settle(Settlement::GiveBack));
             None
         }
         (decision, Verdict::Refused(_)) => Some(decision.refusal.unwrap().retry_after),
-        (_, Verdict::NoRoom) => panic!("no room"),
+        (_, Verdict::NoRoom | Verdict::Away) => panic!("it is not counted"),
     }
 }
 
@@ -394,6 +394,8 @@ impl World {
                     memory.sweep(&self.policy, self.now, || ());
                     self.model.sweep(self.now);
                 }
+                // Its keys expire by themselves, on a clock that no test moves.
+                Ledger::Redis(_) => {}
             },
         }
         None
@@ -437,7 +439,7 @@ impl World {
             self.model.give_back(charged);
         }
         match settlement {
-            Some(settlement) => reservation.settle(settlement),
+            Some(settlement) => wait(reservation.settle(settlement)),
             None => drop(reservation),
         }
     }

@@ -1,0 +1,168 @@
+//! A `redis-server` of a test's own: on a free port of 127.0.0.1, in a folder of its own, gone when the test is.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+/// Long enough for a machine that is busy.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Starts a program and ends it when nobody holds its standard input any more: also if the test is killed.
+const WATCHED: &str = r#"
+"$@" >"$LOG" 2>&1 </dev/null &
+pid=$!
+echo $pid
+read -r _
+kill -CONT $pid 2>/dev/null
+kill -KILL $pid 2>/dev/null
+wait $pid 2>/dev/null
+"#;
+
+pub(crate) struct Server {
+    pub(crate) port: u16,
+    program: &'static str,
+    arguments: Vec<String>,
+    folder: PathBuf,
+    running: Option<(Child, u32)>,
+}
+
+impl Server {
+    /// A server that saves nothing, with these arguments besides.
+    pub(crate) fn start(arguments: &[&str]) -> Self {
+        Self::start_on(free_port(), arguments)
+    }
+
+    pub(crate) fn start_on(port: u16, arguments: &[&str]) -> Self {
+        let mut server = Self::stopped("redis-server", port, arguments);
+        server.run();
+        server
+    }
+
+    /// A sentinel with this configuration.
+    pub(crate) fn sentinel(configuration: &str) -> Self {
+        let mut server = Self::stopped("redis-sentinel", free_port(), &[]);
+        let file = server.folder.join("sentinel.conf");
+        std::fs::write(&file, format!("port {}\n{configuration}", server.port)).unwrap();
+        server.arguments = vec![file.to_str().unwrap().to_owned()];
+        server.run();
+        server
+    }
+
+    fn stopped(program: &'static str, port: u16, more: &[&str]) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("redis-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        std::fs::create_dir_all(&folder).unwrap();
+        let port_text = port.to_string();
+        let own = ["--port", &port_text, "--bind", "127.0.0.1", "--save", "", "--dir", folder.to_str().unwrap()];
+        let arguments = own.iter().chain(more).map(|argument| (*argument).to_owned()).collect();
+        Self { port, program, arguments, folder, running: None }
+    }
+
+    /// Starts it, or starts it again: with nothing in it, unless it was told to save.
+    pub(crate) fn run(&mut self) {
+        self.kill();
+        let mut child = Command::new("sh")
+            .args(["-c", WATCHED, "watched", self.program])
+            .args(&self.arguments)
+            .env("LOG", self.folder.join("log"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut pid = String::new();
+        let mut byte = [0];
+        let out = child.stdout.as_mut().unwrap();
+        while out.read_exact(&mut byte).is_ok() && byte != [b'\n'] {
+            pid.push(char::from(byte[0]));
+        }
+        self.running = Some((child, pid.parse().unwrap()));
+        let began = Instant::now();
+        while self.try_ask(&["PING"]).is_none_or(|answer| answer.starts_with("-LOADING")) {
+            let log = std::fs::read_to_string(self.folder.join("log")).unwrap_or_default();
+            assert!(
+                !log.contains("not found"),
+                "{} is missing: scripts/setup installs it (Debian: apt-get install redis-server redis-sentinel)",
+                self.program
+            );
+            assert!(began.elapsed() < PATIENCE, "{} does not answer:\n{log}", self.program);
+            std::thread::yield_now();
+        }
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.port))
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis://{}", self.address())
+    }
+
+    /// Its files.
+    pub(crate) fn folder(&self) -> &std::path::Path {
+        &self.folder
+    }
+
+    /// As `kill -9` does.
+    pub(crate) fn kill(&mut self) {
+        if let Some((mut child, _)) = self.running.take() {
+            drop(child.stdin.take());
+            child.wait().unwrap();
+        }
+    }
+
+    pub(crate) fn pause(&self) {
+        self.signal("STOP");
+    }
+
+    pub(crate) fn go_on(&self) {
+        self.signal("CONT");
+    }
+
+    fn signal(&self, name: &str) {
+        let (_, pid) = self.running.as_ref().unwrap();
+        let kill = Command::new("sh").arg("-c").arg(format!("kill -{name} {pid}")).status().unwrap();
+        assert!(kill.success());
+    }
+
+    /// What it answers to a command, as it stands on the wire: one line, or a bulk string without its length.
+    pub(crate) fn ask(&self, command: &[&str]) -> String {
+        self.try_ask(command).unwrap_or_else(|| panic!("{command:?}: no answer"))
+    }
+
+    fn try_ask(&self, command: &[&str]) -> Option<String> {
+        let mut stream = TcpStream::connect(self.address()).ok()?;
+        stream.set_read_timeout(Some(PATIENCE)).ok()?;
+        let mut request = format!("*{}\r\n", command.len());
+        command.iter().for_each(|part| request.push_str(&format!("${}\r\n{part}\r\n", part.len())));
+        stream.write_all(request.as_bytes()).ok()?;
+        let mut answer = Vec::new();
+        let mut some = [0; 64 * 1024];
+        loop {
+            let read = stream.read(&mut some).ok().filter(|read| *read > 0)?;
+            answer.extend_from_slice(&some[..read]);
+            let text = String::from_utf8_lossy(&answer).into_owned();
+            let (head, rest) = text.split_once("\r\n")?;
+            match head.strip_prefix('$').map(|length| length.parse::<usize>().ok()) {
+                None => return Some(text.trim_end().to_owned()),
+                Some(None) => return Some(String::new()),
+                Some(Some(length)) if rest.len() >= length => return Some(rest[..length].to_owned()),
+                Some(_) => {}
+            }
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+pub(crate) fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}

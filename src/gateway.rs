@@ -23,6 +23,7 @@ mod reply;
 pub mod retries;
 mod session;
 pub mod settings;
+mod store;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -34,9 +35,10 @@ use arc_swap::ArcSwap;
 use crate::access::{AccessLog, Entry, TraceId};
 use crate::clock::{Clock, Moment};
 use crate::config::{self, Config};
-use crate::ledger::Ledger;
 use crate::ledger::memory::{Bounds, Dropped, Memory};
-use crate::metrics::{Metrics, Outcome, Reload, Sizes, Swept};
+use crate::ledger::redis::Reason;
+use crate::ledger::{self, Ledger};
+use crate::metrics::{Metrics, Outcome, Reload, Shared, Sizes, Swept};
 use crate::phone::Phone;
 use crate::policy::subject::{Account, HashKey};
 use crate::sendly::{Operation, body};
@@ -80,7 +82,7 @@ impl Gateway {
         let exemptions = Exemptions::new(&config.exempt);
         Ok(Arc::new(Self {
             hash_key: config.hash_key.clone(),
-            ledger: Ledger::Memory(Arc::clone(&memory)),
+            ledger: store::ledger(config, &memory, &clock)?,
             memory,
             retries: Retries::new(config.retries, clock.clone()),
             lookups: lookup::Lookups::default(),
@@ -143,6 +145,15 @@ impl Gateway {
     /// The metrics as text, sizes brought up to date.
     pub fn expose(&self) -> Vec<u8> {
         self.metrics.sizes(self.sizes());
+        let state = self.shared_ledger();
+        let outages = state.map_or_else(Default::default, |state| state.outages);
+        self.metrics.shared_ledger(&Shared {
+            is_up: state.is_none_or(|state| state.away.is_none()),
+            outages: Reason::ALL.iter().map(|reason| reason.name()).zip(outages).collect(),
+            backlog: state.map_or(0, |state| state.backlog),
+            merged: state.map_or(0, |state| state.merged),
+            lost: state.map_or(0, |state| state.lost),
+        });
         self.metrics.expose()
     }
 
@@ -170,6 +181,21 @@ impl Gateway {
         self.settings().upstream.peer.resolve().await
     }
 
+    /// Waits until it was tried to reach the ledger that gateways share, if there is one.
+    pub async fn has_tried_ledger(&self) {
+        if let Ledger::Redis(redis) = &self.ledger {
+            redis.tried().await;
+        }
+    }
+
+    /// How it stands with the ledger that gateways share, if there is one.
+    pub fn shared_ledger(&self) -> Option<ledger::redis::State> {
+        match &self.ledger {
+            Ledger::Memory(_) => None,
+            Ledger::Redis(redis) => Some(redis.state()),
+        }
+    }
+
     /// Whether it knows where Sendly is.
     pub fn is_ready(&self) -> bool {
         self.settings.load().knows_upstream()
@@ -183,7 +209,8 @@ impl Gateway {
         for shard in 0..self.memory.shards() {
             // Anew for each: a reload may have come, and need what the limits before it did not.
             let settings = self.settings();
-            let Dropped { keys, verifications } = self.memory.sweep_one(shard, &settings.policy, self.clock.now());
+            let Dropped { keys, verifications } =
+                self.memory.sweep_one(shard, &settings.policy, self.ledger.time(self.clock.now()));
             swept.keys += keys;
             swept.verifications += verifications;
             tokio::task::yield_now().await;

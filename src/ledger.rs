@@ -250,7 +250,8 @@ impl Reservation {
     /// Settles it. It is settled for everybody when this returns; whoever does not wait for that settles it all the same.
     pub async fn settle(mut self, settlement: Settlement) {
         self.ends = Some(settlement);
-        if let (Ledger::Redis(redis), Some(token), Settlement::GiveBack) = (self.ledger.clone(), self.token, settlement) {
+        if let (Ledger::Redis(redis), Some(token), Settlement::GiveBack) = (self.ledger.clone(), self.token, settlement)
+        {
             // From here on it is Redis' matter, also if this wait is cut off.
             self.ends = None;
             redis.give_back(&self.charge, token).await;

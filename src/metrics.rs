@@ -5,6 +5,7 @@
 //! configuration is loaded ([`Series`]), or when they begin. A limit has none for what it can never say. `docs/metrics.md` tells of each, and a test holds it to that.
 
 mod codes;
+mod ledger;
 mod limits;
 pub mod refused;
 mod register;
@@ -24,6 +25,7 @@ use crate::policy::{Decision, Kind, Policy, Refusal, Subject};
 use crate::sendly::Operation;
 use crate::sendly::tariff::Tariff;
 pub use codes::Fate;
+pub use ledger::Shared;
 pub use limits::Series;
 use refused::Refused;
 use register::Register;
@@ -96,6 +98,7 @@ pub struct Metrics {
     codes: codes::Codes,
     upstream: upstream::Upstream,
     state: state::State,
+    ledger: ledger::OfLedger,
     reloads: reloads::Reloads,
     whom: Refused,
     changes: [IntCounter; Change::ALL.len()],
@@ -166,6 +169,7 @@ impl Metrics {
             codes: codes::Codes::new(register)?,
             upstream: upstream::Upstream::new(register)?,
             state: state::State::new(register)?,
+            ledger: ledger::OfLedger::new(register)?,
             reloads: reloads::Reloads::new(register, started)?,
             whom: Refused::default(),
             changes: Change::ALL.map(|change| changes.with_label_values(&[change.name()])),
@@ -250,6 +254,11 @@ impl Metrics {
     /// The sizes of what is kept, as they are now.
     pub fn sizes(&self, sizes: Sizes) {
         self.state.sizes(sizes);
+    }
+
+    /// How it stands with the ledger that gateways share, now.
+    pub fn shared_ledger(&self, shared: &Shared<'_>) {
+        self.ledger.set(shared);
     }
 
     /// The certificate that clients are shown expires then, in seconds since the Unix epoch.

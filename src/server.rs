@@ -100,6 +100,8 @@ pub async fn start(config: Config, sockets: Sockets, clock: Clock) -> Result<Run
     });
     let keep_alive = config.clients.keep_alive;
     let gateway = Gateway::new(config, clock)?;
+    // The first requests are to find it, if it can be found.
+    gateway.has_tried_ledger().await;
     if let Some(certificate) = certificate {
         gateway.shows_certificate(certificate.expires);
     }

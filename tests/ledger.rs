@@ -26,6 +26,7 @@ mod properties;
 #[path = "ledger/redis.rs"]
 mod redis;
 #[path = "support/redis.rs"]
+#[allow(dead_code, reason = "it serves several suites")]
 mod server;
 #[path = "ledger/threads.rs"]
 mod threads;

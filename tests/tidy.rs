@@ -34,7 +34,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 
 /// Who may name an outside crate. A crate that is not here may be named nowhere.
 const OWNERS: &[(&str, &[&str])] = &[
-    ("arc_swap", &["gateway", "server"]),
+    ("arc_swap", &["gateway", "ledger/redis", "server"]),
     ("arrayvec", &["access/line", "gateway/front", "policy"]),
     ("async_trait", &["gateway", "admin"]),
     ("bytes", &["gateway", "sandbox", "cli"]),
@@ -52,9 +52,10 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("ipnet", &["config", "gateway/caller"]),
     ("mimalloc", &["main"]),
     ("parking_lot", &["access", "admin", "ledger", "gateway", "sandbox", "server"]),
-    ("percent_encoding", &["admin", "cli"]),
+    ("percent_encoding", &["admin", "cli", "config/file/ledger"]),
     ("pingora", &["gateway", "admin", "server"]),
     ("prometheus", &["metrics"]),
+    ("redis_rs", &["ledger/redis"]),
     ("rustls", &["gateway/exchange", "server"]),
     ("rustls_native_certs", &["gateway/exchange"]),
     ("rustls_pki_types", &["gateway/exchange", "server"]),
@@ -64,11 +65,25 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("serde_json", &["admin", "cli", "sendly", "gateway/refusals", "gateway/reply", "sandbox"]),
     ("siphasher", &["policy"]),
     ("subtle", &["config"]),
-    ("tokio", &["cli", "gateway", "reload", "sandbox", "server", "work"]),
+    ("tokio", &["cli", "gateway", "ledger/redis", "reload", "sandbox", "server", "work"]),
     ("tokio_rustls", &["gateway/exchange"]),
     ("toml", &["config"]),
     ("tower_service", &["gateway/exchange"]),
-    ("tracing", &["access", "admin", "cli", "gateway", "metrics", "reload", "sandbox", "supervisor", "telemetry"]),
+    (
+        "tracing",
+        &[
+            "access",
+            "admin",
+            "cli",
+            "gateway",
+            "ledger/redis",
+            "metrics",
+            "reload",
+            "sandbox",
+            "supervisor",
+            "telemetry",
+        ],
+    ),
     ("tracing_subscriber", &["telemetry"]),
     ("x509_parser", &["gateway/peer", "server"]),
 ];

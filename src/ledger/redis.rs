@@ -11,6 +11,7 @@
 mod alone;
 mod backlog;
 mod circuit;
+mod ids;
 mod keeper;
 mod keys;
 mod link;
@@ -352,7 +353,7 @@ impl Redis {
     }
 
     /// Calls the script. Its answer shows what time it is there.
-    async fn call(&self, call: &Call) -> Result<Vec<redis::Value>, Fault> {
+    async fn call(&self, call: &Call) -> Result<Vec<redis_rs::Value>, Fault> {
         let asked = self.clock.now();
         let answer = self.link.call(call, self.bound).await?;
         let (shown, parts) = wire::parts(answer)?;
@@ -362,7 +363,7 @@ impl Redis {
     }
 
     /// Calls it where it can be called. `None`, where it is away.
-    async fn tell(&self, call: &Call) -> Option<Vec<redis::Value>> {
+    async fn tell(&self, call: &Call) -> Option<Vec<redis_rs::Value>> {
         if !self.circuit.is_up() {
             return None;
         }

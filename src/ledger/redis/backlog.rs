@@ -196,7 +196,7 @@ mod tests {
     #[test]
     fn what_could_not_be_told_is_told_next() {
         let mut backlog = Backlog::new(9);
-        [charge(1), charge(2), charge(3)].into_iter().for_each(|entry| drop(backlog.push(entry)));
+        [charge(1), charge(2), charge(3)].into_iter().for_each(|entry| assert!(!backlog.push(entry)));
         let taken = backlog.take(2);
         backlog.put_back(taken);
         assert_eq!(backlog.take(9), [charge(1), charge(2), charge(3)]);

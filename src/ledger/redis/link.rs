@@ -4,11 +4,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use redis::aio::MultiplexedConnection;
-use redis::cluster::ClusterClient;
-use redis::cluster_async::ClusterConnection;
-use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
-use redis::{
+use redis_rs::aio::MultiplexedConnection;
+use redis_rs::cluster::ClusterClient;
+use redis_rs::cluster_async::ClusterConnection;
+use redis_rs::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
+use redis_rs::{
     AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo,
     RedisError, ServerErrorKind, TlsCertificates, TlsMode, Value,
 };
@@ -56,12 +56,12 @@ impl Fault {
             _ if text.contains("READONLY ") => Reason::ReadOnly,
             "NOAUTH" | "WRONGPASS" | "NOPERM" => Reason::Auth,
             "LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" | "BUSY" => Reason::Unavailable,
-            _ if error.kind() == redis::ErrorKind::AuthenticationFailed => Reason::Auth,
+            _ if error.kind() == redis_rs::ErrorKind::AuthenticationFailed => Reason::Auth,
             _ if error.is_timeout() => Reason::Timeout,
             _ if error.is_io_error() || error.is_connection_dropped() || error.is_cluster_error() => {
                 Reason::Unreachable
             }
-            _ if error.kind() == redis::ErrorKind::MasterNameNotFoundBySentinel => Reason::Unavailable,
+            _ if error.kind() == redis_rs::ErrorKind::MasterNameNotFoundBySentinel => Reason::Unavailable,
             _ => Reason::Error,
         };
         // A server that says why has done nothing: a script that may not write fails at its first write.
@@ -83,7 +83,7 @@ pub(super) struct Link {
 /// How connections come about.
 enum Way {
     /// To this server.
-    One(Client),
+    One(Box<Client>),
     /// To whichever the sentinels say.
     Sentinel(Box<dyn Fn() -> Result<SentinelClient, RedisError> + Send + Sync>),
     Cluster(Box<ClusterClient>),
@@ -130,7 +130,7 @@ impl Link {
             connect_within,
             pool: ArcSwap::default(),
             next: AtomicUsize::new(0),
-            sha: redis::Script::new(SCRIPT).get_hash().to_owned(),
+            sha: redis_rs::Script::new(SCRIPT).get_hash().to_owned(),
         })
     }
 
@@ -141,7 +141,8 @@ impl Link {
             // A sentinel is asked on the way.
             let within = self.connect_within * 2;
             let connecting = tokio::time::timeout(within, self.way.connect(self.connect_within));
-            let connection = connecting.await.map_err(|_| Fault { reason: Reason::Unreachable, ..Fault::late(within) })?;
+            let connection =
+                connecting.await.map_err(|_| Fault { reason: Reason::Unreachable, ..Fault::late(within) })?;
             pool.push(connection.map_err(|error| {
                 let fault = Fault::of(&error);
                 let reason = if fault.reason == Reason::Timeout { Reason::Unreachable } else { fault.reason };
@@ -162,7 +163,7 @@ impl Link {
         let connection = self.connection()?;
         let asking = async {
             match connection.clone().ask(&composed(call, "EVALSHA", &self.sha)).await {
-                Err(error) if error.kind() == redis::ErrorKind::Server(ServerErrorKind::NoScript) => {
+                Err(error) if error.kind() == redis_rs::ErrorKind::Server(ServerErrorKind::NoScript) => {
                     connection.ask(&composed(call, "EVAL", SCRIPT)).await
                 }
                 answer => answer,
@@ -173,7 +174,7 @@ impl Link {
 
     /// Reads one string.
     pub(super) async fn get(&self, key: &str, within: Duration) -> Result<Value, Fault> {
-        let mut command = redis::cmd("GET");
+        let mut command = redis_rs::cmd("GET");
         command.arg(key);
         bounded(self.connection()?.ask(&command), within).await
     }
@@ -193,7 +194,7 @@ async fn bounded(asking: impl Future<Output = Result<Value, RedisError>>, within
 }
 
 fn composed(call: &Call, how: &str, script: &str) -> Cmd {
-    let mut command = redis::cmd(how);
+    let mut command = redis_rs::cmd(how);
     command.arg(script).arg(call.keys.len());
     for key in &call.keys {
         command.arg(key);
@@ -230,10 +231,10 @@ impl Way {
         match topology {
             Topology::Single => {
                 let Some(info) = infos.into_iter().next() else {
-                    return Err((redis::ErrorKind::InvalidClientConfig, "no address").into());
+                    return Err((redis_rs::ErrorKind::InvalidClientConfig, "no address").into());
                 };
                 let client = if *tls { Client::build_with_tls(info, certificates()) } else { Client::open(info) };
-                client.map(Way::One)
+                client.map(|client| Way::One(Box::new(client)))
             }
             Topology::Sentinel { master } => {
                 let (addresses, master) = (nodes.iter().map(address).collect::<Vec<_>>(), master.clone());
@@ -281,12 +282,8 @@ impl Way {
             .set_response_timeout(None)
             .set_pipeline_buffer_size(WAITING);
         match self {
-            Way::One(client) => {
-                client.get_multiplexed_async_connection_with_config(&config).await.map(Connection::One)
-            }
-            Way::Sentinel(client) => {
-                client()?.get_async_connection_with_config(&config).await.map(Connection::One)
-            }
+            Way::One(client) => client.get_multiplexed_async_connection_with_config(&config).await.map(Connection::One),
+            Way::Sentinel(client) => client()?.get_async_connection_with_config(&config).await.map(Connection::One),
             Way::Cluster(client) => client.get_async_connection().await.map(Connection::Cluster),
         }
     }

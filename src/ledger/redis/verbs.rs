@@ -3,26 +3,13 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use redis::Value;
-
 use super::backlog::{Entry, Tokened};
-use super::keys::{id_bytes, id_from};
 use super::wire::{self, Call, Contents};
-use super::{Reason, Redis, Token};
+use super::{Fault, Reason, Redis, Token};
 use crate::clock::Moment;
-use crate::ledger::{Charge, Cleared, Known, Look, Settlement};
+use crate::ledger::{Charge, Cleared, Look, Settlement};
 use crate::phone::Phone;
-use crate::policy::subject::Verification;
 use crate::policy::{Key, Kind, Policy, Record, Retention};
-
-/// What Redis knew of an id before it was told.
-struct Learned {
-    was_known: bool,
-    /// What it was rooted in, if in another.
-    before: Option<Verification>,
-    /// What it is rooted in now, if in another.
-    root: Option<Verification>,
-}
 
 /// What is left for later unless it is told: also if nobody waits for that to its end.
 struct Left<'r> {
@@ -134,65 +121,6 @@ impl Redis {
         }
     }
 
-    /// See [`Ledger::whose`](crate::ledger::Ledger::whose).
-    pub async fn whose(&self, id: Verification, now: Moment) -> Option<Known> {
-        let at = self.time.at(now);
-        if let Some(known) = self.warm.whose(id, at) {
-            return Some(known);
-        }
-        let known = self.read_id(id).await?;
-        self.warm.remember(id, known, at);
-        Some(known)
-    }
-
-    /// See [`Ledger::learn`](crate::ledger::Ledger::learn).
-    pub async fn learn(&self, id: Verification, phone: Phone, now: Moment) -> Known {
-        let at = self.time.at(now);
-        let known = self.warm.learn(id, phone, at);
-        let Some(learned) = self.tell_id(id, phone, None).await else {
-            self.leave(Entry::Learn(id, phone));
-            return known;
-        };
-        let told = Known { phone, root: learned.root.unwrap_or(id) };
-        if told != known {
-            self.warm.remember(id, told, at);
-        }
-        told
-    }
-
-    /// See [`Ledger::overhear`](crate::ledger::Ledger::overhear).
-    pub fn overhear(&self, id: Verification, phone: Phone, now: Moment) {
-        let at = self.time.at(now);
-        // What this gateway knows already Redis knows too, and for longer than a verification lives.
-        if self.warm.whose(id, at).is_none_or(|known| known.phone != phone) {
-            self.leave(Entry::Learn(id, phone));
-        }
-        self.warm.learn(id, phone, at);
-    }
-
-    /// See [`Ledger::join`](crate::ledger::Ledger::join).
-    pub async fn join(
-        &self,
-        policy: &Policy,
-        asked: Verification,
-        answered: Verification,
-        phone: Phone,
-        now: Moment,
-    ) -> Known {
-        self.note_retention(policy);
-        let at = self.time.at(now);
-        let known = self.warm.join(policy, asked, answered, phone, at);
-        let Some(told) = self.tell_join(asked, answered, phone).await else {
-            self.leave(Entry::Join { asked, answered, phone });
-            return known;
-        };
-        if told != known {
-            self.warm.remember(asked, told, at);
-            self.warm.remember(answered, told, at);
-        }
-        told
-    }
-
     /// Tells Redis what happened while it could not be told. `false`, if it cannot be told now either.
     pub(super) async fn tell_again(&self, entry: &Entry) -> bool {
         let told = match entry {
@@ -231,14 +159,14 @@ impl Redis {
         }
     }
 
-    async fn tell_charge(&self, Tokened { token, charge }: &Tokened) -> Result<(), super::Fault> {
+    async fn tell_charge(&self, Tokened { token, charge }: &Tokened) -> Result<(), Fault> {
         for (key, name) in self.keys_of(charge, token.beside) {
             self.call(&self.note(&name, self.kept(key), *token, charge)).await?;
         }
         Ok(())
     }
 
-    async fn tell_back(&self, tokened: &Tokened) -> Result<(), super::Fault> {
+    async fn tell_back(&self, tokened: &Tokened) -> Result<(), Fault> {
         let now = self.time.at(self.clock.now());
         for (_, name) in self.keys_of(&tokened.charge, tokened.token.beside) {
             self.call(&self.back(tokened, now, &[name])).await?;
@@ -308,76 +236,6 @@ impl Redis {
         }
     }
 
-    async fn read_id(&self, id: Verification) -> Option<Known> {
-        if !self.circuit.is_up() {
-            return None;
-        }
-        let read = self.link.get(&self.names.id(id), self.bound).await;
-        let value = read.map_err(|fault| self.failed(&fault)).ok()?;
-        let Value::BulkString(bytes) = value else { return None };
-        let (masked, root) = bytes.split_first_chunk::<8>()?;
-        Some(Known { phone: self.names.unmask(id, *masked)?, root: id_from(root).unwrap_or(id) })
-    }
-
-    async fn tell_id(&self, id: Verification, phone: Phone, root: Option<Verification>) -> Option<Learned> {
-        if !self.circuit.is_up() {
-            return None;
-        }
-        self.call_id(id, phone, root).await.map_err(|fault| self.failed(&fault)).ok()
-    }
-
-    async fn call_id(
-        &self,
-        id: Verification,
-        phone: Phone,
-        root: Option<Verification>,
-    ) -> Result<Learned, super::Fault> {
-        let millis = u64::try_from(self.remember.as_millis()).unwrap_or(u64::MAX);
-        let numbers = self.numbers(self.clock.now()).and(millis);
-        let mut call = Call::new("learn", vec![self.names.id(id)], numbers).with(&self.names.mask(id, phone));
-        if let Some(root) = root {
-            call = if root == id { call.with(&[]) } else { call.with(&id_bytes(root)) };
-        }
-        let parts = self.call(&call).await?;
-        Ok(Learned {
-            was_known: wire::number(parts.first())? == 1,
-            before: id_from(wire::bytes(parts.get(1))?),
-            root: id_from(wire::bytes(parts.get(2))?),
-        })
-    }
-
-    async fn tell_join(&self, asked: Verification, answered: Verification, phone: Phone) -> Option<Known> {
-        if !self.circuit.is_up() {
-            return None;
-        }
-        self.call_join(asked, answered, phone).await.map_err(|fault| self.failed(&fault)).ok()
-    }
-
-    async fn call_join(
-        &self,
-        asked: Verification,
-        answered: Verification,
-        phone: Phone,
-    ) -> Result<Known, super::Fault> {
-        let learned = self.call_id(asked, phone, None).await?;
-        let root = learned.root.unwrap_or(asked);
-        if self.names.is_cluster && !learned.was_known {
-            // What it was charged while nobody knew its phone stands elsewhere.
-            let (own, beside) = (self.names.verification(root, None), self.names.verification(root, Some(phone)));
-            self.copy(&own, &beside, self.kept(Key::Verification(root))).await?;
-        }
-        if asked != answered {
-            let other = self.call_id(answered, phone, Some(root)).await?;
-            let before = other.before.unwrap_or(answered);
-            // An id that nobody knew has no codes of its own.
-            if other.was_known && before != root {
-                let (into, from) = (Key::Verification(root), Key::Verification(before));
-                self.call_absorb(into, from, self.remember, self.kept(into)).await?;
-            }
-        }
-        Ok(Known { phone, root })
-    }
-
     async fn tell_absorb(&self, into: Key, from: Key, least: Duration, retention: Retention) -> Option<()> {
         if !self.circuit.is_up() {
             return None;
@@ -385,13 +243,13 @@ impl Redis {
         self.call_absorb(into, from, least, retention).await.map_err(|fault| self.failed(&fault)).ok()
     }
 
-    async fn call_absorb(
+    pub(super) async fn call_absorb(
         &self,
         into: Key,
         from: Key,
         least: Duration,
         retention: Retention,
-    ) -> Result<(), super::Fault> {
+    ) -> Result<(), Fault> {
         let (to, of) = (self.phone_of(into).await, self.phone_of(from).await);
         let names = vec![self.names.key(into, to), self.names.key(from, of)];
         if self.names.is_cluster {
@@ -404,7 +262,7 @@ impl Redis {
     }
 
     /// Notes at one key what there is of another. What is there already is not noted twice.
-    async fn copy(&self, from: &str, into: &str, retention: Retention) -> Result<(), super::Fault> {
+    pub(super) async fn copy(&self, from: &str, into: &str, retention: Retention) -> Result<(), Fault> {
         let parts = self.call(&Call::new("look", vec![from.to_owned()], self.numbers(self.clock.now()))).await?;
         let contents = Contents::read(wire::bytes(parts.first())?);
         self.tell_contents(into, &contents, retention).await
@@ -416,7 +274,7 @@ impl Redis {
         name: &str,
         contents: &Contents,
         retention: Retention,
-    ) -> Result<(), super::Fault> {
+    ) -> Result<(), Fault> {
         for (at, kind) in &contents.charges {
             let charge = Charge { phone: None, verification: None, account: None, at: *at, kind: *kind };
             let token = Token { number: 0, beside: None, is_local: false };
@@ -426,10 +284,5 @@ impl Redis {
             Some(until) => self.call(&self.hold_until(name.to_owned(), until)).await.map(drop),
             None => Ok(()),
         }
-    }
-
-    /// Tells Redis whose an id is, as this gateway knows.
-    pub(super) async fn tell_known(&self, id: Verification, known: Known) -> Result<(), super::Fault> {
-        self.call_id(id, known.phone, (known.root != id).then_some(known.root)).await.map(drop)
     }
 }

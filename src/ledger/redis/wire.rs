@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use redis::Value;
+use redis_rs::Value;
 
 use super::link::Fault;
 use crate::clock::Moment;

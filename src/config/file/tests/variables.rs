@@ -32,6 +32,18 @@ const SAMPLES: &[(&str, &[&str])] = &[
     ("drain_timeout", &["45s"]),
     ("exempt", &["+15550100001, +15550100002"]),
     ("hash_key", &["0123456789abcdef"]),
+    ("ledger.backend", &["memory"]),
+    ("ledger.ca_file", &["Cargo.lock"]),
+    ("ledger.connect_timeout", &["7s"]),
+    ("ledger.connections", &["7"]),
+    ("ledger.hash_key", &["fedcba9876543210"]),
+    ("ledger.master", &["primary"]),
+    ("ledger.max_backlog", &["7"]),
+    ("ledger.on_outage", &["refuse"]),
+    ("ledger.prefix", &["other"]),
+    ("ledger.timeout", &["7ms"]),
+    ("ledger.topology", &["sentinel"]),
+    ("ledger.url", &["rediss://127.0.0.2"]),
     ("limits.code", &["resend_cooldown", "rate_limit_exceeded"]),
     ("limits.counts", &["send,resend", "resend"]),
     ("limits.max", &["7"]),
@@ -79,6 +91,10 @@ pub(super) fn full_text() -> String {
         [tls]
         cert_file = "{SOME_FILE}"
         key_file = "{SOME_FILE}"
+        [ledger]
+        backend = "redis"
+        url = "rediss://127.0.0.1"
+        hash_key = "0123456789abcdef"
         [[throttles]]
         name = "checks"
         per = "client"
@@ -95,7 +111,9 @@ pub(super) fn variables() -> Vec<(String, &'static [&'static str])> {
         sample.unwrap_or_else(|| panic!("there is no sample for {path}")).1
     };
     overridable
-        .filter(|(path, _)| path != "hash_key_file" && path != "admin.token_file")
+        .filter(|(path, _)| {
+            !["hash_key_file", "admin.token_file", "ledger.hash_key_file", "ledger.url_file"].contains(&path.as_str())
+        })
         .map(|(path, variable)| (variable, samples(&path)))
         .collect()
 }
@@ -103,7 +121,8 @@ pub(super) fn variables() -> Vec<(String, &'static [&'static str])> {
 /// What a configuration is, its secrets included.
 fn fingerprint(config: &Config) -> String {
     let is_sample = config.admin.token.as_ref().is_some_and(|token| token.is(b"0123456789abcdef"));
-    format!("{config:?} {:?} {is_sample}", config.hash_key.verification("ver_1"))
+    let phones = config.ledger.redis.as_ref().map(|redis| redis.hash_key.verification("ver_1"));
+    format!("{config:?} {:?} {phones:?} {is_sample}", config.hash_key.verification("ver_1"))
 }
 
 #[test]
@@ -153,8 +172,25 @@ fn no_two_keys_share_a_variable() {
     assert_eq!(variables.len(), distinct.len());
     let files = variables.iter().map(|variable| format!("{variable}_FILE"));
     let shared: Vec<_> = files.filter(|file| distinct.contains(file)).collect();
-    let secrets = ["SENDLY_GATEWAY_ADMIN_TOKEN_FILE", "SENDLY_GATEWAY_HASH_KEY_FILE"];
+    let secrets = ["ADMIN_TOKEN", "HASH_KEY", "LEDGER_HASH_KEY", "LEDGER_URL"];
+    let secrets = secrets.map(|secret| format!("SENDLY_GATEWAY_{secret}_FILE"));
     assert_eq!(shared, secrets, "which mean the same both ways");
+}
+
+#[test]
+fn gateways_that_share_a_ledger_share_the_hash_key_that_stands_in_either_place() {
+    let redis = "backend = \"redis\"\nurl = \"redis://127.0.0.1\"\n";
+    let keys = |text: &str| {
+        let config = parse(text, &[]).unwrap_or_else(|error| panic!("{error}"));
+        let phones = config.ledger.redis.unwrap().hash_key;
+        [config.hash_key, phones].map(|key| key.verification("ver_1"))
+    };
+    let [one, other] =
+        ["0123456789abcdef", "fedcba9876543210"].map(|text| HashKey::from_passphrase(text).verification("ver_1"));
+    assert_eq!(keys(&format!("hash_key = \"0123456789abcdef\"\n[ledger]\n{redis}")), [one, one]);
+    assert_eq!(keys(&format!("[ledger]\n{redis}hash_key = \"0123456789abcdef\"")), [one, one]);
+    let both = format!("hash_key = \"0123456789abcdef\"\n[ledger]\n{redis}hash_key = \"fedcba9876543210\"");
+    assert_eq!(keys(&both), [one, other]);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! A `redis-server` of a test's own: on a free port of 127.0.0.1, in a folder of its own, gone when the test is.
 
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -12,9 +12,10 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Starts a program and ends it when nobody holds its standard input any more: also if the test is killed.
 const WATCHED: &str = r#"
-"$@" >"$LOG" 2>&1 </dev/null &
+"$@" 2>&1 </dev/null &
 pid=$!
-echo $pid
+echo "pid $pid"
+exec >/dev/null
 read -r _
 kill -CONT $pid 2>/dev/null
 kill -KILL $pid 2>/dev/null
@@ -29,10 +30,17 @@ pub(crate) struct Server {
     running: Option<(Child, u32)>,
 }
 
+/// Somebody else listens there.
+#[derive(Debug)]
+struct PortTaken;
+
 impl Server {
     /// A server that saves nothing, with these arguments besides.
     pub(crate) fn start(arguments: &[&str]) -> Self {
-        Self::start_on(free_port(), arguments)
+        // A port that was free may be somebody's connection by now. Then it is another one.
+        let tries = (0..10).map(|_| Self::stopped("redis-server", free_port(), arguments));
+        let started = tries.filter_map(|mut server| server.try_to_run().is_ok().then_some(server)).next();
+        started.expect("no port is free")
     }
 
     pub(crate) fn start_on(port: u16, arguments: &[&str]) -> Self {
@@ -64,34 +72,43 @@ impl Server {
 
     /// Starts it, or starts it again: with nothing in it, unless it was told to save.
     pub(crate) fn run(&mut self) {
+        self.try_to_run().expect("its port is taken");
+    }
+
+    fn try_to_run(&mut self) -> Result<(), PortTaken> {
         self.kill();
         let mut child = Command::new("sh")
             .args(["-c", WATCHED, "watched", self.program])
             .args(&self.arguments)
-            .env("LOG", self.folder.join("log"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut pid = String::new();
-        let mut byte = [0];
-        let out = child.stdout.as_mut().unwrap();
-        while out.read_exact(&mut byte).is_ok() && byte != [b'\n'] {
-            pid.push(char::from(byte[0]));
-        }
-        self.running = Some((child, pid.parse().unwrap()));
-        let mut patience = PATIENCE.as_millis();
-        while self.try_ask(&["PING"]).is_none_or(|answer| answer.starts_with("-LOADING")) {
-            let log = std::fs::read_to_string(self.folder.join("log")).unwrap_or_default();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let (mut said, mut pid) = (String::new(), None);
+        // It says so once it has loaded its data and listens; a sentinel, once it watches.
+        let is_ready = |line: &str| line.contains("Ready to accept connections") || line.contains("+monitor master");
+        for line in lines.by_ref() {
+            let line = line.unwrap();
+            pid = line.strip_prefix("pid ").map(|pid| pid.parse().unwrap()).or(pid);
+            said.push_str(&line);
+            said.push('\n');
             assert!(
-                !log.contains("not found"),
+                !line.contains("not found"),
                 "{} is missing: scripts/setup installs it (Debian: apt-get install redis-server redis-sentinel)",
                 self.program
             );
-            assert!(patience > 0, "{} does not answer:\n{log}", self.program);
-            patience -= 1;
-            a_moment();
+            if pid.is_some() && is_ready(&line) {
+                // What it says from now on nobody reads, but it has to be taken.
+                std::thread::spawn(move || lines.for_each(drop));
+                self.running = Some((child, pid.unwrap()));
+                return Ok(());
+            }
         }
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        assert!(said.contains("already in use"), "{} ends:\n{said}", self.program);
+        Err(PortTaken)
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -162,13 +179,6 @@ impl Drop for Server {
         self.kill();
         let _ = std::fs::remove_dir_all(&self.folder);
     }
-}
-
-/// A millisecond, waited out on a socket: nobody listens for what is waited for.
-fn a_moment() {
-    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    socket.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
-    let _ = socket.recv(&mut [0]);
 }
 
 pub(crate) fn free_port() -> u16 {

@@ -18,6 +18,10 @@ use crate::policy::Key;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
+/// How often it is looked at while nobody asks: so that an outage is known before a client has to wait for it, and so is data that is
+/// not what it was.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
 /// How much is told at a time.
 const AT_ONCE: usize = 64;
 
@@ -27,13 +31,14 @@ pub(super) async fn keep(redis: Weak<Redis>, changed: Arc<Notify>) {
     loop {
         let Some(kept) = redis.upgrade() else { return };
         let done = match kept.circuit.is_up() {
-            true => kept.tell_all().await,
+            true => kept.look_after().await,
             false => kept.recover().await,
         };
         drop(kept);
         if done {
             pause = FIRST_PAUSE;
-            changed.notified().await;
+            // Whichever comes first.
+            let _ = tokio::time::timeout(LOOK_EVERY, changed.notified()).await;
         } else {
             tokio::time::sleep(jittered(pause)).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
@@ -59,15 +64,30 @@ impl Redis {
         reached.is_ok()
     }
 
-    async fn reach(self: &Arc<Self>) -> Result<(), Fault> {
-        self.link.connect().await?;
-        let is_other_data = self.probe().await?;
-        let merged = self.merged.load(Ordering::Relaxed);
-        let (since, _) = self.circuit.state();
-        if is_other_data {
+    /// Looks whether Redis is as it was, and tells it what waits. Returns whether nothing is left to do.
+    async fn look_after(self: &Arc<Self>) -> bool {
+        match self.look_at_data().await {
+            Ok(()) => self.tell_all().await,
+            Err(fault) => {
+                self.failed(&fault);
+                false
+            }
+        }
+    }
+
+    async fn look_at_data(self: &Arc<Self>) -> Result<(), Fault> {
+        if self.probe().await? {
             tracing::warn!("Redis holds other data than before: it is told all that this gateway knows");
             self.tell_everything().await?;
         }
+        Ok(())
+    }
+
+    async fn reach(self: &Arc<Self>) -> Result<(), Fault> {
+        self.link.connect().await?;
+        self.look_at_data().await?;
+        let merged = self.merged.load(Ordering::Relaxed);
+        let (since, _) = self.circuit.state();
         self.backlog.lock().recall(since);
         if !self.tell_all().await {
             return Err(Fault::late(self.bound));

@@ -250,19 +250,23 @@ function verbs.back()
     return { now, found }
 end
 
--- Charges a code that went out already, unless it is there. A token of 0 is told from others by its time and kind alone.
+-- Charges a code that went out already, unless it is there. One whose token nobody remembers (0) is known by its time and kind.
 function verbs.note()
     local at, kind, token = number(), number(), number()
     if not is_told then at = math.min(at, now) end
     local noted = 0
     for _, key in ipairs(KEYS) do
         local log, keep = open(key), read_keep()
-        local earliest = token == 0 and at or at - APART
-        local is_there = find(log, function(time, its, other)
-            if time < earliest then return 'not there' end
-            return its == kind and (token == 0 and time == at or token ~= 0 and other == token)
+        local is_nameless = false
+        local there = find(log, function(time, its, other)
+            if time < at - APART then return 'not there' end
+            is_nameless = other == 0 and time == at
+            return its == kind and (other == token and token ~= 0 or time == at and (other == 0 or token == 0))
         end)
-        if not is_there and at + keep.longest + UNSETTLED > now then
+        if there and is_nameless and token ~= 0 then
+            replace(log, there, struct.pack('>I7I4', at * 2 + kind, token) .. slice(log, there + 1, log.count))
+            save(log, keep.longest)
+        elseif not there and at + keep.longest + UNSETTLED > now then
             trim(log, at, keep)
             insert(log, at, kind, token)
             save(log, keep.longest)

@@ -51,9 +51,9 @@ impl Fault {
         let text = error.to_string();
         let reason = match error.code().unwrap_or_default() {
             // Older servers tell of what a script met within a text of their own.
-            _ if text.contains("OOM ") => Reason::Memory,
+            _ if text.contains("OOM") => Reason::Memory,
             "READONLY" | "MISCONF" | "NOREPLICAS" => Reason::ReadOnly,
-            _ if text.contains("READONLY ") => Reason::ReadOnly,
+            _ if text.contains("READONLY") => Reason::ReadOnly,
             "NOAUTH" | "WRONGPASS" | "NOPERM" => Reason::Auth,
             "LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" | "BUSY" => Reason::Unavailable,
             _ if error.kind() == redis_rs::ErrorKind::AuthenticationFailed => Reason::Auth,

@@ -6,6 +6,7 @@
 #![allow(unreachable_pub, reason = "nothing outside can reach into a test")]
 #![allow(
     clippy::unwrap_used,
+    clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
     reason = "a test that panics is a test that fails"

@@ -17,6 +17,8 @@ mod fleet;
 mod outages;
 #[path = "redis/proxy.rs"]
 mod proxy;
+#[path = "redis/script.rs"]
+mod script;
 #[path = "support/redis.rs"]
 mod server;
 #[path = "redis/shared.rs"]

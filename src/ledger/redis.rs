@@ -252,13 +252,14 @@ impl Redis {
         let number = self.next_token();
         let mut may_be_charged = false;
         if self.circuit.is_up() {
+            let turn = self.circuit.turn();
             let asking = self.ask(policy, subject, kind, number, now);
             let answer = tokio::time::timeout(self.bound, asking).await;
             match answer.unwrap_or_else(|_| Err(Fault::late(self.bound))) {
                 Ok(answer) => return answer,
                 Err(fault) => {
                     may_be_charged = fault.may_be_done;
-                    self.failed(&fault);
+                    self.failed(&fault, turn);
                 }
             }
         }
@@ -335,11 +336,14 @@ impl Redis {
         let names: Vec<String> = keys.iter().map(|key| self.names.key(*key, token.beside)).collect();
         for _ in 0..2 {
             let deadline = match self.time.told(now) {
-                None if self.time.is_known() => (self.time.at(self.clock.now()) + self.bound).as_micros(),
+                // The server's time is known to within the time that an answer takes: another bound.
+                None if self.time.is_known() => (self.time.at(self.clock.now()) + self.bound * 2).as_micros(),
                 _ => 0,
             };
             let numbers = self.numbers(now).and(deadline).and(token.number.into()).kind(kind);
             let numbers = numbers.and(policy.holds().into()).and(charges.into());
+            // A cluster's client asks again by itself when a server has moved.
+            let numbers = numbers.and(self.names.is_cluster.into());
             let numbers = keys.iter().map(|key| key.per()).fold(numbers, |numbers, per| {
                 let counts = policy.counts(per, kind);
                 numbers.and(counts.into()).keep(policy.retention(per)).rules(policy.met(per, kind))
@@ -364,19 +368,25 @@ impl Redis {
 
     /// Calls it where it can be called. `None`, where it is away.
     async fn tell(&self, call: &Call) -> Option<Vec<redis_rs::Value>> {
+        self.attempt(self.call(call)).await
+    }
+
+    /// The same, for whatever is called.
+    async fn attempt<T>(&self, calling: impl Future<Output = Result<T, Fault>>) -> Option<T> {
         if !self.circuit.is_up() {
             return None;
         }
-        self.call(call).await.map_err(|fault| self.failed(&fault)).ok()
+        let turn = self.circuit.turn();
+        calling.await.map_err(|fault| self.failed(&fault, turn)).ok()
     }
 
     fn numbers(&self, now: Moment) -> Numbers {
         Numbers::new(self.time.told(now))
     }
 
-    /// A call failed. If that is how it goes now, nobody waits for the next one.
-    fn failed(&self, fault: &Fault) {
-        if self.circuit.failed(fault.reason, self.clock.now()) {
+    /// A call of this turn failed. If that is how it goes now, nobody waits for the next one.
+    fn failed(&self, fault: &Fault, turn: u32) {
+        if self.circuit.failed(fault.reason, turn, self.clock.now()) {
             let goes_on = match self.on_outage {
                 OnOutage::Local => "this gateway counts by itself",
                 OnOutage::Refuse => "codes are refused",

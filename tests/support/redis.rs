@@ -98,10 +98,10 @@ impl Server {
                 "{} is missing: scripts/setup installs it (Debian: apt-get install redis-server redis-sentinel)",
                 self.program
             );
-            if pid.is_some() && is_ready(&line) {
+            if let Some(pid) = pid.filter(|_| is_ready(&line)) {
                 // What it says from now on nobody reads, but it has to be taken.
                 std::thread::spawn(move || lines.for_each(drop));
-                self.running = Some((child, pid.unwrap()));
+                self.running = Some((child, pid));
                 return Ok(());
             }
         }

@@ -65,6 +65,8 @@ pub(super) struct Circuit {
     /// Whether it was ever decided which it is.
     has_begun: AtomicBool,
     in_a_row: AtomicU32,
+    /// How often it came back: what was asked before that says nothing about now.
+    turn: AtomicU32,
     /// In microseconds since the epoch.
     since: AtomicU64,
     reason: AtomicUsize,
@@ -78,6 +80,7 @@ impl Circuit {
             is_up: AtomicBool::new(false),
             has_begun: AtomicBool::new(false),
             in_a_row: AtomicU32::new(0),
+            turn: AtomicU32::new(0),
             since: AtomicU64::new(now.as_micros()),
             reason: AtomicUsize::new(Reason::Unreachable as usize),
             outages: Default::default(),
@@ -106,8 +109,16 @@ impl Circuit {
         }
     }
 
-    /// It did not. Returns whether that is why it is not asked any more, as of now.
-    pub(super) fn failed(&self, reason: Reason, now: Moment) -> bool {
+    /// Which turn this is: from when it can be asked to when it can be asked again.
+    pub(super) fn turn(&self) -> u32 {
+        self.turn.load(Ordering::Acquire)
+    }
+
+    /// It did not, when it was asked in that turn. Returns whether that is why it is not asked any more, as of now.
+    pub(super) fn failed(&self, reason: Reason, turn: u32, now: Moment) -> bool {
+        if turn != self.turn() {
+            return false;
+        }
         let in_a_row = self.in_a_row.fetch_add(1, Ordering::Relaxed) + 1;
         let was_up = match reason.is_certain() || in_a_row >= IN_A_ROW {
             true => self.is_up.swap(false, Ordering::AcqRel) || !self.has_begun.swap(true, Ordering::AcqRel),
@@ -128,6 +139,7 @@ impl Circuit {
     pub(super) fn close(&self, now: Moment) -> Option<Duration> {
         let since = Moment::from_micros(self.since.swap(now.as_micros(), Ordering::Relaxed));
         self.in_a_row.store(0, Ordering::Relaxed);
+        self.turn.fetch_add(1, Ordering::AcqRel);
         self.is_up.store(true, Ordering::Release);
         self.has_begun.swap(true, Ordering::AcqRel).then(|| now.since(since))
     }
@@ -149,12 +161,18 @@ mod tests {
         let circuit = Circuit::new(NOW);
         assert!(!circuit.is_up());
         assert_eq!(circuit.close(NOW), None);
-        assert!(!circuit.failed(Reason::Timeout, NOW) && !circuit.failed(Reason::Timeout, NOW));
+        assert!(
+            !circuit.failed(Reason::Timeout, circuit.turn(), NOW)
+                && !circuit.failed(Reason::Timeout, circuit.turn(), NOW)
+        );
         circuit.worked();
-        assert!(!circuit.failed(Reason::Timeout, NOW) && !circuit.failed(Reason::Timeout, NOW));
+        assert!(
+            !circuit.failed(Reason::Timeout, circuit.turn(), NOW)
+                && !circuit.failed(Reason::Timeout, circuit.turn(), NOW)
+        );
         assert!(circuit.is_up());
-        assert!(circuit.failed(Reason::Timeout, NOW));
-        assert!(!circuit.is_up() && !circuit.failed(Reason::Timeout, NOW), "it is told once");
+        assert!(circuit.failed(Reason::Timeout, circuit.turn(), NOW));
+        assert!(!circuit.is_up() && !circuit.failed(Reason::Timeout, circuit.turn(), NOW), "it is told once");
         assert_eq!(circuit.state(), (NOW, Some(Reason::Timeout)));
         assert_eq!(circuit.outages().iter().sum::<u64>(), 1);
     }
@@ -163,16 +181,27 @@ mod tests {
     fn what_is_certain_is_enough() {
         let circuit = Circuit::new(NOW);
         circuit.close(NOW);
-        assert!(circuit.failed(Reason::ReadOnly, NOW));
+        assert!(circuit.failed(Reason::ReadOnly, circuit.turn(), NOW));
         assert_eq!(circuit.close(NOW + Duration::from_secs(9)), Some(Duration::from_secs(9)));
         assert_eq!(circuit.state(), (NOW + Duration::from_secs(9), None));
     }
 
     #[test]
+    fn what_failed_before_it_came_back_says_nothing_about_now() {
+        let circuit = Circuit::new(NOW);
+        circuit.close(NOW);
+        let before = circuit.turn();
+        assert!(circuit.failed(Reason::Unreachable, before, NOW));
+        circuit.close(NOW);
+        assert!(!circuit.failed(Reason::Unreachable, before, NOW));
+        assert!(circuit.is_up());
+    }
+
+    #[test]
     fn a_start_without_it_is_an_outage_too() {
         let circuit = Circuit::new(NOW);
-        assert!(circuit.failed(Reason::Unreachable, NOW));
-        assert!(!circuit.failed(Reason::Unreachable, NOW));
+        assert!(circuit.failed(Reason::Unreachable, circuit.turn(), NOW));
+        assert!(!circuit.failed(Reason::Unreachable, circuit.turn(), NOW));
         assert_eq!(circuit.close(NOW + Duration::from_secs(9)), Some(Duration::from_secs(9)));
     }
 }

@@ -82,21 +82,14 @@ impl Redis {
     }
 
     async fn read_id(&self, id: Verification) -> Option<Known> {
-        if !self.circuit.is_up() {
-            return None;
-        }
-        let read = self.link.get(&self.names.id(id), self.bound).await;
-        let value = read.map_err(|fault| self.failed(&fault)).ok()?;
+        let value = self.attempt(self.link.get(&self.names.id(id), self.bound)).await?;
         let Value::BulkString(bytes) = value else { return None };
         let (masked, root) = bytes.split_first_chunk::<8>()?;
         Some(Known { phone: self.names.unmask(id, *masked)?, root: id_from(root).unwrap_or(id) })
     }
 
     async fn tell_id(&self, id: Verification, phone: Phone, root: Option<Verification>) -> Option<Learned> {
-        if !self.circuit.is_up() {
-            return None;
-        }
-        self.call_id(id, phone, root).await.map_err(|fault| self.failed(&fault)).ok()
+        self.attempt(self.call_id(id, phone, root)).await
     }
 
     pub(super) async fn call_id(
@@ -120,10 +113,7 @@ impl Redis {
     }
 
     async fn tell_join(&self, asked: Verification, answered: Verification, phone: Phone) -> Option<Known> {
-        if !self.circuit.is_up() {
-            return None;
-        }
-        self.call_join(asked, answered, phone).await.map_err(|fault| self.failed(&fault)).ok()
+        self.attempt(self.call_join(asked, answered, phone)).await
     }
 
     pub(super) async fn call_join(

@@ -55,9 +55,10 @@ fn jittered(pause: Duration) -> Duration {
 impl Redis {
     /// Tries to reach Redis, and tells it what it has missed. Returns whether it can be asked again.
     async fn recover(self: &Arc<Self>) -> bool {
+        let turn = self.circuit.turn();
         let reached = self.reach().await;
         if let Err(fault) = &reached {
-            self.failed(fault);
+            self.failed(fault, turn);
         }
         // Whoever waits for the first try need wait no longer. It is set once, and asking for that twice is no error.
         let _ = self.tried.set(());
@@ -66,13 +67,7 @@ impl Redis {
 
     /// Looks whether Redis is as it was, and tells it what waits. Returns whether nothing is left to do.
     async fn look_after(self: &Arc<Self>) -> bool {
-        match self.look_at_data().await {
-            Ok(()) => self.tell_all().await,
-            Err(fault) => {
-                self.failed(&fault);
-                false
-            }
-        }
+        self.attempt(self.look_at_data()).await.is_some() && self.tell_all().await
     }
 
     async fn look_at_data(self: &Arc<Self>) -> Result<(), Fault> {

@@ -194,9 +194,19 @@ local verbs = {}
 
 -- Judges one more code against some logs and, if no limit refuses, charges it to all of them.
 function verbs.reserve()
-    local deadline, token, kind, holds, charges = number(), number(), number(), number() == 1, number() == 1
+    local deadline, token, kind, holds = number(), number(), number(), number() == 1
+    local charges, may_be_again = number() == 1, number() == 1
     -- It waited so long to be carried out that nobody waits for it any more.
     if deadline > 0 and now > deadline then return { now, 2 } end
+    if may_be_again then
+        for _, key in ipairs(KEYS) do
+            local log = open(key)
+            local i = find(log, function(time, its, other)
+                return other == token and its == kind or time < now - APART and 'not there'
+            end)
+            if i then return { now, 0, (charge(log, i)), {}, {} } end
+        end
+    end
     local logs, told, refused, at = {}, {}, false, now
     for i, key in ipairs(KEYS) do
         local log, facts = open(key), {}

@@ -123,6 +123,7 @@ impl Redis {
 
     /// Tells Redis what happened while it could not be told. `false`, if it cannot be told now either.
     pub(super) async fn tell_again(&self, entry: &Entry) -> bool {
+        let turn = self.circuit.turn();
         let told = match entry {
             Entry::Charge(tokened) => self.tell_charge(tokened).await,
             Entry::GiveBack(tokened) => self.tell_back(tokened).await,
@@ -148,7 +149,7 @@ impl Redis {
         match told {
             Ok(()) => true,
             Err(fault) => {
-                self.failed(&fault);
+                self.failed(&fault, turn);
                 // What is never understood must not stand in the way of all that comes after it.
                 fault.reason == Reason::Error && {
                     tracing::error!(error = fault.text, "Redis cannot be told something: it is lost");
@@ -237,10 +238,7 @@ impl Redis {
     }
 
     async fn tell_absorb(&self, into: Key, from: Key, least: Duration, retention: Retention) -> Option<()> {
-        if !self.circuit.is_up() {
-            return None;
-        }
-        self.call_absorb(into, from, least, retention).await.map_err(|fault| self.failed(&fault)).ok()
+        self.attempt(self.call_absorb(into, from, least, retention)).await
     }
 
     pub(super) async fn call_absorb(

@@ -48,7 +48,7 @@ impl Script {
     }
 
     async fn give_back(&mut self, at: u64, token: u64) -> i64 {
-        match self.ask("back", &[START + DAY, at, 0, token]).await[0] {
+        match self.ask("back", &[START + DAY, at, token]).await[0] {
             Value::Int(found) => found,
             ref other => panic!("{other:?}"),
         }

@@ -76,13 +76,34 @@ local function find(log, is_it)
         local from = math.max(last - 64, 0)
         local some = slice(log, from, last)
         for i = last - 1, from, -1 do
-            local word, token = struct.unpack('>I7I4', some, (i - from) * RECORD + 1)
+            local word = struct.unpack('>I7', some, (i - from) * RECORD + 1)
             local kind = word % 2
-            local found = is_it((word - kind) / 2, kind, token)
-            if found then return found == true and i or nil end
+            if is_it((word - kind) / 2, kind) then return i end
         end
         last = from
     end
+end
+
+-- Finds the newest charge that has these bytes there, among those since then: its place. However many there are, it is fast.
+local function find_bytes(log, bytes, there, earliest)
+    local last = log.count
+    while last > 0 do
+        local from = math.max(last - 1024, 0)
+        local some = slice(log, from, last)
+        local at = 0
+        repeat
+            at = some:find(bytes, at + 1, true)
+            local first = at and at - 1 - there
+            if at and first >= 0 and first % RECORD == 0 then return from + first / RECORD end
+        until not at
+        local word = struct.unpack('>I7', some)
+        if word < earliest * 2 then return nil end
+        last = from
+    end
+end
+
+local function find_token(log, token, at)
+    return find_bytes(log, struct.pack('>I4', token), 7, at - APART)
 end
 
 -- The time of the n-th newest charge that a limit counts.
@@ -201,9 +222,7 @@ function verbs.reserve()
     if may_be_again then
         for _, key in ipairs(KEYS) do
             local log = open(key)
-            local i = find(log, function(time, its, other)
-                return other == token and its == kind or time < now - APART and 'not there'
-            end)
+            local i = find_token(log, token, now)
             if i then return { now, 0, (charge(log, i)), {}, {} } end
         end
     end
@@ -244,13 +263,11 @@ end
 
 -- Gives a charge back, wherever it is still there.
 function verbs.back()
-    local at, kind, token = number(), number(), number()
+    local at, token = number(), number()
     local found = 0
     for _, key in ipairs(KEYS) do
         local log = open(key)
-        local i = find(log, function(time, its, other)
-            return other == token and its == kind or time < at - APART and 'not there'
-        end)
+        local i = find_token(log, token, at)
         if i then
             replace(log, i, slice(log, i + 1, log.count))
             save(log, 0)
@@ -267,16 +284,14 @@ function verbs.note()
     local noted = 0
     for _, key in ipairs(KEYS) do
         local log, keep = open(key), read_keep()
-        local is_nameless = false
-        local there = find(log, function(time, its, other)
-            if time < at - APART then return 'not there' end
-            is_nameless = other == 0 and time == at
-            return its == kind and (other == token and token ~= 0 or time == at and (other == 0 or token == 0))
-        end)
-        if there and is_nameless and token ~= 0 then
-            replace(log, there, struct.pack('>I7I4', at * 2 + kind, token) .. slice(log, there + 1, log.count))
+        local when, own = struct.pack('>I7', at * 2 + kind), token ~= 0 and find_token(log, token, at)
+        local nameless = not own and find_bytes(log, when .. '\0\0\0\0', 0, at)
+        if nameless and token ~= 0 then
+            replace(log, nameless, when .. struct.pack('>I4', token) .. slice(log, nameless + 1, log.count))
             save(log, keep.longest)
-        elseif not there and at + keep.longest + UNSETTLED > now then
+        elseif own or nameless or token == 0 and find_bytes(log, when, 0, at) then
+            -- It is there.
+        elseif at + keep.longest + UNSETTLED > now then
             trim(log, at, keep)
             insert(log, at, kind, token)
             save(log, keep.longest)

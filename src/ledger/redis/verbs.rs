@@ -202,7 +202,7 @@ impl Redis {
 
     fn back(&self, Tokened { token, charge }: &Tokened, now: Moment, names: &[String]) -> Call {
         let numbers = self.numbers(now).and(self.at(*token, charge).as_micros());
-        Call::new("back", names.to_vec(), numbers.kind(charge.kind).and(token.number.into()))
+        Call::new("back", names.to_vec(), numbers.and(token.number.into()))
     }
 
     fn note(&self, name: &str, retention: Retention, token: Token, charge: &Charge) -> Call {

@@ -60,8 +60,16 @@ fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
         println!("{}\n", machine::describe());
-        decision::table(&plan).await;
-        memory::table(&plan).await;
-        latency::table(&plan).await;
+        // One of them, or all.
+        let is_all = !["--decision", "--memory", "--latency"].into_iter().any(has);
+        if is_all || has("--decision") {
+            decision::table(&plan).await;
+        }
+        if is_all || has("--memory") {
+            memory::table(&plan).await;
+        }
+        if is_all || has("--latency") {
+            latency::table(&plan).await;
+        }
     });
 }

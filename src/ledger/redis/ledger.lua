@@ -39,6 +39,9 @@ local function slice(log, from, to)
     local first, last = log.first + from * RECORD, log.first + to * RECORD
     if from >= to then return '' end
     if log.whole then return log.head:sub(first + 1, last) end
+    if from >= log.tail_from then
+        return log.tail:sub((from - log.tail_from) * RECORD + 1, (to - log.tail_from) * RECORD)
+    end
     return redis.call('GETRANGE', log.key, first, last - 1)
 end
 
@@ -61,6 +64,11 @@ local function open(key)
     end
     local length = log.whole and #head or redis.call('STRLEN', key)
     log.count = (length - log.first) / RECORD
+    if not log.whole then
+        -- Its end is looked at more than once.
+        log.tail_from = log.count - math.floor(SHORT / RECORD) + 1
+        log.tail = redis.call('GETRANGE', key, log.first + log.tail_from * RECORD, -1)
+    end
     while log.count > 0 and slice(log, log.count - 1, log.count) == BLANK do log.count = log.count - 1 end
     return log
 end
@@ -126,6 +134,11 @@ local function replace(log, from, tail)
         log.head = log.head:sub(1, log.first + from * RECORD) .. tail
     else
         redis.call('SETRANGE', log.key, log.first + from * RECORD, tail .. string.rep(BLANK, log.count - count))
+        if from >= log.tail_from then
+            log.tail = log.tail:sub(1, (from - log.tail_from) * RECORD) .. tail
+        else
+            log.tail_from, log.tail = from, tail
+        end
     end
     log.count = count
 end

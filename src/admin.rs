@@ -78,7 +78,7 @@ impl Admin {
             Route::Metrics => Answer::exposition(self.gateway.expose()),
             Route::Live => Answer::text(StatusCode::OK, "ok\n"),
             Route::Ready => match self.not_ready() {
-                None => Answer::text(StatusCode::OK, "ok\n"),
+                None => Answer::text(StatusCode::OK, &format!("ok\n{}", status::ledger_line(&self.gateway))),
                 Some(why) => Answer::text(StatusCode::SERVICE_UNAVAILABLE, &format!("not ready: {why}\n")),
             },
             Route::Status => Answer::json(&status::status(&self.gateway, &self.board, self.not_ready())),

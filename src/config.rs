@@ -3,6 +3,7 @@
 
 mod changes;
 pub mod file;
+pub mod ledger;
 mod token;
 
 use std::net::SocketAddr;
@@ -18,6 +19,7 @@ use crate::policy::subject::HashKey;
 use crate::policy::{Limit, WhenFull};
 use crate::sendly::Operation;
 use crate::sendly::tariff::Tariff;
+use ledger::Ledger;
 
 /// The whole configuration.
 #[derive(Clone, Debug)]
@@ -36,6 +38,8 @@ pub struct Config {
     pub clients: Clients,
     /// The listener for operators.
     pub admin: Admin,
+    /// Where codes are counted.
+    pub ledger: Ledger,
     /// What is kept in memory, and how much of it.
     pub memory: Memory,
     /// Where that outlives the process.

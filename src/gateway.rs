@@ -27,6 +27,7 @@ pub mod retries;
 mod session;
 pub mod settings;
 mod state;
+mod store;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -38,10 +39,11 @@ use arc_swap::ArcSwap;
 use crate::access::{AccessLog, Entry, TraceId};
 use crate::clock::{Clock, Moment};
 use crate::config::{self, Config};
-use crate::ledger::Ledger;
 use crate::ledger::durable::{self, Durable};
 use crate::ledger::memory::{Bounds, Dropped, Memory};
-use crate::metrics::{Metrics, Outcome, Reload, Sizes, Swept};
+use crate::ledger::redis::Reason;
+use crate::ledger::{self, Ledger};
+use crate::metrics::{Metrics, Outcome, Reload, Shared, Sizes, Swept};
 use crate::phone::Phone;
 use crate::policy::subject::{Account, HashKey};
 use crate::sendly::{Operation, body};
@@ -97,7 +99,7 @@ impl Gateway {
         let durable = Arc::new(Durable::new(Arc::clone(&memory)));
         Ok(Arc::new(Self {
             hash_key: config.hash_key.clone(),
-            ledger: Ledger::Durable(Arc::clone(&durable)),
+            ledger: store::ledger(config, &durable, &clock)?,
             memory,
             durable,
             saving: Saving::default(),
@@ -170,6 +172,15 @@ impl Gateway {
         if let Some(saved) = self.saved() {
             self.metrics.saved(saved);
         }
+        let state = self.shared_ledger();
+        let outages = state.map_or_else(Default::default, |state| state.outages);
+        self.metrics.shared_ledger(&Shared {
+            is_up: state.is_none_or(|state| state.away.is_none()),
+            outages: Reason::ALL.iter().map(|reason| reason.name()).zip(outages).collect(),
+            backlog: state.map_or(0, |state| state.backlog),
+            merged: state.map_or(0, |state| state.merged),
+            lost: state.map_or(0, |state| state.lost),
+        });
         self.metrics.expose()
     }
 
@@ -199,6 +210,21 @@ impl Gateway {
         self.settings().upstream.peer.resolve().await
     }
 
+    /// Waits until it was tried to reach the ledger that gateways share, if there is one.
+    pub async fn has_tried_ledger(&self) {
+        if let Ledger::Redis(redis) = &self.ledger {
+            redis.tried().await;
+        }
+    }
+
+    /// How it stands with the ledger that gateways share, if there is one.
+    pub fn shared_ledger(&self) -> Option<ledger::redis::State> {
+        match &self.ledger {
+            Ledger::Memory(_) | Ledger::Durable(_) => None,
+            Ledger::Redis(redis) => Some(redis.state()),
+        }
+    }
+
     /// Whether it knows where Sendly is.
     pub fn is_ready(&self) -> bool {
         self.settings.load().knows_upstream()
@@ -212,7 +238,8 @@ impl Gateway {
         for shard in 0..self.memory.shards() {
             // Anew for each: a reload may have come, and need what the limits before it did not.
             let settings = self.settings();
-            let Dropped { keys, verifications } = self.memory.sweep_one(shard, &settings.policy, self.clock.now());
+            let Dropped { keys, verifications } =
+                self.memory.sweep_one(shard, &settings.policy, self.ledger.time(self.clock.now()));
             swept.keys += keys;
             swept.verifications += verifications;
             tokio::task::yield_now().await;
@@ -299,7 +326,7 @@ impl Gateway {
         let body::Shown { id, phone } = body::read_shown(body);
         let verification = id.map(|id| self.hash_key.verification(&id));
         if let (Some(verification), Some(phone)) = (verification, phone) {
-            self.ledger.learn_at_once(verification, phone, now);
+            self.ledger.overhear(verification, phone, now);
         }
         if operation == Operation::Check && body::is_verified(body) {
             self.metrics.confirmed(verification, phone);

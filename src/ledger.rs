@@ -12,6 +12,7 @@
 pub mod durable;
 pub mod journal;
 pub mod memory;
+pub mod redis;
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use crate::policy::subject::{Account, Verification};
 use crate::policy::{Decision, Key, Kind, Policy, Refusal, Subject};
 use durable::Durable;
 use memory::Memory;
+use redis::Redis;
 
 /// The store behind the verbs.
 #[derive(Clone, Debug)]
@@ -31,6 +33,8 @@ pub enum Ledger {
     Memory(Arc<Memory>),
     /// In this process' memory, and written down as it happens.
     Durable(Arc<Durable>),
+    /// In Redis, for all gateways that share it.
+    Redis(Arc<Redis>),
 }
 
 /// What came of asking for a code.
@@ -42,6 +46,8 @@ pub enum Verdict {
     Refused(Refusal),
     /// A key of it is new, and there is no room for another. Nothing was charged anywhere.
     NoRoom,
+    /// The store cannot be asked, and codes are refused for that. Nothing was charged anywhere.
+    Away,
 }
 
 /// What is known of a verification.
@@ -106,11 +112,19 @@ impl Ledger {
         let (decision, verdict) = match self {
             Ledger::Memory(memory) => memory.reserve(policy, subject, kind, now),
             Ledger::Durable(durable) => durable.reserve(policy, subject, kind, now).await,
+            Ledger::Redis(redis) => {
+                let (decision, verdict) = redis.reserve(policy, subject, kind, now).await;
+                let verdict = match verdict {
+                    redis::Verdict::Charged(charge, token) => Verdict::Reserved(self.reservation(charge, Some(token))),
+                    redis::Verdict::Refused(refusal) => Verdict::Refused(refusal),
+                    redis::Verdict::NoRoom => Verdict::NoRoom,
+                    redis::Verdict::Away => Verdict::Away,
+                };
+                return (decision, verdict);
+            }
         };
         let verdict = match verdict {
-            memory::Verdict::Charged(charge) => {
-                Verdict::Reserved(Reservation { ledger: self.clone(), charge, ends: Settlement::Keep })
-            }
+            memory::Verdict::Charged(charge) => Verdict::Reserved(self.reservation(charge, None)),
             memory::Verdict::Refused(refusal) => Verdict::Refused(refusal),
             memory::Verdict::NoRoom => Verdict::NoRoom,
         };
@@ -122,6 +136,7 @@ impl Ledger {
         match self {
             Ledger::Memory(memory) => memory.record(policy, key, kind, at),
             Ledger::Durable(durable) => durable.record(policy, key, kind, at),
+            Ledger::Redis(redis) => redis.record(policy, key, kind, at).await,
         }
     }
 
@@ -131,6 +146,7 @@ impl Ledger {
         match self {
             Ledger::Memory(memory) => memory.absorb(policy, into, from),
             Ledger::Durable(durable) => durable.absorb(policy, into, from, now),
+            Ledger::Redis(redis) => redis.absorb(policy, into, from).await,
         }
     }
 
@@ -139,6 +155,7 @@ impl Ledger {
         match self {
             Ledger::Memory(memory) => memory.hold(key, until),
             Ledger::Durable(durable) => durable.hold(key, until, now),
+            Ledger::Redis(redis) => redis.hold(key, until).await,
         }
     }
 
@@ -147,6 +164,7 @@ impl Ledger {
         match self {
             Ledger::Memory(memory) => memory.look(policy, key, now),
             Ledger::Durable(durable) => durable.memory().look(policy, key, now),
+            Ledger::Redis(redis) => redis.look(policy, key, now).await,
         }
     }
 
@@ -157,6 +175,7 @@ impl Ledger {
         match self {
             Ledger::Memory(memory) => memory.clear(policy, key, now),
             Ledger::Durable(durable) => durable.clear(policy, key, now),
+            Ledger::Redis(redis) => redis.clear(policy, key, now).await,
         }
     }
 
@@ -165,6 +184,7 @@ impl Ledger {
         match self {
             Ledger::Memory(memory) => memory.whose(id, now),
             Ledger::Durable(durable) => durable.memory().whose(id, now),
+            Ledger::Redis(redis) => redis.whose(id, now).await,
         }
     }
 
@@ -173,14 +193,17 @@ impl Ledger {
         match self {
             Ledger::Memory(memory) => memory.learn(id, phone, now),
             Ledger::Durable(durable) => durable.learn(id, phone, now).await,
+            Ledger::Redis(redis) => redis.learn(id, phone, now).await,
         }
     }
 
-    /// The same, for whoever cannot wait.
-    pub fn learn_at_once(&self, id: Verification, phone: Phone, now: Moment) -> Known {
+    /// The same, of an answer that passes by and waits for nobody. This gateway knows it at once; others that share the store may
+    /// know it a moment later.
+    pub fn overhear(&self, id: Verification, phone: Phone, now: Moment) {
         match self {
-            Ledger::Memory(memory) => memory.learn(id, phone, now),
-            Ledger::Durable(durable) => durable.learn_at_once(id, phone, now),
+            Ledger::Memory(memory) => drop(memory.learn(id, phone, now)),
+            Ledger::Durable(durable) => drop(durable.learn_at_once(id, phone, now)),
+            Ledger::Redis(redis) => redis.overhear(id, phone, now),
         }
     }
 
@@ -197,14 +220,20 @@ impl Ledger {
         match self {
             Ledger::Memory(memory) => memory.join(policy, asked, answered, phone, now),
             Ledger::Durable(durable) => durable.join(policy, asked, answered, phone, now).await,
+            Ledger::Redis(redis) => redis.join(policy, asked, answered, phone, now).await,
         }
     }
 
-    fn settle(&self, charge: &Charge, settlement: Settlement) {
+    /// The time by which the ledger in memory goes, at this moment: that of the store that gateways share, if there is one.
+    pub fn time(&self, now: Moment) -> Moment {
         match self {
-            Ledger::Memory(memory) => memory.settle(charge, settlement),
-            Ledger::Durable(durable) => durable.settle(charge, settlement),
+            Ledger::Memory(_) | Ledger::Durable(_) => now,
+            Ledger::Redis(redis) => redis.time(now),
         }
+    }
+
+    fn reservation(&self, charge: Charge, token: Option<redis::Token>) -> Reservation {
+        Reservation { ledger: self.clone(), charge, token, ends: Some(Settlement::Keep) }
     }
 }
 
@@ -232,25 +261,42 @@ impl Settlement {
 pub struct Reservation {
     ledger: Ledger,
     charge: Charge,
-    /// How dropping it, which is what settles it, settles it.
-    ends: Settlement,
+    /// What tells it from all others, where it is in a store that gateways share.
+    token: Option<redis::Token>,
+    /// How dropping it settles it; `None`, once it is.
+    ends: Option<Settlement>,
 }
 
 impl Reservation {
-    /// The time that it was charged with.
+    /// The time that it was charged with, on the clock of whoever charged it.
     pub fn at(&self) -> Moment {
         self.charge.at
     }
 
-    /// Settles it.
-    pub fn settle(mut self, settlement: Settlement) {
-        self.ends = settlement;
+    /// Settles it. It is settled for everybody when this returns; whoever does not wait for that settles it all the same.
+    pub async fn settle(mut self, settlement: Settlement) {
+        self.ends = Some(settlement);
+        if let (Ledger::Redis(redis), Some(token), Settlement::GiveBack) = (self.ledger.clone(), self.token, settlement)
+        {
+            // From here on it is Redis' matter, also if this wait is cut off.
+            self.ends = None;
+            redis.give_back(&self.charge, token).await;
+        }
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.ledger.settle(&self.charge, self.ends);
+        if self.ends != Some(Settlement::GiveBack) {
+            // Kept: there is nothing to be done.
+            return;
+        }
+        match (&self.ledger, self.token) {
+            (Ledger::Memory(memory), _) => memory.settle(&self.charge, Settlement::GiveBack),
+            (Ledger::Durable(durable), _) => durable.settle(&self.charge, Settlement::GiveBack),
+            (Ledger::Redis(redis), Some(token)) => redis.give_back_later(&self.charge, token),
+            (Ledger::Redis(_), None) => {}
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod codes;
 mod journal;
+mod ledger;
 mod limits;
 pub mod refused;
 mod register;
@@ -26,6 +27,7 @@ use crate::sendly::Operation;
 use crate::sendly::tariff::Tariff;
 pub use codes::Fate;
 pub use journal::{Found as Restored, Saved};
+pub use ledger::Shared;
 pub use limits::Series;
 use refused::Refused;
 use register::Register;
@@ -98,6 +100,7 @@ pub struct Metrics {
     codes: codes::Codes,
     upstream: upstream::Upstream,
     state: state::State,
+    ledger: ledger::OfLedger,
     reloads: reloads::Reloads,
     journal: journal::Journal,
     whom: Refused,
@@ -169,6 +172,7 @@ impl Metrics {
             codes: codes::Codes::new(register)?,
             upstream: upstream::Upstream::new(register)?,
             state: state::State::new(register)?,
+            ledger: ledger::OfLedger::new(register)?,
             reloads: reloads::Reloads::new(register, started)?,
             journal: journal::Journal::new()?,
             whom: Refused::default(),
@@ -264,6 +268,11 @@ impl Metrics {
     /// How much of the state is on the disk now.
     pub fn saved(&self, saved: Saved) {
         self.journal.stands(saved);
+    }
+
+    /// How it stands with the ledger that gateways share, now.
+    pub fn shared_ledger(&self, shared: &Shared<'_>) {
+        self.ledger.set(shared);
     }
 
     /// The certificate that clients are shown expires then, in seconds since the Unix epoch.

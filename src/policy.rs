@@ -2,6 +2,7 @@
 
 pub mod standing;
 pub mod subject;
+pub mod told;
 pub mod window;
 
 use std::time::Duration;
@@ -92,6 +93,17 @@ pub enum WhenFull {
     /// It is refused with 503: no code without a count.
     Refuse,
     /// It passes without being counted per the key that found no room, and a metric says so.
+    Allow,
+}
+
+/// What happens to codes while the store that gateways share cannot be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnOutage {
+    /// Each gateway goes on by itself, with what it has seen.
+    Local,
+    /// They are refused with 503.
+    Refuse,
+    /// They go out, whatever limits say. They are counted all the same.
     Allow,
 }
 

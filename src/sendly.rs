@@ -97,4 +97,6 @@ pub mod code {
     pub const UPSTREAM_TIMEOUT: &str = "upstream_timeout";
     /// 503, the gateway's own: it tracks as many keys as its configuration lets it.
     pub const AT_CAPACITY: &str = "at_capacity";
+    /// 503, the gateway's own: the ledger that it shares with others cannot be asked, and it is configured to refuse then.
+    pub const LEDGER_AWAY: &str = "ledger_unavailable";
 }

@@ -98,6 +98,8 @@ pub struct Running {
 pub async fn start(config: Config, sockets: Sockets, clock: Clock) -> Result<Running, String> {
     let prepared = Prepare::read(config, clock)?;
     prepared.gateway.restore()?;
+    // The first requests are to find it, if it can be found.
+    prepared.gateway.has_tried_ledger().await;
     prepared.serve(sockets)
 }
 
@@ -122,6 +124,7 @@ pub async fn take_over(mut config: Config, estate: Estate, clock: Clock) -> Resu
     let (sockets, taken) = taking.await.map_err(|error| error.to_string())?;
     let taken = taken?;
     let (Ok(proxy), Ok(admin)) = sockets else { return Err("the sockets cannot be used".to_owned()) };
+    prepared.gateway.has_tried_ledger().await;
     // Until the old one has said that it judges no more.
     prepared.gateway.pause().await;
     let running = prepared.serve(Sockets { proxy, admin })?;

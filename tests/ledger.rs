@@ -6,6 +6,7 @@
 #![allow(unreachable_pub, reason = "nothing outside can reach into a test")]
 #![allow(
     clippy::unwrap_used,
+    clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
     reason = "a test that panics is a test that fails"
@@ -25,6 +26,11 @@ mod memory;
 mod model;
 #[path = "ledger/properties.rs"]
 mod properties;
+#[path = "ledger/redis.rs"]
+mod redis;
+#[path = "support/redis.rs"]
+#[allow(dead_code, reason = "it serves several suites")]
+mod server;
 #[path = "ledger/threads.rs"]
 mod threads;
 #[path = "ledger/world.rs"]
@@ -104,6 +110,7 @@ macro_rules! behaves {
 
 behaves!(in_memory, crate::ledger_in_memory);
 behaves!(on_disk, crate::durable::unlinked);
+behaves!(in_redis, crate::redis::ledger);
 
 fn ledger_in_memory() -> Ledger {
     Ledger::Memory(Arc::new(Memory::new(Bounds {

@@ -61,7 +61,7 @@ impl<'c> Turn<'c> {
                     }
                     let (_, verdict) = ledger.reserve(policy, &subject, kind, self.time.now()).await;
                     if let Verdict::Reserved(reservation) = verdict {
-                        reservation.settle(settlement);
+                        reservation.settle(settlement).await;
                         admitted += 1;
                     }
                 }

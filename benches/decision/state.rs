@@ -65,7 +65,7 @@ pub(crate) fn table(phones: u64) -> Result<(), Box<dyn Error>> {
                 let began = Instant::now();
                 let (_, verdict) = ledger.reserve(&policy, &subject, Kind::Send, now).await;
                 let Verdict::Reserved(reservation) = verdict else { return Err("a code was refused") };
-                reservation.settle(Settlement::Keep);
+                reservation.settle(Settlement::Keep).await;
                 ledger.learn(keys.verifications[nth], keys.phones[nth], now).await;
                 waits.push(began.elapsed());
             }

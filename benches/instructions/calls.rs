@@ -94,7 +94,7 @@ impl World {
                 self.now.store(now.as_micros(), Ordering::Relaxed);
                 let (_, verdict) = ledger.reserve(&self.policy, subject, Kind::Send, now).await;
                 if let Verdict::Reserved(reservation) = verdict {
-                    reservation.settle(Settlement::Keep);
+                    reservation.settle(Settlement::Keep).await;
                     admitted += 1;
                 }
             }

@@ -7,9 +7,10 @@ use serde_json::{Value, json};
 
 use super::phones::{counts, mode};
 use crate::config::file::duration_text;
+use crate::config::ledger::{Ledger, Topology};
 use crate::config::{Config, LogFormat, Origin, Protocol, Throttle, ThrottlePer, Tls};
 use crate::country::Country;
-use crate::policy::{Limit, RefusalCode, WhenFull};
+use crate::policy::{Limit, OnOutage, RefusalCode, WhenFull};
 use crate::sendly::code;
 use crate::sendly::tariff::{Tariff, Tier};
 
@@ -51,6 +52,7 @@ pub(super) fn shown(config: &Config) -> Value {
             "token": config.admin.token.as_ref().map(|_| SECRET),
             "hosts": config.admin.hosts,
         },
+        "ledger": ledger(&config.ledger),
         "memory": {
             "max_keys": memory.max_keys,
             "when_full": match memory.when_full { WhenFull::Refuse => "refuse", WhenFull::Allow => "allow" },
@@ -77,6 +79,37 @@ pub(super) fn shown(config: &Config) -> Value {
         "limits": config.limits.iter().map(limit).collect::<Vec<_>>(),
         "throttles": config.throttles.iter().map(throttle).collect::<Vec<_>>(),
     })
+}
+
+fn ledger(ledger: &Ledger) -> Value {
+    json!({
+        "backend": if ledger.redis.is_some() { "redis" } else { "memory" },
+        // It may hold a password.
+        "url": ledger.redis.as_ref().map(|_| SECRET),
+        "topology": match ledger.topology {
+            Topology::Single => "single",
+            Topology::Sentinel => "sentinel",
+            Topology::Cluster => "cluster",
+        },
+        "master": ledger.master,
+        "ca_file": ledger.ca_file.as_deref().map(path),
+        "hash_key": ledger.redis.as_ref().map(|_| SECRET),
+        "prefix": ledger.prefix,
+        "connections": ledger.connections,
+        "connect_timeout": span(ledger.connect_timeout),
+        "timeout": span(ledger.timeout),
+        "on_outage": on_outage(ledger.on_outage),
+        "max_backlog": ledger.max_backlog,
+    })
+}
+
+/// As it stands in the configuration.
+pub(super) const fn on_outage(on_outage: OnOutage) -> &'static str {
+    match on_outage {
+        OnOutage::Local => "local",
+        OnOutage::Refuse => "refuse",
+        OnOutage::Allow => "allow",
+    }
 }
 
 fn span(duration: Duration) -> String {

@@ -3,16 +3,18 @@
 use serde_json::{Map, Value, json};
 
 use super::board::{Board, Span, View};
+use super::config::on_outage;
 use super::phones::{counts, mode};
 use super::top::{COUNTERS, Share};
 use crate::clock::Moment;
 use crate::config::file::duration_text;
 use crate::gateway::Gateway;
+use crate::ledger::redis::{Reason, State};
 use crate::metrics::refused::Whom;
 use crate::metrics::sample::{Sample, Verdicts};
 use crate::metrics::{Fate, Outcome, Saved};
 use crate::policy::subject::Account;
-use crate::policy::{Limit, Mode};
+use crate::policy::{Limit, Mode, OnOutage};
 
 /// `GET /v1/status`.
 pub(super) fn status(gateway: &Gateway, board: &Board, not_ready: Option<&str>) -> Value {
@@ -32,6 +34,7 @@ pub(super) fn status(gateway: &Gateway, board: &Board, not_ready: Option<&str>) 
         "keys": { "tracked": sizes.tracked, "max": sizes.capacity, "uncounted": sizes.uncounted },
         "verifications": sizes.verifications,
         "state": gateway.saved().map(|saved| state(&saved, now.at)),
+        "ledger": ledger(gateway),
         "exemptions": gateway.exemptions().list(now.at).len(),
         "requests": {
             "total": outcomes(&now.sample, |count| json!(count)),
@@ -62,6 +65,38 @@ fn state(saved: &Saved, now: Moment) -> Value {
         "lost_records": saved.lost,
         "bytes": saved.bytes,
     })
+}
+
+/// How it stands with the ledger that gateways share.
+fn ledger(gateway: &Gateway) -> Value {
+    let Some(state) = gateway.shared_ledger() else { return json!({ "backend": "memory" }) };
+    json!({
+        "backend": "redis",
+        "up": state.away.is_none(),
+        "since": state.since.to_string(),
+        "reason": state.away.map(Reason::name),
+        "on_outage": on_outage(state.on_outage),
+        "backlog": state.backlog,
+        "merged": state.merged,
+        "lost": state.lost,
+    })
+}
+
+/// The same for people, in a line; nothing, where none is shared.
+pub(super) fn ledger_line(gateway: &Gateway) -> String {
+    let Some(State { since, away, on_outage, backlog, .. }) = gateway.shared_ledger() else { return String::new() };
+    match away {
+        None => format!("ledger: Redis is there since {since}\n"),
+        Some(reason) => {
+            let goes_on = match on_outage {
+                OnOutage::Local => "this gateway counts by itself",
+                OnOutage::Refuse => "codes are refused",
+                OnOutage::Allow => "codes go out whatever limits say",
+            };
+            let reason = reason.name();
+            format!("ledger: Redis is away since {since} ({reason}): {goes_on}; {backlog} to be told\n")
+        }
+    }
 }
 
 fn outcomes(sample: &Sample, value: impl Fn(u64) -> Value) -> Value {

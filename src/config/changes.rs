@@ -17,6 +17,7 @@ impl Config {
             self.hash_key = in_force.hash_key.clone();
         }
         keep("hash_key", &mut self.hash_key, &in_force.hash_key, &mut kept);
+        keep("ledger", &mut self.ledger, &in_force.ledger, &mut kept);
         // Another certificate is no matter; but a listener speaks TLS or does not.
         if self.tls.is_some() != in_force.tls.is_some() {
             keep("tls", &mut self.tls, &in_force.tls, &mut kept);
@@ -34,6 +35,7 @@ impl Config {
             ("tls", self.tls == other.tls),
             ("clients", self.clients == other.clients),
             ("admin", self.admin == other.admin),
+            ("ledger", self.ledger == other.ledger),
             ("memory", self.memory == other.memory),
             ("state", self.state == other.state),
             ("upgrade", self.upgrade == other.upgrade),
@@ -72,15 +74,21 @@ mod tests {
         let mut other = config(
             "listen = \"127.0.0.1:1\"\nworkers = 77\nhash_key = \"0123456789abcdeg\"\nlimits = []\n\
              [admin]\nlisten = \"127.0.0.1:2\"\n[log]\nformat = \"text\"\nfilter = \"warn\"\n\
-             [state]\ndir = \"elsewhere\"\n\
              [upstream]\nurl = \"http://127.0.0.1:3\"\nmax_idle = 7\n\
+             [ledger]\nbackend = \"redis\"\nurl = \"redis://127.0.0.1\"\n\
              [tls]\ncert_file = \"Cargo.toml\"\nkey_file = \"Cargo.toml\"\n",
         );
-        let all =
-            ["listen", "admin.listen", "workers", "log.format", "state.dir", "upstream.max_idle", "hash_key", "tls"];
+        let all = ["listen", "admin.listen", "workers", "log.format", "upstream.max_idle", "hash_key", "ledger", "tls"];
         assert_eq!(other.keep_what_is_fixed(&in_force), all);
         assert_eq!(other.differences(&in_force), ["upstream", "log", "limits"]);
         assert_eq!(other.keep_what_is_fixed(&in_force), [""; 0]);
+    }
+
+    #[test]
+    fn the_folder_of_the_state_is_kept() {
+        let mut other = config("state.dir = \"elsewhere\"");
+        assert_eq!(other.keep_what_is_fixed(&config("state.dir = \"here\"")), ["state.dir"]);
+        assert_eq!(other.state.dir.as_deref(), Some(std::path::Path::new("here")));
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod credits;
 mod environment;
 mod given;
 mod kinds;
+mod ledger;
 mod limits;
 mod mistake;
 mod nearest;
@@ -113,21 +114,23 @@ impl Config {
 }
 
 fn config<'t>(keys: &mut Section<'_, 't>, default_limits: &'t Document<'t>) -> Config {
+    let hash_key = keys.secret("hash_key", "hash_key_file", passphrase).map(|text| HashKey::from_passphrase(&text));
+    let (ledger, its_key) = keys.section("ledger", |keys| ledger::ledger(keys, hash_key.as_ref()));
     let config = Config {
         listen: keys.get("listen", loopback(8080), address),
         workers: match keys.get("workers", 0, count(0..=1024)) {
             0 => available_parallelism().map_or(1, usize::from),
             workers => workers,
         },
-        hash_key: keys
-            .secret("hash_key", "hash_key_file", passphrase)
-            .map_or_else(HashKey::random, |passphrase| HashKey::from_passphrase(&passphrase)),
+        // Gateways that share a ledger know ids and API keys by the same hashes.
+        hash_key: hash_key.or(its_key).unwrap_or_else(HashKey::random),
         // Kubernetes kills a pod 30 s after it was told to stop.
         drain_timeout: keys.get("drain_timeout", secs(30), duration(secs(0)..=hours(1))),
         upstream: keys.section("upstream", upstream),
         tls: keys.section("tls", tls),
         clients: keys.section("clients", clients),
         admin: keys.section("admin", admin),
+        ledger,
         memory: keys.section("memory", memory),
         state: keys.section("state", |keys| State { dir: keys.optional("dir", path) }),
         upgrade: keys.section("upgrade", |keys| Upgrade { socket: keys.optional("socket", path) }),
@@ -256,6 +259,11 @@ fn rules(keys: &mut Section<'_, '_>, config: &Config) {
         upstream.origin.tls || upstream.ca_file.is_none(),
         &["upstream.ca_file"],
         "no ca_file, or a url that is https",
+    );
+    keys.rule(
+        config.state.dir.is_none() || config.ledger.redis.is_none(),
+        &["state.dir", "ledger.backend"],
+        "no dir, or ledger.backend = \"memory\" (what is counted in Redis stands there)",
     );
     let cooldowns = config.limits.iter().filter(|limit| limit.per == Per::Verification);
     if let Some(longest) = cooldowns.max_by_key(|limit| limit.window) {

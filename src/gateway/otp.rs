@@ -130,6 +130,10 @@ pub(super) async fn serve<C: Caller>(
             }
             return stop(caller, click, Reply::no_room()).await;
         }
+        Verdict::Away => {
+            request.outcome = Outcome::Failed;
+            return stop(caller, click, Reply::ledger_away()).await;
+        }
     };
 
     request.outcome = Outcome::Allowed;
@@ -215,7 +219,7 @@ async fn carry_out(
         // Before the charge is given back: in between, another code could slip through.
         gateway.ledger.hold(key, now + wait, now).await;
     }
-    reservation.settle(settlement);
+    reservation.settle(settlement).await;
     gateway.metrics.settlement(settlement.name(), reason);
     let mut phone = subject.phone;
     if let Exchanged::Answered(answer) = &outcome

@@ -65,6 +65,13 @@ impl Reply {
         Self::build(StatusCode::SERVICE_UNAVAILABLE, &Body { error: code::AT_CAPACITY, message, retry_after })
     }
 
+    /// The ledger that gateways share cannot be asked, and the configuration says to refuse then.
+    pub fn ledger_away() -> Self {
+        let message = "The gateway cannot count codes at the moment. Nothing was sent.";
+        let retry_after = Some(whole_seconds(Duration::from_secs(1)));
+        Self::build(StatusCode::SERVICE_UNAVAILABLE, &Body { error: code::LEDGER_AWAY, message, retry_after })
+    }
+
     /// A path that reads as the verify family and is none of its routes.
     pub fn not_a_route() -> Self {
         let message = "No such route. Verifications stand under /api/v1/verify, spelled exactly so.";
@@ -191,6 +198,7 @@ mod tests {
             Reply::upstream_timeout(),
             Reply::internal(),
             Reply::no_room(),
+            Reply::ledger_away(),
         ];
         for reply in unclear.iter().chain(&others) {
             let body: serde_json::Value = serde_json::from_slice(&reply.body).unwrap();

@@ -4,6 +4,7 @@
 //! account's, so that no two requests can wait for each other; they are held for a few hundred nanoseconds and never across an
 //! await.
 
+pub mod copy;
 mod entries;
 mod look;
 mod restore;

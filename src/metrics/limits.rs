@@ -51,9 +51,10 @@ struct OfLimit {
     wait: Option<Histogram>,
 }
 
-/// From a look at one log to a worker that was taken off its core, in seconds.
+/// From a look at one log to a shared ledger that is too slow, in seconds.
 const DECISION: &[f64] = &[
     100e-9, 250e-9, 500e-9, 1e-6, 2.5e-6, 5e-6, 10e-6, 25e-6, 50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3,
+    25e-3, 50e-3, 100e-3,
 ];
 
 /// From the shortest wait that is told to a day.

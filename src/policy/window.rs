@@ -94,7 +94,7 @@ impl Log {
     }
 
     /// Its charges, oldest first.
-    pub fn each(&self) -> impl Iterator<Item = (Moment, Kind)> {
+    pub fn each(&self) -> impl DoubleEndedIterator<Item = (Moment, Kind)> {
         self.charges().iter().map(|charge| (Charge(*charge).at(), Charge(*charge).kind()))
     }
 

@@ -96,7 +96,7 @@ pub fn a_code_under_way_when_its_phone_is_cleared_gives_nothing_back(new: New) {
     let open = take(&ledger, &policy, &subject(0, 0, 0), Send, START);
     assert_eq!(wait(ledger.clear(&policy, phone_key(0), START)), Cleared { codes: 1, hold: false });
     buy(&ledger, &policy, &subject(0, 1, 0), Send, START + MICRO);
-    open.settle(Settlement::GiveBack);
+    wait(open.settle(Settlement::GiveBack));
     assert_eq!(contents(&ledger, phone_key(0), START + SECOND).0, [START + MICRO], "the new code's charge stays");
     assert_eq!(contents(&ledger, Key::Account(account(0)), START + SECOND).0, [START + MICRO], "the old one's is back");
 }

@@ -105,13 +105,13 @@ pub fn a_reservation_is_settled_once_and_alone(new: New) {
     let four = [(); 4].map(|()| take(&ledger, &policy, &phone, Send, START));
     let held = |now| contents(&ledger, phone_key(), now).0.len();
     let [kept, given_back, dropped, open] = four;
-    kept.settle(Settlement::Keep);
+    wait(kept.settle(Settlement::Keep));
     assert_eq!(held(START), 4);
-    given_back.settle(Settlement::GiveBack);
+    wait(given_back.settle(Settlement::GiveBack));
     assert_eq!(held(START), 3);
     drop(dropped);
     assert_eq!(held(START), 3);
-    open.settle(Settlement::GiveBack);
+    wait(open.settle(Settlement::GiveBack));
     assert_eq!(contents(&ledger, phone_key(), START), (vec![START, START], vec![], None));
 }
 
@@ -119,12 +119,12 @@ pub fn giving_back_takes_one_of_two_codes_of_the_same_microsecond(new: New) {
     let (ledger, policy, phone) = (new(), policy([limit(Per::Phone, 2, MINUTE)]), only(phone_key()));
     let send = take(&ledger, &policy, &phone, Send, START);
     let resend = take(&ledger, &policy, &phone, Resend, START);
-    send.settle(Settlement::GiveBack);
+    wait(send.settle(Settlement::GiveBack));
     assert_eq!(contents(&ledger, phone_key(), START), (vec![], vec![START], None), "of its own kind");
     let another = take(&ledger, &policy, &phone, Resend, START);
     assert_eq!(wait_of(&ledger, &policy, &phone, Resend, START), Some(MINUTE));
-    resend.settle(Settlement::GiveBack);
-    another.settle(Settlement::Keep);
+    wait(resend.settle(Settlement::GiveBack));
+    wait(another.settle(Settlement::Keep));
     assert_eq!(contents(&ledger, phone_key(), START), (vec![], vec![START], None));
 }
 
@@ -144,7 +144,7 @@ pub fn giving_back_late_is_exact_when_shadow_limits_are_far_over_their_max(new: 
         .map(|nth| take(&ledger, &shadows, &phone, if nth % 3 == 0 { Resend } else { Send }, START + SECOND * nth))
         .collect();
     for reservation in open {
-        reservation.settle(Settlement::GiveBack);
+        wait(reservation.settle(Settlement::GiveBack));
     }
     assert_eq!(contents(&ledger, phone_key(), START + MINUTE), (vec![START], vec![START + SECOND], None));
     assert_eq!(wait_of(&ledger, &enforced, &phone, Send, START + MINUTE), Some(HOUR - MINUTE));
@@ -163,7 +163,7 @@ pub fn giving_back_is_exact_whichever_of_many_it_is(new: New) {
             }
             for (nth, reservation) in open {
                 let back = given_back >> nth & 1 == 1;
-                reservation.settle(if back { Settlement::GiveBack } else { Settlement::Keep });
+                wait(reservation.settle(if back { Settlement::GiveBack } else { Settlement::Keep }));
             }
             let kept = (0..6).rev().filter(|nth| given_back >> nth & 1 == 0).map(|nth| START + SECOND * nth);
             let (sends, ..) = contents(&ledger, phone_key(), START + MINUTE);
@@ -178,7 +178,7 @@ pub fn giving_back_reopens_no_window_for_a_clock_that_is_behind(new: New) {
     buy(&ledger, &policy, &phone, Send, START);
     // Just when the first leaves the window another comes, and is given back. A third, whose thread read its clock a
     // microsecond earlier, still finds the first in its window.
-    take(&ledger, &policy, &phone, Send, START + SECOND).settle(Settlement::GiveBack);
+    wait(take(&ledger, &policy, &phone, Send, START + SECOND).settle(Settlement::GiveBack));
     assert_eq!(wait_of(&ledger, &policy, &phone, Send, START + SECOND - MICRO), Some(MICRO));
 }
 
@@ -189,7 +189,7 @@ pub fn a_clock_that_is_behind_gets_no_more(new: New) {
     assert_eq!(late.at(), START, "it is charged as of the newest");
     // The wait is told from the caller's clock, behind as it is.
     assert_eq!(wait_of(&ledger, &policy, &phone, Send, START - HOUR), Some(HOUR + MINUTE));
-    late.settle(Settlement::Keep);
+    wait(late.settle(Settlement::Keep));
     assert_eq!(wait_of(&ledger, &policy, &phone, Send, START + MINUTE - MICRO), Some(MICRO));
     assert_eq!(wait_of(&ledger, &policy, &phone, Send, START + MINUTE), None);
 }
@@ -261,7 +261,7 @@ pub fn giving_back_after_absorb_is_exact(new: New) {
     let open = take(&ledger, &policy, &only(verification_key(1)), Resend, START);
     wait(ledger.absorb(&policy, verification_key(0), verification_key(1), START));
     assert_eq!(wait_of(&ledger, &policy, &only(verification_key(0)), Resend, START), Some(MINUTE));
-    open.settle(Settlement::GiveBack);
+    wait(open.settle(Settlement::GiveBack));
     assert_eq!(wait_of(&ledger, &policy, &only(verification_key(0)), Resend, START), None, "it never was");
 }
 
@@ -271,8 +271,8 @@ pub fn keeping_after_absorb_is_exact(new: New) {
     wait(ledger.absorb(&shadows, verification_key(0), verification_key(1), START));
     wait(ledger.absorb(&shadows, verification_key(2), verification_key(0), START));
     let [kept, given_back] = open;
-    kept.settle(Settlement::Keep);
-    given_back.settle(Settlement::GiveBack);
+    wait(kept.settle(Settlement::Keep));
+    wait(given_back.settle(Settlement::GiveBack));
     assert_eq!(contents(&ledger, verification_key(2), START), (vec![], vec![START], None));
 }
 
@@ -333,8 +333,8 @@ pub fn a_limit_that_is_removed_refuses_no_more_and_its_reservations_settle(new: 
     let [kept, given_back] = [(); 2].map(|()| take(&ledger, &policy, &subject(0, 0, 0), Send, START));
     assert!(wait_of(&ledger, &policy, &subject(0, 0, 0), Send, START).is_some());
     assert_eq!(wait_of(&ledger, &none, &subject(0, 0, 0), Send, START), None);
-    kept.settle(Settlement::Keep);
-    given_back.settle(Settlement::GiveBack);
+    wait(kept.settle(Settlement::Keep));
+    wait(given_back.settle(Settlement::GiveBack));
     for key in [phone_key(), Key::Account(account(0))] {
         assert_eq!(contents(&ledger, key, START), (vec![START], vec![], None), "and is there if it comes back");
     }

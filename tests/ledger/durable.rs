@@ -175,7 +175,7 @@ fn those_who_write_at_once_are_written_together_and_each_is_written_when_it_goes
     drop(all);
     let late = take(&process.ledger, &policy, &to(0), Send, START);
     assert_eq!(on_disk(), 21);
-    late.settle(Settlement::GiveBack);
+    wait(late.settle(Settlement::GiveBack));
     assert_eq!(on_disk(), 22);
 }
 
@@ -298,7 +298,7 @@ fn a_clock_that_was_put_back_between_two_processes_refuses_nobody_for_longer_tha
     let late = START + DAY;
     buy(&process.ledger, &policy, &to(0), Send, late);
     let given_back = take(&process.ledger, &policy, &to(0), Send, late + SECOND);
-    given_back.settle(Settlement::GiveBack);
+    wait(given_back.settle(Settlement::GiveBack));
     buy(&process.ledger, &policy, &to(0), Send, late + MINUTE);
     wait(process.ledger.hold(Key::Phone(phone(1)), late + MINUTE, late));
     wait(process.ledger.learn(verification(0), phone(0), late));
@@ -336,7 +336,7 @@ fn codes_that_are_given_back_take_no_room_for_long_and_those_that_stay_do() {
     let moment = |nth: u64| START + Duration::from_secs(nth);
     for nth in 0..300 {
         let reservation = take(&process.ledger, &policy, &to(0), Send, moment(nth));
-        reservation.settle(if nth % 30 == 0 { Settlement::Keep } else { Settlement::GiveBack });
+        wait(reservation.settle(if nth % 30 == 0 { Settlement::Keep } else { Settlement::GiveBack }));
         wait(process.ledger.learn(verification(0), phone(0), START + HOUR * nth as u32));
     }
     // One whose charge is in this file, and which is given back in the next.
@@ -345,7 +345,7 @@ fn codes_that_are_given_back_take_no_room_for_long_and_those_that_stay_do() {
     process.journal().tend(moment(600), HOUR).unwrap();
     let after = process.journal().standing().bytes;
     assert!(before > 800 * SIZE as u64 && after < 20 * SIZE as u64, "{before} bytes became {after}");
-    late.settle(Settlement::GiveBack);
+    wait(late.settle(Settlement::GiveBack));
     let expected = contents(&process.ledger, Key::Phone(phone(0)), moment(600));
     assert_eq!(expected.0.len(), 10);
     drop(process);
@@ -391,7 +391,7 @@ fn many_threads_write_whole_records_and_each_gives_back_after_it_charged() {
                 for nth in 0..500_u64 {
                     let now = START + Duration::from_micros(nth);
                     let reservation = take(ledger, policy, &to(thread % 2), Send, now);
-                    reservation.settle(if nth % 2 == 0 { Settlement::Keep } else { Settlement::GiveBack });
+                    wait(reservation.settle(if nth % 2 == 0 { Settlement::Keep } else { Settlement::GiveBack }));
                     if nth % 50 == 0 {
                         journal.tend(now + HOUR * (nth as u32), DAY * 30).unwrap();
                     }

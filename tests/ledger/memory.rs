@@ -91,7 +91,7 @@ fn what_is_given_back_leaves_no_trace() {
     let policy = policy([limit(Per::Phone, 2, MINUTE), limit(Per::Account, 2, MINUTE)]);
     let open = [0, 1].map(|nth| take(&ledger, &policy, &subject(nth, nth, nth), Send, START));
     assert_eq!(memory.tracked(), 4, "the verification has no limit, and no log");
-    open.into_iter().for_each(|reservation| reservation.settle(Settlement::GiveBack));
+    open.into_iter().for_each(|reservation| wait(reservation.settle(Settlement::GiveBack)));
     assert_eq!(memory.tracked(), 0);
 }
 
@@ -103,7 +103,7 @@ fn a_reservation_that_outlives_its_window_settles_in_peace() {
         let old = take(&ledger, &policy, &phone_only(0), Send, START);
         memory.sweep(&policy, now, || ());
         buy(&ledger, &policy, &phone_only(0), Send, now);
-        old.settle(settlement);
+        wait(old.settle(settlement));
         assert_eq!(wait_of(&ledger, &policy, &phone_only(0), Send, now), Some(MINUTE), "{settlement:?}");
         memory.sweep(&policy, now + MINUTE, || ());
         assert_eq!(memory.tracked(), 0, "{settlement:?}");
@@ -164,7 +164,7 @@ fn without_room_but_allowed_a_code_passes_and_is_counted_where_there_is_room() {
     // The account is known and counts on; two keys find no room.
     buy(&ledger, &policy, &subject(1, 1, 0), Send, START);
     assert_eq!((memory.tracked(), memory.uncounted()), (3, 2));
-    take(&ledger, &policy, &subject(2, 2, 0), Send, START).settle(Settlement::GiveBack);
+    wait(take(&ledger, &policy, &subject(2, 2, 0), Send, START).settle(Settlement::GiveBack));
     buy(&ledger, &policy, &subject(3, 3, 0), Send, START);
     assert_eq!(
         wait_of(&ledger, &policy, &subject(4, 4, 0), Send, START),

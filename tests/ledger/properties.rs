@@ -160,7 +160,7 @@ pub fn what_is_given_back_never_was(new: New) {
         for (nth, event) in events.iter().enumerate() {
             let after = pure.after(event);
             for late in open.extract_if(.., |reservation: &mut Reservation| !may_be_open(reservation.at(), after)) {
-                late.settle(Settlement::GiveBack);
+                wait(late.settle(Settlement::GiveBack));
             }
             pure.step(event);
             stirred.step(event);
@@ -168,11 +168,11 @@ pub fn what_is_given_back_never_was(new: New) {
                 let kind = if *resend { Kind::Resend } else { Kind::Send };
                 open.push(take(&stirred.ledger, &stirred.policy, &subject(*who, *who, *who % 2), kind, stirred.now));
                 if when.index(3) == 0 {
-                    open.swap_remove(when.index(open.len())).settle(Settlement::GiveBack);
+                    wait(open.swap_remove(when.index(open.len())).settle(Settlement::GiveBack));
                 }
             }
         }
-        open.into_iter().for_each(|reservation| reservation.settle(Settlement::GiveBack));
+        open.into_iter().for_each(|reservation| wait(reservation.settle(Settlement::GiveBack)));
         // Not only whether, but until when each limit would refuse: asked of each limit by itself.
         let mut later = pure.now;
         for _ in 0..2 {

@@ -84,10 +84,10 @@ pub fn what_threads_give_back_others_get_and_no_more(new: New) {
             assert!(reserved <= 5, "{reserved} are out");
             std::thread::yield_now();
             if nth < 3 && round == 49 {
-                reservation.settle(Settlement::Keep);
+                wait(reservation.settle(Settlement::Keep));
             } else {
                 count.fetch_sub(1, Ordering::SeqCst);
-                reservation.settle(Settlement::GiveBack);
+                wait(reservation.settle(Settlement::GiveBack));
             }
         }
     });
@@ -112,7 +112,7 @@ pub fn opposite_lock_orders_do_not_deadlock(new: New) {
             let (one, other) = ((nth + round) % 7, (nth * 3 + round * 5) % 7);
             let now = START + MICRO * u32::try_from(round).unwrap();
             match ask(&ledger, &policy, &subject(one, other, 0), Resend, now) {
-                (_, Verdict::Reserved(reservation)) if round % 3 > 0 => reservation.settle(Settlement::GiveBack),
+                (_, Verdict::Reserved(reservation)) if round % 3 > 0 => wait(reservation.settle(Settlement::GiveBack)),
                 _ => {}
             }
             let [into, from] = [one, other].map(|nth| Key::Verification(verification(nth)));
@@ -120,7 +120,7 @@ pub fn opposite_lock_orders_do_not_deadlock(new: New) {
                 0 => wait(ledger.absorb(&policy, into, from, START)),
                 1 => wait(ledger.record(&policy, Key::Phone(phone(one)), Send, now)),
                 2 => wait(ledger.hold(from, now, now)),
-                3 => drop(memory_of(&ledger).sweep(&policy, now, std::thread::yield_now)),
+                3 => drop(memory_of(&ledger).map(|memory| memory.sweep(&policy, now, std::thread::yield_now))),
                 _ => {}
             }
         }
@@ -142,7 +142,7 @@ pub fn reservations_settle_exactly_while_their_keys_are_absorbed(new: New) {
             }
             let keep = (nth + round) % 5 == 0;
             count.fetch_add(usize::from(keep), Ordering::SeqCst);
-            reservation.settle(if keep { Settlement::Keep } else { Settlement::GiveBack });
+            wait(reservation.settle(if keep { Settlement::Keep } else { Settlement::GiveBack }));
         }
     });
     wait(ledger.absorb(&policy, Key::Verification(verification(7)), Key::Verification(verification(0)), START));

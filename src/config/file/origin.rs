@@ -30,6 +30,12 @@ fn parse(url: &str) -> Option<Origin> {
         _ => return None,
     };
     let authority = rest.strip_suffix('/').unwrap_or(rest);
+    let (host, port) = parse_host_and_port(authority, default_port)?;
+    Some(Origin { tls, host, port })
+}
+
+/// A host, without its brackets, and its port, or this one.
+pub(super) fn parse_host_and_port(authority: &str, default_port: u16) -> Option<(String, u16)> {
     let (host, port) = match authority.rsplit_once(':') {
         // A colon within brackets is part of an IPv6 address.
         Some((host, port)) if !port.ends_with(']') => (host, parse_port(port)?),
@@ -39,7 +45,7 @@ fn parse(url: &str) -> Option<Origin> {
         Some(rest) => rest.strip_suffix(']').filter(|address| address.parse::<Ipv6Addr>().is_ok())?,
         None => Some(host).filter(|host| is_host(host))?,
     };
-    Some(Origin { tls, host: host.to_ascii_lowercase(), port })
+    Some((host.to_ascii_lowercase(), port))
 }
 
 fn parse_port(text: &str) -> Option<u16> {

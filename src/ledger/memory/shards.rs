@@ -201,6 +201,17 @@ impl<E: Logged> Shards<E> {
         }
     }
 
+    /// Shows every entry of one shard, and until when it is held.
+    pub(super) fn each(&self, shard: usize, mut see: impl FnMut(E::Key, &E, Option<Moment>)) {
+        let shard = self.shard(shard).lock();
+        for entry in (0..shard.table.slots()).filter_map(|slot| shard.table.get(slot)) {
+            if let Some(key) = entry.key() {
+                see(key, entry, shard.held(key));
+            }
+        }
+        // One that is held and has no entry is no loss: Sendly says so again.
+    }
+
     /// Entries in it, whatever they say.
     pub(super) fn len(&self) -> usize {
         self.shards.iter().map(|shard| shard.0.lock().table.len()).sum()

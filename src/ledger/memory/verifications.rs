@@ -119,7 +119,13 @@ impl Verifications {
     }
 
     /// Returns whether that is news.
-    fn put(&self, locked: &mut Locked<'_, OfVerification>, known: Known, id: Verification, now: Moment) -> bool {
+    pub(super) fn put(
+        &self,
+        locked: &mut Locked<'_, OfVerification>,
+        known: Known,
+        id: Verification,
+        now: Moment,
+    ) -> bool {
         let (whose, root) = ((known.phone, turn_of(now)), Some(known.root).filter(|root| *root != id));
         if locked.entry().is_some_and(|entry| entry.whose() == Some(whose)) && locked.root() == root {
             return false;

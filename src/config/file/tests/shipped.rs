@@ -46,6 +46,7 @@ pub(super) fn known(in_full: &str) -> BTreeSet<String> {
         "tls",
         "clients",
         "admin",
+        "ledger",
         "memory",
         "state",
         "upgrade",
@@ -78,6 +79,11 @@ fn every_key_stands_in_the_shipped_file() {
         "admin.token_file",
         "hash_key",
         "hash_key_file",
+        "ledger.ca_file",
+        "ledger.hash_key",
+        "ledger.hash_key_file",
+        "ledger.url",
+        "ledger.url_file",
         "state.dir",
         "throttles.burst",
         "throttles.name",
@@ -97,7 +103,7 @@ fn the_examples_of_the_shipped_file_are_valid() {
     let files = "/etc/sendly-gateway";
     let text: String = shipped_in_full()
         .lines()
-        .filter(|line| !line.starts_with("hash_key") && !line.starts_with("token"))
+        .filter(|line| !["hash_key", "token", "url_file", "url = \"redis"].iter().any(|key| line.starts_with(key)))
         .map(|line| {
             if line.contains(files) {
                 line.split('"').next().unwrap().to_owned() + "\"Cargo.toml\"\n"

@@ -33,6 +33,18 @@ const SAMPLES: &[(&str, &[&str])] = &[
     ("drain_timeout", &["45s"]),
     ("exempt", &["+15550100001, +15550100002"]),
     ("hash_key", &["0123456789abcdef"]),
+    ("ledger.backend", &["memory"]),
+    ("ledger.ca_file", &["Cargo.lock"]),
+    ("ledger.connect_timeout", &["7s"]),
+    ("ledger.connections", &["7"]),
+    ("ledger.hash_key", &["fedcba9876543210"]),
+    ("ledger.master", &["primary"]),
+    ("ledger.max_backlog", &["7"]),
+    ("ledger.on_outage", &["refuse"]),
+    ("ledger.prefix", &["other"]),
+    ("ledger.timeout", &["7ms"]),
+    ("ledger.topology", &["sentinel"]),
+    ("ledger.url", &["rediss://127.0.0.2"]),
     ("limits.code", &["resend_cooldown", "rate_limit_exceeded"]),
     ("limits.counts", &["send,resend", "resend"]),
     ("limits.max", &["7"]),
@@ -82,12 +94,24 @@ pub(super) fn full_text() -> String {
         [tls]
         cert_file = "{SOME_FILE}"
         key_file = "{SOME_FILE}"
+        [ledger]
+        backend = "redis"
+        url = "rediss://127.0.0.1"
+        hash_key = "0123456789abcdef"
         [[throttles]]
         name = "checks"
         per = "client"
         rate = "30/m"
         "#
     )
+}
+
+/// The same, where a variable's key goes with its values: state on disk is for a ledger in memory.
+fn text_for(variable: &str) -> String {
+    match variable {
+        "SENDLY_GATEWAY_STATE_DIR" => full_text().replace(r#"backend = "redis""#, r#"backend = "memory""#),
+        _ => full_text(),
+    }
 }
 
 /// The variable of every key but those that name a secret's file, whose variable is that of the secret's file, with values for it.
@@ -98,7 +122,9 @@ pub(super) fn variables() -> Vec<(String, &'static [&'static str])> {
         sample.unwrap_or_else(|| panic!("there is no sample for {path}")).1
     };
     overridable
-        .filter(|(path, _)| path != "hash_key_file" && path != "admin.token_file")
+        .filter(|(path, _)| {
+            !["hash_key_file", "admin.token_file", "ledger.hash_key_file", "ledger.url_file"].contains(&path.as_str())
+        })
         .map(|(path, variable)| (variable, samples(&path)))
         .collect()
 }
@@ -106,17 +132,18 @@ pub(super) fn variables() -> Vec<(String, &'static [&'static str])> {
 /// What a configuration is, its secrets included.
 fn fingerprint(config: &Config) -> String {
     let is_sample = config.admin.token.as_ref().is_some_and(|token| token.is(b"0123456789abcdef"));
-    format!("{config:?} {:?} {is_sample}", config.hash_key.verification("ver_1"))
+    let phones = config.ledger.redis.as_ref().map(|redis| redis.hash_key.verification("ver_1"));
+    format!("{config:?} {:?} {phones:?} {is_sample}", config.hash_key.verification("ver_1"))
 }
 
 #[test]
 fn a_variable_overrides_every_key() {
-    let text = full_text();
     let key = ("SENDLY_GATEWAY_HASH_KEY", "fedcba9876543210");
-    let without = fingerprint(&parse(&text, &[key]).unwrap());
     let variables = variables();
     assert!(variables.len() > SAMPLES.len(), "there are several limits, so a sample serves several variables");
     for (variable, samples) in variables {
+        let text = text_for(&variable);
+        let without = fingerprint(&parse(&text, &[key]).unwrap());
         let with = |sample| {
             let own_key = Some(key).filter(|(name, _)| *name != variable);
             let environment: Vec<_> = [(variable.as_str(), sample)].into_iter().chain(own_key).collect();
@@ -128,9 +155,9 @@ fn a_variable_overrides_every_key() {
 
 #[test]
 fn a_file_overrides_every_key() {
-    let text = full_text();
     let folder = Folder::new("overrides");
     for (variable, samples) in variables() {
+        let text = text_for(&variable);
         for sample in samples {
             let file = folder.file(&variable, &format!("{sample}\n"));
             let key = ("SENDLY_GATEWAY_HASH_KEY", "fedcba9876543210");
@@ -156,8 +183,25 @@ fn no_two_keys_share_a_variable() {
     assert_eq!(variables.len(), distinct.len());
     let files = variables.iter().map(|variable| format!("{variable}_FILE"));
     let shared: Vec<_> = files.filter(|file| distinct.contains(file)).collect();
-    let secrets = ["SENDLY_GATEWAY_ADMIN_TOKEN_FILE", "SENDLY_GATEWAY_HASH_KEY_FILE"];
+    let secrets = ["ADMIN_TOKEN", "HASH_KEY", "LEDGER_HASH_KEY", "LEDGER_URL"];
+    let secrets = secrets.map(|secret| format!("SENDLY_GATEWAY_{secret}_FILE"));
     assert_eq!(shared, secrets, "which mean the same both ways");
+}
+
+#[test]
+fn gateways_that_share_a_ledger_share_the_hash_key_that_stands_in_either_place() {
+    let redis = "backend = \"redis\"\nurl = \"redis://127.0.0.1\"\n";
+    let keys = |text: &str| {
+        let config = parse(text, &[]).unwrap_or_else(|error| panic!("{error}"));
+        let phones = config.ledger.redis.unwrap().hash_key;
+        [config.hash_key, phones].map(|key| key.verification("ver_1"))
+    };
+    let [one, other] =
+        ["0123456789abcdef", "fedcba9876543210"].map(|text| HashKey::from_passphrase(text).verification("ver_1"));
+    assert_eq!(keys(&format!("hash_key = \"0123456789abcdef\"\n[ledger]\n{redis}")), [one, one]);
+    assert_eq!(keys(&format!("[ledger]\n{redis}hash_key = \"0123456789abcdef\"")), [one, one]);
+    let both = format!("hash_key = \"0123456789abcdef\"\n[ledger]\n{redis}hash_key = \"fedcba9876543210\"");
+    assert_eq!(keys(&both), [one, other]);
 }
 
 #[test]

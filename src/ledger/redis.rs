@@ -1,0 +1,445 @@
+//! The ledger in Redis: one count for all gateways that share it.
+//!
+//! What a verb does is one call of one script (`redis/ledger.lua`), on the server's own clock: gateways whose clocks disagree count
+//! alike. Beside it every gateway keeps a ledger in memory that learns all that this one does, and what it sees of the others. Where
+//! Redis is away (it cannot be reached, is too slow, takes no writes) that one decides, or the configuration says otherwise; and what
+//! happened meanwhile is told to Redis when it is back.
+//!
+//! A charge has a token that tells it from all others. So what may have been done already can be told again, or taken back: when an
+//! answer is lost, nobody has to know whether it was.
+
+mod alone;
+mod backlog;
+mod circuit;
+mod ids;
+mod keeper;
+mod keys;
+mod link;
+mod server_time;
+mod verbs;
+mod wire;
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, SetOnce};
+
+use super::Charge;
+use super::memory::Memory;
+use crate::clock::{Clock, Moment};
+use crate::phone::Phone;
+use crate::policy::subject::HashKey;
+use crate::policy::told::Told;
+use crate::policy::{Decision, Key, Kind, OnOutage, Per, Policy, Refusal, Retention, Subject};
+use backlog::{Backlog, Entry, Tokened};
+use circuit::Circuit;
+pub use circuit::Reason;
+use keys::Names;
+use link::{Fault, Link};
+use server_time::ServerTime;
+use wire::{Call, Contents, Judged, Numbers};
+
+/// Where Redis is, and who the gateway is to it.
+#[derive(Clone)]
+pub struct Servers {
+    /// What stands at those addresses.
+    pub topology: Topology,
+    /// Host and port of each; at least one.
+    pub nodes: Vec<(String, u16)>,
+    /// Whether they speak TLS.
+    pub tls: bool,
+    /// PEM: the authorities to trust, instead of the system's.
+    pub authorities: Option<Vec<u8>>,
+    /// Whom to log in as.
+    pub user: Option<String>,
+    /// And with what.
+    pub password: Option<String>,
+    /// The number of the database.
+    pub database: u32,
+}
+
+impl std::fmt::Debug for Servers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Servers").field("topology", &self.topology).field("nodes", &self.nodes).finish_non_exhaustive()
+    }
+}
+
+/// What stands at an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Topology {
+    /// The server.
+    Single,
+    /// Sentinels, who know where the server is.
+    Sentinel {
+        /// Its name among them.
+        master: String,
+    },
+    /// Servers that have a part of all keys each.
+    Cluster,
+}
+
+/// What an operator may choose.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where it is.
+    pub servers: Servers,
+    /// What every key begins with.
+    pub prefix: String,
+    /// The secret under which phones are hashed; the same in all gateways.
+    pub hash_key: HashKey,
+    /// How many connections are kept; at least 1.
+    pub connections: usize,
+    /// For one connection.
+    pub connect_timeout: Duration,
+    /// For one decision, and for one answer of any other kind.
+    pub timeout: Duration,
+    /// What becomes of codes while it is away.
+    pub on_outage: OnOutage,
+    /// How much is kept at most of what it is to be told when it is back.
+    pub max_backlog: usize,
+    /// For how long an id is known.
+    pub remember: Duration,
+    /// Whose time counts.
+    pub time: Time,
+}
+
+/// Whose time counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Time {
+    /// The server's.
+    Servers,
+    /// That of whoever asks: for tests, which move it.
+    Callers,
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct Redis {
+    warm: Arc<Memory>,
+    link: Link,
+    names: Names,
+    circuit: Circuit,
+    backlog: Mutex<Backlog>,
+    time: ServerTime,
+    clock: Clock,
+    bound: Duration,
+    on_outage: OnOutage,
+    remember: Duration,
+    /// The last one that was given out.
+    token: AtomicU32,
+    /// What limits need, as of the last code.
+    retention: Mutex<[Retention; Per::ALL.len()]>,
+    /// Which data was found in Redis.
+    data: Mutex<Option<Vec<u8>>>,
+    merged: AtomicU64,
+    /// Set once it was tried to reach it.
+    tried: SetOnce<()>,
+    /// There is something to do for the keeper.
+    changed: Arc<Notify>,
+}
+
+/// What came of asking for a code.
+#[derive(Debug)]
+pub enum Verdict {
+    /// It was charged.
+    Charged(Charge, Token),
+    /// A limit refuses.
+    Refused(Refusal),
+    /// Redis is away, and the gateway has no room for a new key.
+    NoRoom,
+    /// Redis is away, and codes are refused for that.
+    Away,
+}
+
+/// What tells a charge from all others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Token {
+    number: u32,
+    /// The phone beside which its verification stands.
+    beside: Option<Phone>,
+    /// Whether its time is the gateway's own, of before it knew the server's.
+    is_local: bool,
+}
+
+/// How it stands with Redis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct State {
+    /// Since when it is so.
+    pub since: Moment,
+    /// Why it is away; `None` if it is not.
+    pub away: Option<Reason>,
+    /// What becomes of codes while it is.
+    pub on_outage: OnOutage,
+    /// How much it has yet to be told.
+    pub backlog: usize,
+    /// How often it went away for each reason, in the order of [`Reason::ALL`].
+    pub outages: [u64; Reason::ALL.len()],
+    /// How much of what happened while it was away it has been told.
+    pub merged: u64,
+    /// How much could not be kept for that.
+    pub lost: u64,
+}
+
+impl Redis {
+    /// A ledger that connects to its servers, and keeps to that for as long as it lives. `warm` decides while they are away.
+    ///
+    /// To be called on a runtime, where its keeper runs.
+    ///
+    /// # Errors
+    /// What is wrong with the addresses or the authorities. Servers that cannot be reached are no error.
+    pub fn start(options: Options, warm: Arc<Memory>, clock: Clock) -> Result<Arc<Self>, String> {
+        let Options { servers, connections, connect_timeout, timeout, .. } = &options;
+        let link = Link::new(servers, *connections, *connect_timeout, *timeout)?;
+        let is_cluster = servers.topology == Topology::Cluster;
+        let changed = Arc::new(Notify::new());
+        let redis = Arc::new(Self {
+            warm,
+            link,
+            names: Names::new(options.prefix, options.hash_key, is_cluster),
+            circuit: Circuit::new(clock.now()),
+            backlog: Mutex::new(Backlog::new(options.max_backlog)),
+            time: ServerTime::new(options.time == Time::Callers),
+            clock,
+            bound: options.timeout,
+            on_outage: options.on_outage,
+            remember: options.remember,
+            // Tokens of gateways that share a phone in the same minutes are not to meet.
+            token: AtomicU32::new(random() as u32),
+            retention: Mutex::new([Retention::default(); Per::ALL.len()]),
+            data: Mutex::new(None),
+            merged: AtomicU64::new(0),
+            tried: SetOnce::new(),
+            changed: Arc::clone(&changed),
+        });
+        tokio::spawn(keeper::keep(Arc::downgrade(&redis), changed));
+        Ok(redis)
+    }
+
+    /// Waits until it was tried to reach the servers.
+    pub async fn tried(&self) {
+        self.tried.wait().await;
+    }
+
+    /// How it stands with Redis.
+    pub fn state(&self) -> State {
+        let (since, away) = self.circuit.state();
+        let (backlog, lost) = {
+            let backlog = self.backlog.lock();
+            (backlog.len(), backlog.lost())
+        };
+        State {
+            since,
+            away,
+            on_outage: self.on_outage,
+            backlog,
+            outages: self.circuit.outages(),
+            merged: self.merged.load(Ordering::Relaxed),
+            lost,
+        }
+    }
+
+    /// The time by which the ledger in memory goes: the server's, as far as it is known.
+    pub fn time(&self, now: Moment) -> Moment {
+        self.time.at(now)
+    }
+
+    /// See [`Ledger::reserve`](super::Ledger::reserve).
+    pub async fn reserve(&self, policy: &Policy, subject: &Subject, kind: Kind, now: Moment) -> (Decision, Verdict) {
+        self.note_retention(policy);
+        let number = self.next_token();
+        let mut may_be_charged = false;
+        if self.circuit.is_up() {
+            let turn = self.circuit.turn();
+            let asking = self.ask(policy, subject, kind, number, now);
+            let answer = tokio::time::timeout(self.bound, asking).await;
+            match answer.unwrap_or_else(|_| Err(Fault::late(self.bound))) {
+                Ok(answer) => return answer,
+                Err(fault) => {
+                    may_be_charged = fault.may_be_done;
+                    self.failed(&fault, turn);
+                }
+            }
+        }
+        let token = Token { number, beside: subject.phone, is_local: !self.time.is_known() };
+        self.decide_alone(policy, subject, kind, now, token, may_be_charged)
+    }
+
+    /// Has Redis judge a code.
+    ///
+    /// On one server that is one call. In a cluster an account may stand on another server than a phone: it is asked second, and where
+    /// it refuses, the phone's charge is given back. In between, the phone has a code too many for a moment, and never one too few.
+    async fn ask(
+        &self,
+        policy: &Policy,
+        subject: &Subject,
+        kind: Kind,
+        number: u32,
+        now: Moment,
+    ) -> Result<(Decision, Verdict), Fault> {
+        let keys = subject.keys();
+        let together = |per| !self.names.is_cluster || per != Per::Account;
+        let (first, second): (Vec<Key>, Vec<Key>) = keys.iter().partition(|key| together(key.per()));
+        let token = Token { number, beside: subject.phone, is_local: false };
+        let mut told: Vec<(Key, Duration, Vec<Told>, Option<Contents>)> = Vec::with_capacity(Subject::MAX_KEYS);
+        let (mut refused, mut at, mut is_withdrawn) = (false, None, false);
+        for some in [&first, &second] {
+            let is_met = |key: &Key| policy.counts(key.per(), kind) || !policy.met(key.per(), kind).is_empty();
+            if some.is_empty() || at.is_some() && !some.iter().any(is_met) {
+                continue;
+            }
+            let judged = self.judge(policy, some, token, kind, !refused, now).await?;
+            let refuses = judged.verdict == wire::Verdict::Refused;
+            if let Some(at) = at.filter(|_| refuses && !refused) {
+                self.give_back(&charge_of(policy, subject, kind, at, &first), token).await;
+                is_withdrawn = true;
+            }
+            refused |= refuses;
+            at = at.or(Some(judged.at));
+            let facts = judged.told.into_iter().zip(judged.copies);
+            told.extend(some.iter().zip(facts).map(|(key, ((held, rules), copy))| (*key, held, rules, copy)));
+        }
+        let facts = told.iter().map(|(key, held, rules, _)| (key.per(), *held, rules.as_slice()));
+        let decision = policy.decision(facts, kind);
+        let at = at.unwrap_or(now);
+        let charge = charge_of(policy, subject, kind, at, &keys);
+        for (key, _, _, copy) in told.iter().filter(|_| !is_withdrawn) {
+            match copy {
+                Some(Contents { charges, held_until }) => self.warm.mirror(policy, *key, charges, *held_until),
+                // Too much to be sent each time: what this gateway does is all that it knows of it.
+                None if !refused => self.warm.record(policy, *key, kind, at),
+                None => {}
+            }
+        }
+        if let Some(refusal) = decision.refusal {
+            return Ok((decision, Verdict::Refused(refusal)));
+        }
+        if refused {
+            return Err(Fault::wrong("a refusal without a reason"));
+        }
+        self.backlog.lock().remember(Entry::Charge(Tokened { token, charge }), self.clock.now());
+        Ok((decision, Verdict::Charged(charge, token)))
+    }
+
+    /// One call. An answer that it came too late shows what time it is: then it is asked again, once.
+    async fn judge(
+        &self,
+        policy: &Policy,
+        keys: &[Key],
+        token: Token,
+        kind: Kind,
+        charges: bool,
+        now: Moment,
+    ) -> Result<Judged, Fault> {
+        let names: Vec<String> = keys.iter().map(|key| self.names.key(*key, token.beside)).collect();
+        for _ in 0..2 {
+            let deadline = match self.time.told(now) {
+                // The server's time is known to within the time that an answer takes: another bound.
+                None if self.time.is_known() => (self.time.at(self.clock.now()) + self.bound * 2).as_micros(),
+                _ => 0,
+            };
+            let numbers = self.numbers(now).and(deadline).and(token.number.into()).kind(kind);
+            let numbers = numbers.and(policy.holds().into()).and(charges.into());
+            // A cluster's client asks again by itself when a server has moved.
+            let numbers = numbers.and(self.names.is_cluster.into());
+            let numbers = keys.iter().map(|key| key.per()).fold(numbers, |numbers, per| {
+                let counts = policy.counts(per, kind);
+                numbers.and(counts.into()).keep(policy.retention(per)).rules(policy.met(per, kind))
+            });
+            let judged = wire::judged(&self.call(&Call::new("reserve", names.clone(), numbers)).await?)?;
+            if judged.verdict != wire::Verdict::Late {
+                return Ok(judged);
+            }
+        }
+        Err(Fault { may_be_done: false, ..Fault::late(self.bound) })
+    }
+
+    /// Calls the script. Its answer shows what time it is there.
+    async fn call(&self, call: &Call) -> Result<Vec<redis_rs::Value>, Fault> {
+        let asked = self.clock.now();
+        let answer = self.link.call(call, self.bound).await?;
+        let (shown, parts) = wire::parts(answer)?;
+        self.time.observe(asked, self.clock.now(), shown);
+        self.circuit.worked();
+        Ok(parts)
+    }
+
+    /// Calls it where it can be called. `None`, where it is away.
+    async fn tell(&self, call: &Call) -> Option<Vec<redis_rs::Value>> {
+        self.attempt(self.call(call)).await
+    }
+
+    /// The same, for whatever is called.
+    async fn attempt<T>(&self, calling: impl Future<Output = Result<T, Fault>>) -> Option<T> {
+        if !self.circuit.is_up() {
+            return None;
+        }
+        let turn = self.circuit.turn();
+        calling.await.map_err(|fault| self.failed(&fault, turn)).ok()
+    }
+
+    fn numbers(&self, now: Moment) -> Numbers {
+        Numbers::new(self.time.told(now))
+    }
+
+    /// A call of this turn failed. If that is how it goes now, nobody waits for the next one.
+    fn failed(&self, fault: &Fault, turn: u32) {
+        if self.circuit.failed(fault.reason, turn, self.clock.now()) {
+            let goes_on = match self.on_outage {
+                OnOutage::Local => "this gateway counts by itself",
+                OnOutage::Refuse => "codes are refused",
+                OnOutage::Allow => "codes go out whatever limits say",
+            };
+            tracing::error!(reason = fault.reason.name(), error = fault.text, "Redis is away: {goes_on}");
+            self.link.disconnect();
+        }
+        self.changed.notify_one();
+    }
+
+    /// Has Redis be told of this when it can.
+    fn leave(&self, entry: Entry) {
+        if self.backlog.lock().push(entry) {
+            tracing::debug!("the backlog is full: the oldest of it is lost");
+        }
+        self.changed.notify_one();
+    }
+
+    fn note_retention(&self, policy: &Policy) {
+        let retention = Per::ALL.map(|per| policy.retention(per));
+        let mut known = self.retention.lock();
+        if *known != retention {
+            *known = retention;
+        }
+    }
+
+    /// Never 0, which is no token.
+    fn next_token(&self) -> u32 {
+        self.token.fetch_add(1, Ordering::Relaxed).max(1)
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        // The keeper finds nobody to keep.
+        self.changed.notify_one();
+    }
+}
+
+/// What was charged: of these keys, those that some limit counts.
+fn charge_of(policy: &Policy, subject: &Subject, kind: Kind, at: Moment, keys: &[Key]) -> Charge {
+    let counts = |per| policy.counts(per, kind) && keys.iter().any(|key| key.per() == per);
+    Charge {
+        phone: subject.phone.filter(|_| counts(Per::Phone)),
+        verification: subject.verification.filter(|_| counts(Per::Verification)),
+        account: Some(subject.account).filter(|_| counts(Per::Account)),
+        at,
+        kind,
+    }
+}
+
+/// From the operating system, by way of the standard library.
+fn random() -> u64 {
+    RandomState::new().hash_one(0_u8)
+}

@@ -1,0 +1,164 @@
+//! What keys are called in Redis: nothing there tells a phone, an id or an API key to whoever does not know the hash key.
+//!
+//! On one server a verification has a name of its own. In a cluster it stands beside its phone, under the same hash tag, so that both
+//! are judged in one step; one whose phone is not known stands alone.
+
+use crate::phone::Phone;
+use crate::policy::Key;
+use crate::policy::subject::{Account, HashKey, Verification};
+
+/// Names keys.
+#[derive(Debug)]
+pub(super) struct Names {
+    prefix: String,
+    hash_key: HashKey,
+    /// Whether keys of one request may lie on different servers.
+    pub(super) is_cluster: bool,
+}
+
+/// Six bits a letter.
+const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+
+/// How many letters tell phones and accounts apart: 96 bits.
+const LONG: u32 = 16;
+
+impl Names {
+    pub(super) const fn new(prefix: String, hash_key: HashKey, is_cluster: bool) -> Self {
+        Self { prefix, hash_key, is_cluster }
+    }
+
+    /// Where the codes of a phone stand.
+    pub(super) fn phone(&self, phone: Phone) -> String {
+        format!("{}:p:{{{}}}", self.prefix, self.tag(phone))
+    }
+
+    /// Where the codes of a verification stand, if this is its phone.
+    pub(super) fn verification(&self, id: Verification, phone: Option<Phone>) -> String {
+        match phone.filter(|_| self.is_cluster) {
+            Some(phone) => format!("{}:v:{}:{{{}}}", self.prefix, short(id), self.tag(phone)),
+            None => format!("{}:v:{{{}}}", self.prefix, short(id)),
+        }
+    }
+
+    /// Where the codes of an account stand.
+    pub(super) fn account(&self, account: Account) -> String {
+        format!("{}:a:{{{}}}", self.prefix, letters(account.bits().get(), LONG))
+    }
+
+    /// Where a key's codes stand; `phone` is that of a verification.
+    pub(super) fn key(&self, key: Key, phone: Option<Phone>) -> String {
+        match key {
+            Key::Phone(phone) => self.phone(phone),
+            Key::Verification(id) => self.verification(id, phone),
+            Key::Account(account) => self.account(account),
+        }
+    }
+
+    /// Where it stands whose an id is.
+    pub(super) fn id(&self, id: Verification) -> String {
+        format!("{}:i:{{{}}}", self.prefix, short(id))
+    }
+
+    /// Where it stands which data this is.
+    pub(super) fn data(&self) -> String {
+        format!("{}:data", self.prefix)
+    }
+
+    /// A phone as it is written to what is known of an id. Nobody reads it there without the hash key: each id has a pad of its own.
+    pub(super) fn mask(&self, id: Verification, phone: Phone) -> [u8; 8] {
+        (phone.digits() ^ self.pad(id)).to_be_bytes()
+    }
+
+    /// The phone that was written so.
+    pub(super) fn unmask(&self, id: Verification, masked: [u8; 8]) -> Option<Phone> {
+        Phone::from_digits(u64::from_be_bytes(masked) ^ self.pad(id))
+    }
+
+    fn pad(&self, id: Verification) -> u64 {
+        let parts: [&[u8]; 2] = [&[id.group], &id.within.get().to_be_bytes()];
+        self.hash_key.hash(b"whose", parts) as u64
+    }
+
+    fn tag(&self, phone: Phone) -> String {
+        letters(self.hash_key.hash(b"phone", [phone.digits().to_be_bytes().as_slice()]), LONG)
+    }
+}
+
+/// A verification in 9 bytes.
+pub(super) fn id_bytes(id: Verification) -> [u8; 9] {
+    let mut bytes = [id.group; 9];
+    if let Some(within) = bytes.last_chunk_mut() {
+        *within = id.within.get().to_be_bytes();
+    }
+    bytes
+}
+
+/// The verification that was written so.
+pub(super) fn id_from(bytes: &[u8]) -> Option<Verification> {
+    let [group, within @ ..] = <[u8; 9]>::try_from(bytes).ok()?;
+    Some(Verification { group, within: u64::from_be_bytes(within).try_into().ok()? })
+}
+
+fn short(id: Verification) -> String {
+    letters(u128::from(id.group) << 64 | u128::from(id.within.get()), 12)
+}
+
+fn letters(bits: u128, many: u32) -> String {
+    let letter = |nth: u32| LETTERS.get((bits >> (6 * nth) & 63) as usize).map_or('-', |letter| char::from(*letter));
+    (0..many).map(letter).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(is_cluster: bool) -> Names {
+        Names::new("sendly".to_owned(), HashKey::new([3; 16]), is_cluster)
+    }
+
+    fn phone(text: &str) -> Phone {
+        text.parse().unwrap()
+    }
+
+    fn id(text: &str) -> Verification {
+        HashKey::new([1; 16]).verification(text)
+    }
+
+    fn tag(name: &str) -> &str {
+        &name[name.find('{').unwrap()..=name.find('}').unwrap()]
+    }
+
+    #[test]
+    fn no_name_tells_a_phone_and_none_is_anothers() {
+        let names = names(false);
+        let one = names.phone(phone("+15550100123"));
+        assert!(!one.contains("5550100123"), "{one}");
+        assert_ne!(one, names.phone(phone("+15550100124")));
+        let other = Names::new("sendly".to_owned(), HashKey::new([4; 16]), false);
+        assert_ne!(one, other.phone(phone("+15550100123")), "under another key it has another name");
+    }
+
+    #[test]
+    fn in_a_cluster_a_verification_stands_beside_its_phone() {
+        let (alone, cluster, phone) = (names(false), names(true), phone("+15550100123"));
+        assert_eq!(tag(&cluster.verification(id("a"), Some(phone))), tag(&cluster.phone(phone)));
+        assert_ne!(cluster.verification(id("a"), Some(phone)), cluster.verification(id("b"), Some(phone)));
+        assert_eq!(alone.verification(id("a"), Some(phone)), alone.verification(id("a"), None));
+    }
+
+    #[test]
+    fn what_is_known_of_an_id_tells_its_phone_to_those_who_have_the_key_alone() {
+        let (names, phone) = (names(false), phone("+15550100123"));
+        let masked = names.mask(id("a"), phone);
+        assert_eq!(names.unmask(id("a"), masked), Some(phone));
+        assert_ne!(u64::from_be_bytes(masked), phone.digits());
+        assert_ne!(names.mask(id("b"), phone), masked, "no two ids show that their phones are the same");
+    }
+
+    #[test]
+    fn an_id_is_read_as_it_was_written() {
+        assert_eq!(id_from(&id_bytes(id("a"))), Some(id("a")));
+        assert_eq!(id_from(&[0; 9]), None);
+        assert_eq!(id_from(b""), None);
+    }
+}

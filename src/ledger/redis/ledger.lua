@@ -1,0 +1,375 @@
+-- The ledger in Redis: one verb, carried out in one step.
+--
+-- A log is one string: the charges of a key, oldest first, 11 bytes each. A charge is its time in microseconds and its kind
+-- (time * 2, + 1 for a resend) in 7 bytes, and 4 bytes that tell it from all others. Big-endian. Two things may stand before them,
+-- and are told by a first byte that no time of the next centuries has:
+--   254, time in 7 bytes, 3 zeros   Sendly itself refuses this key until then
+--   255, a key                      it turned out to be that other key: everything of it is there
+--
+-- A short log is read and written whole. Of a long one only what is needed is: what is taken out of it leaves zeros at its end.
+--
+-- ARGV[1] is the verb, ARGV[2] its numbers, of 8 bytes each; texts follow. The first number is the time, or 0 for that of this server.
+
+local RECORD, SHORT = 11, 24 * 11
+local BLANK = string.rep('\0', RECORD)
+local HELD, MOVED = 254, 255
+local BOTH = 3
+-- For how long a charge may yet be given back; see `policy/window.rs`. And how far apart two readings of one event may lie.
+local UNSETTLED, APART = 120 * 1000000, 10 * 1000000
+
+local verb = ARGV[1]
+local numbers, place = { struct.unpack('>' .. string.rep('I8', #ARGV[2] / 8), ARGV[2]) }, 0
+
+local function number()
+    place = place + 1
+    return numbers[place]
+end
+
+local now = number()
+local is_told = now > 0
+if not is_told then
+    local time = redis.call('TIME')
+    now = time[1] * 1000000 + time[2]
+end
+
+-- ---- logs ----
+
+-- Some of its charges, from one place to before another, counted from 0.
+local function slice(log, from, to)
+    local first, last = log.first + from * RECORD, log.first + to * RECORD
+    if from >= to then return '' end
+    if log.whole then return log.head:sub(first + 1, last) end
+    if from >= log.tail_from then
+        return log.tail:sub((from - log.tail_from) * RECORD + 1, (to - log.tail_from) * RECORD)
+    end
+    return redis.call('GETRANGE', log.key, first, last - 1)
+end
+
+-- The time and the kind of one of its charges.
+local function charge(log, i)
+    local word = struct.unpack('>I7', slice(log, i, i + 1))
+    local kind = word % 2
+    return (word - kind) / 2, kind
+end
+
+local function open(key)
+    local head = redis.call('GETRANGE', key, 0, SHORT - 1)
+    while head:byte(1) == MOVED do
+        key = head:sub(2)
+        head = redis.call('GETRANGE', key, 0, SHORT - 1)
+    end
+    local log = { key = key, head = head, whole = #head < SHORT, first = 0, held = 0, is_new = head == '' }
+    if head:byte(1) == HELD then
+        log.first, log.held = RECORD, struct.unpack('>I7', head, 2)
+    end
+    local length = log.whole and #head or redis.call('STRLEN', key)
+    log.count = (length - log.first) / RECORD
+    if not log.whole then
+        -- Its end is looked at more than once.
+        log.tail_from = log.count - math.floor(SHORT / RECORD) + 1
+        log.tail = redis.call('GETRANGE', key, log.first + log.tail_from * RECORD, -1)
+    end
+    while log.count > 0 and slice(log, log.count - 1, log.count) == BLANK do log.count = log.count - 1 end
+    return log
+end
+
+local function newest(log)
+    return log.count > 0 and charge(log, log.count - 1) or 0
+end
+
+-- Looks at its charges, newest first, until one is what was looked for: returns its place.
+local function find(log, is_it)
+    local last = log.count
+    while last > 0 do
+        local from = math.max(last - 64, 0)
+        local some = slice(log, from, last)
+        for i = last - 1, from, -1 do
+            local word = struct.unpack('>I7', some, (i - from) * RECORD + 1)
+            local kind = word % 2
+            if is_it((word - kind) / 2, kind) then return i end
+        end
+        last = from
+    end
+end
+
+-- Finds the newest charge that has these bytes there, among those since then: its place. However many there are, it is fast.
+local function find_bytes(log, bytes, there, earliest)
+    local last = log.count
+    while last > 0 do
+        local from = math.max(last - 1024, 0)
+        local some = slice(log, from, last)
+        local at = 0
+        repeat
+            at = some:find(bytes, at + 1, true)
+            local first = at and at - 1 - there
+            if at and first >= 0 and first % RECORD == 0 then return from + first / RECORD end
+        until not at
+        local word = struct.unpack('>I7', some)
+        if word < earliest * 2 then return nil end
+        last = from
+    end
+end
+
+local function find_token(log, token, at)
+    return find_bytes(log, struct.pack('>I4', token), 7, at - APART)
+end
+
+-- The time of the n-th newest charge that a limit counts.
+local function nth_newest(log, n, counts)
+    if n == 0 or n > log.count then return nil end
+    if counts == BOTH then return (charge(log, log.count - n)) end
+    local at = nil
+    find(log, function(time, kind)
+        if counts ~= kind + 1 then return false end
+        n, at = n - 1, time
+        return n == 0
+    end)
+    return n == 0 and at or nil
+end
+
+-- Puts other charges in the place of all from this one on.
+local function replace(log, from, tail)
+    local count = from + #tail / RECORD
+    if log.whole then
+        log.head = log.head:sub(1, log.first + from * RECORD) .. tail
+    else
+        redis.call('SETRANGE', log.key, log.first + from * RECORD, tail .. string.rep(BLANK, log.count - count))
+        if from >= log.tail_from then
+            log.tail = log.tail:sub(1, (from - log.tail_from) * RECORD) .. tail
+        else
+            log.tail_from, log.tail = from, tail
+        end
+    end
+    log.count = count
+end
+
+-- Has all of it at hand.
+local function read_whole(log)
+    if not log.whole then
+        log.head = log.head:sub(1, log.first) .. slice(log, 0, log.count)
+        log.whole = true
+    end
+end
+
+-- Puts a charge where it belongs: nearly always at the end.
+local function insert(log, at, kind, token)
+    local to = log.count
+    if newest(log) > at then
+        local before = find(log, function(time) return time <= at end)
+        to = before and before + 1 or 0
+    end
+    replace(log, to, struct.pack('>I7I4', at * 2 + kind, token) .. slice(log, to, log.count))
+end
+
+-- How much of a log limits can need: of each kind the newest so many, and none that is as old as that.
+local function read_keep()
+    local sends, send_window, resends, resend_window = number(), number(), number(), number()
+    return {
+        charges = { [0] = sends, [1] = resends },
+        window = { [0] = send_window, [1] = resend_window },
+        longest = math.max(send_window, resend_window),
+    }
+end
+
+-- Forgets what no limit can need once `coming` is there; but only if that is a quarter of it or more, so that it is done seldom.
+local function trim(log, coming, keep)
+    if log.count == 0 then return end
+    local settled = math.max(newest(log), coming) - UNSETTLED
+    local quarter = math.floor(log.count / 4)
+    local beyond = quarter + keep.charges[0] + keep.charges[1]
+    local at, kind = charge(log, quarter)
+    if at + keep.window[kind] > settled and (beyond >= log.count or charge(log, beyond) > settled) then return end
+    read_whole(log)
+    local spare = { [0] = -keep.charges[0], [1] = -keep.charges[1] }
+    for i = 0, log.count - 1 do
+        local at, kind = charge(log, i)
+        if at <= settled then spare[kind] = spare[kind] + 1 end
+    end
+    local kept = {}
+    for i = 0, log.count - 1 do
+        local at, kind = charge(log, i)
+        if spare[kind] <= 0 and at + keep.window[kind] > settled then kept[#kept + 1] = slice(log, i, i + 1) end
+        spare[kind] = spare[kind] - 1
+    end
+    replace(log, 0, table.concat(kept))
+end
+
+-- Writes it, to expire once nothing of it counts any more, and no sooner than it would have.
+local function save(log, longest)
+    if log.count == 0 and log.held <= now then
+        redis.call('DEL', log.key)
+        return
+    end
+    local last = math.max(log.count > 0 and newest(log) + longest or 0, log.held)
+    local ttl = math.ceil(math.max(last - now, 0) / 1000) + UNSETTLED / 1000
+    if not log.is_new then ttl = math.max(ttl, redis.call('PTTL', log.key)) end
+    if log.whole then
+        redis.call('SET', log.key, log.head, 'PX', string.format('%.0f', ttl))
+    else
+        redis.call('PEXPIRE', log.key, string.format('%.0f', ttl))
+    end
+end
+
+local function hold(log, till)
+    if till <= log.held then return end
+    read_whole(log)
+    log.head = struct.pack('>I1I7I3', HELD, till, 0) .. slice(log, 0, log.count)
+    log.first, log.held = RECORD, till
+end
+
+-- What a gateway may remember of it, if that is little.
+local function copy(log)
+    return log.whole and #log.head < SHORT and log.head
+end
+
+-- ---- verbs ----
+
+local verbs = {}
+
+-- Judges one more code against some logs and, if no limit refuses, charges it to all of them.
+function verbs.reserve()
+    local deadline, token, kind, holds = number(), number(), number(), number() == 1
+    local charges, may_be_again = number() == 1, number() == 1
+    -- It waited so long to be carried out that nobody waits for it any more.
+    if deadline > 0 and now > deadline then return { now, 2 } end
+    if may_be_again then
+        for _, key in ipairs(KEYS) do
+            local log = open(key)
+            local i = find_token(log, token, now)
+            if i then return { now, 0, (charge(log, i)), {}, {} } end
+        end
+    end
+    local logs, told, refused, at = {}, {}, false, now
+    for i, key in ipairs(KEYS) do
+        local log, facts = open(key), {}
+        log.counts, log.keep = number() == 1, read_keep()
+        local as_of = math.max(now, newest(log))
+        at = math.max(at, as_of)
+        facts[1] = math.max(log.held - now, 0)
+        if holds and log.held > now then refused = true end
+        for rule = 1, number() do
+            local max, window, counts, near, enforced = number(), number(), number(), number(), number() == 1
+            local last = nth_newest(log, max, counts)
+            local fact = 0
+            if last and last + window > as_of then
+                fact = last + window - now
+                if enforced then refused = true end
+            else
+                local close = nth_newest(log, near, counts)
+                if close and close + window > as_of then fact = -1 end
+            end
+            facts[rule + 1] = fact
+        end
+        logs[i], told[i] = log, facts
+    end
+    local copies = {}
+    for i, log in ipairs(logs) do
+        if charges and not refused and log.counts then
+            trim(log, at, log.keep)
+            insert(log, at, kind, token)
+            save(log, log.keep.longest)
+        end
+        copies[i] = copy(log)
+    end
+    return { now, refused and 1 or 0, at, told, copies }
+end
+
+-- Gives a charge back, wherever it is still there.
+function verbs.back()
+    local at, token = number(), number()
+    local found = 0
+    for _, key in ipairs(KEYS) do
+        local log = open(key)
+        local i = find_token(log, token, at)
+        if i then
+            replace(log, i, slice(log, i + 1, log.count))
+            save(log, 0)
+            found = found + 1
+        end
+    end
+    return { now, found }
+end
+
+-- Charges a code that went out already, unless it is there. One whose token nobody remembers (0) is known by its time and kind.
+function verbs.note()
+    local at, kind, token = number(), number(), number()
+    if not is_told then at = math.min(at, now) end
+    local noted = 0
+    for _, key in ipairs(KEYS) do
+        local log, keep = open(key), read_keep()
+        local when, own = struct.pack('>I7', at * 2 + kind), token ~= 0 and find_token(log, token, at)
+        local nameless = not own and find_bytes(log, when .. '\0\0\0\0', 0, at)
+        if nameless and token ~= 0 then
+            replace(log, nameless, when .. struct.pack('>I4', token) .. slice(log, nameless + 1, log.count))
+            save(log, keep.longest)
+        elseif own or nameless or token == 0 and find_bytes(log, when, 0, at) then
+            -- It is there.
+        elseif at + keep.longest + UNSETTLED > now then
+            trim(log, at, keep)
+            insert(log, at, kind, token)
+            save(log, keep.longest)
+            noted = noted + 1
+        end
+    end
+    return { now, noted }
+end
+
+-- Lets nothing through for a key until then.
+function verbs.hold()
+    local log = open(KEYS[1])
+    hold(log, number())
+    save(log, 0)
+    return { now }
+end
+
+-- All that there is of a key.
+function verbs.look()
+    local log = open(KEYS[1])
+    read_whole(log)
+    return { now, log.head }
+end
+
+-- The same, and forgets it.
+function verbs.clear()
+    local log = open(KEYS[1])
+    read_whole(log)
+    redis.call('DEL', log.key)
+    return { now, log.head }
+end
+
+-- Makes the second key the first. Whoever still asks for it is led there, for as long as what it had counts, and at least so long.
+function verbs.absorb()
+    local keep, least = read_keep(), number()
+    local into, from = open(KEYS[1]), open(KEYS[2])
+    if into.key == from.key or from.is_new and least == 0 then return { now } end
+    read_whole(from)
+    read_whole(into)
+    for i = 0, from.count - 1 do
+        local word, token = struct.unpack('>I7I4', slice(from, i, i + 1))
+        insert(into, (word - word % 2) / 2, word % 2, token)
+    end
+    hold(into, from.held)
+    if into.count > 0 or into.held > 0 then save(into, keep.longest) end
+    local ttl = math.max(math.ceil((newest(from) + keep.longest - now) / 1000), least, 0) + UNSETTLED / 1000
+    redis.call('SET', from.key, struct.pack('>I1', MOVED) .. into.key, 'PX', string.format('%.0f', ttl))
+    return { now }
+end
+
+-- Learns whose an id is: 8 bytes, and its root's name unless it is its own. A root that is known stays.
+function verbs.learn()
+    local ttl, phone, root = number(), ARGV[3], ARGV[4]
+    local known = redis.call('GET', KEYS[1])
+    -- One that is told is put in its place; without one, it keeps its own.
+    local has = root or known and known:sub(9) or ''
+    redis.call('SET', KEYS[1], phone .. has, 'PX', string.format('%.0f', ttl))
+    return { now, known and 1 or 0, known and known:sub(9) or '', has }
+end
+
+-- Whether this server takes writes, what time it has, and which data: the first who asks names them.
+function verbs.probe()
+    local data = redis.call('GET', KEYS[1]) or ARGV[3]
+    redis.call('SET', KEYS[1], data)
+    return { now, data }
+end
+
+return verbs[verb]()

@@ -1,0 +1,211 @@
+//! What gateways promise together, while Redis is there.
+
+use std::time::Duration;
+
+use sendly_gateway::clock::{Clock, ManualClock, Moment};
+
+use crate::fleet::{Fleet, PATIENT, config};
+use crate::server::Server;
+use crate::start::serve;
+use crate::upstream::Act;
+
+const PHONE: &str = "+15550100123";
+const PHONES: [&str; 3] = ["+15550100123", "+15550100124", "+4915112345678"];
+
+async fn five_in_all(many: usize) {
+    let redis = Server::start(&[]);
+    let fleet = Fleet::of(many, &redis.url(), PATIENT).await;
+    let answers = fleet.storm(&PHONES, 40).await;
+    assert_eq!(answers.keys().filter(|status| ![201, 429].contains(*status)).count(), 0, "{answers:?}");
+    assert_eq!(answers[&201], 15, "{answers:?}");
+    for phone in PHONES {
+        assert_eq!(fleet.upstream.codes(phone), 5, "{phone}");
+    }
+    for nth in 0..many {
+        assert_eq!(fleet.metric(nth, "ledger_up").await, 1, "Redis was never away");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_gateways_let_five_codes_through_between_them() {
+    five_in_all(2).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn four_gateways_let_five_codes_through_between_them() {
+    five_in_all(4).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_account_has_one_limit_on_all_gateways() {
+    let redis = Server::start(&[]);
+    let limits = "[[limits]]\nname = \"account\"\nper = \"account\"\nmax = 30\nwindow = \"1h\"\n";
+    // Tables of an array cannot stand before a section of their own file's top: they end it.
+    let config = config(&redis.url(), PATIENT, "") + limits;
+    let fleet = Fleet::with(&[config.clone(), config]).await;
+    let phones: Vec<String> = (0..20).map(|nth| format!("+1555010{nth:04}")).collect();
+    let answers = fleet.storm(&phones.iter().map(String::as_str).collect::<Vec<_>>(), 4).await;
+    assert_eq!(answers[&201], 30, "{answers:?}");
+    assert_eq!(phones.iter().map(|phone| fleet.upstream.codes(phone)).sum::<usize>(), 30);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn gateways_whose_clocks_disagree_count_alike() {
+    let redis = Server::start(&[]);
+    let mut fleet = Fleet::of(1, &redis.url(), PATIENT).await;
+    // One that is a day behind, one that is a day ahead; and neither goes on.
+    for start in [1_600_000_000_000_000, 2_000_000_000_000_000] {
+        let clock = Clock::from(ManualClock::new(Moment::from_micros(start)));
+        let config = config(&redis.url(), PATIENT, "");
+        fleet.gateways.push(serve(&config, &fleet.upstream.url(), clock).await);
+    }
+    for nth in [0, 1, 2, 1, 2] {
+        fleet.send_ok(nth, PHONE).await;
+    }
+    for nth in 0..3 {
+        let refused = fleet.send(nth, PHONE).await;
+        assert_eq!(refused.status, 429);
+        let wait = refused.json()["retryAfter"].as_u64().unwrap();
+        assert!((570..=600).contains(&wait), "gateway {nth} says {wait}");
+    }
+    assert_eq!(fleet.upstream.codes(PHONE), 5);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_resend_that_lands_on_another_gateway_finds_its_phone_and_its_cooldown() {
+    let redis = Server::start(&[]);
+    let fleet = Fleet::of(2, &redis.url(), PATIENT).await;
+    let id = fleet.send_ok(0, PHONE).await;
+    assert_eq!(fleet.resend(1, &id).await.status, 200);
+    assert_eq!(fleet.upstream.count(crate::upstream::Seen::is_lookup), 0, "nobody had to ask Sendly");
+    let refused = fleet.resend(0, &id).await;
+    assert_eq!((refused.status.as_u16(), refused.error().as_str()), (429, "resend_cooldown"));
+    assert_eq!(fleet.codes_left(0, PHONE).await, 3, "a resend is charged to its phone");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_cooldown_follows_both_ids_whichever_gateway_is_asked() {
+    let redis = Server::start(&[]);
+    let fleet = Fleet::of(3, &redis.url(), PATIENT).await;
+    let id = fleet.send_ok(0, PHONE).await;
+    fleet.upstream.knows("ver_another", PHONE);
+    fleet.upstream.script(|_| Act::verification(200, "ver_another", PHONE));
+    assert_eq!(fleet.resend(1, &id).await.status, 200);
+    for nth in 0..3 {
+        for id in [id.as_str(), "ver_another"] {
+            let refused = fleet.resend(nth, id).await;
+            assert_eq!(refused.error(), "resend_cooldown", "{id} at {nth}: {refused:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_ids_that_were_known_apart_are_one_on_all_gateways_once_one_gateway_knows() {
+    let redis = Server::start(&[]);
+    let fleet = Fleet::of(3, &redis.url(), PATIENT).await;
+    let (one, other) = (fleet.send_ok(0, PHONE).await, fleet.send_ok(1, PHONE).await);
+    // The third gateway knows the other by itself.
+    assert_eq!(fleet.resend(2, &other).await.status, 200);
+    let answered = other.clone();
+    fleet.upstream.script(move |_| Act::verification(200, &answered, PHONE));
+    assert_eq!(fleet.resend(0, &one).await.status, 200);
+    for nth in 0..3 {
+        for id in [&one, &other] {
+            assert_eq!(fleet.resend(nth, id).await.error(), "resend_cooldown", "{id} at {nth}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_one_gateway_gives_back_another_may_send_at_once() {
+    let redis = Server::start(&[]);
+    let fleet = Fleet::of(2, &redis.url(), PATIENT).await;
+    fleet.upstream.script(|_| Act::error(402, "insufficient_credits"));
+    for nth in [0, 1, 0, 1, 0, 1, 0, 1] {
+        assert_eq!(fleet.send(nth, PHONE).await.status, 402);
+    }
+    fleet.upstream.behave();
+    assert_eq!(fleet.codes_left(1, PHONE).await, 5);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sendlys_own_refusal_holds_on_all_gateways() {
+    let redis = Server::start(&[]);
+    let fleet = Fleet::of(2, &redis.url(), PATIENT).await;
+    let body = serde_json::json!({ "error": "rate_limit_exceeded", "message": "scripted", "retryAfter": 120 });
+    fleet.upstream.script(move |_| Act::json(429, &body));
+    assert_eq!(fleet.send(0, PHONE).await.status, 429);
+    fleet.upstream.behave();
+    let refused = fleet.send(1, PHONE).await;
+    assert_eq!(refused.status, 429);
+    assert!((100..=120).contains(&refused.json()["retryAfter"].as_u64().unwrap()), "{refused:?}");
+    assert_eq!(fleet.upstream.codes(PHONE), 1, "Sendly was asked once");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_retry_that_lands_on_another_gateway_is_judged_as_a_click_of_its_own() {
+    // The limit of "one click buys one SMS": answers are kept where they were given. What holds across gateways is that
+    // the second code is counted, and the cooldown and the phone's limits are the same.
+    let redis = Server::start(&[]);
+    let fleet = Fleet::of(2, &redis.url(), PATIENT).await;
+    let body = format!("{{\"to\":\"{PHONE}\"}}");
+    let key = [("idempotency-key", "a-click")];
+    for nth in [0, 0, 1, 1] {
+        assert_eq!(fleet.ask(nth, "/api/v1/verify", &key, &body).await.status, 201);
+    }
+    assert_eq!(fleet.upstream.codes(PHONE), 2, "one for each gateway");
+    assert_eq!(fleet.codes_left(0, PHONE).await, 3, "and both are counted");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_in_redis_tells_a_phone_an_id_or_an_api_key_and_all_of_it_expires() {
+    let redis = Server::start(&[]);
+    let fleet = Fleet::of(2, &redis.url(), PATIENT).await;
+    let id = fleet.send_ok(0, PHONE).await;
+    assert_eq!(fleet.resend(1, &id).await.status, 200);
+    let keys = redis.ask(&["EVAL", "return table.concat(redis.call('KEYS', '*'), ' ')", "0"]);
+    let keys: Vec<&str> = keys.split(' ').collect();
+    assert_eq!(keys.len(), 5, "the phone, the verification, the account, the id and which data it is: {keys:?}");
+    let number: u64 = PHONE[1..].parse().unwrap();
+    for key in keys {
+        let hex =
+            "return (redis.call('GET', KEYS[1]):gsub('.', function(c) return string.format('%02x', c:byte()) end))";
+        let value = redis.ask(&["EVAL", hex, "1", key]);
+        for secret in [&PHONE.as_bytes()[1..], &number.to_be_bytes()[3..], id.as_bytes(), b"sk_test_v1_test"] {
+            let written: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
+            assert!(!value.contains(&written), "{key} tells");
+            assert!(!key.contains(&String::from_utf8_lossy(secret).into_owned()), "{key} tells");
+        }
+        let left: i64 = redis.ask(&["PTTL", key]).trim_start_matches(':').parse().unwrap();
+        let longest = Duration::from_secs(24 * 60 * 60 + 120);
+        let expires = left > 0 && Duration::from_millis(left.unsigned_abs()) <= longest;
+        assert!(expires || key == "sendly:data", "{key}: {left}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_script_that_redis_has_forgotten_is_sent_again() {
+    let redis = Server::start(&[]);
+    let fleet = Fleet::of(1, &redis.url(), PATIENT).await;
+    fleet.send_ok(0, PHONE).await;
+    assert_eq!(redis.ask(&["SCRIPT", "FLUSH"]), "+OK");
+    fleet.send_ok(0, PHONE).await;
+    assert_eq!(fleet.codes_left(0, PHONE).await, 3);
+    assert_eq!(fleet.metric(0, "ledger_up").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_login_a_database_and_a_prefix_are_kept_to() {
+    let redis = Server::start(&[]);
+    // No more than what docs/redis.md says that it takes.
+    let rules = ["~theirs:*", "-@all", "+evalsha", "+eval", "+select", "+get", "+set", "+del"];
+    let more = ["+getrange", "+setrange", "+strlen", "+pexpire", "+pttl", "+time"];
+    let user = ["ACL", "SETUSER", "gate", "on", ">p:w/1"].iter().chain(&rules).chain(&more).copied();
+    assert_eq!(redis.ask(&user.collect::<Vec<_>>()), "+OK");
+    assert_eq!(redis.ask(&["ACL", "SETUSER", "default", "off"]), "+OK");
+    let url = format!("redis://gate:p%3Aw%2F1@127.0.0.1:{}/3", redis.port);
+    let fleet = Fleet::of(2, &url, &format!("{PATIENT}prefix = \"theirs\"\n")).await;
+    fleet.send_ok(0, PHONE).await;
+    assert_eq!(fleet.codes_left(1, PHONE).await, 4);
+    assert_eq!(fleet.metric(0, "ledger_up").await, 1);
+}

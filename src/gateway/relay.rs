@@ -1,7 +1,7 @@
 //! A limited request on a connection of one process, served by another that has taken over the counts.
 //!
-//! The first one has read it and passes it on as a whole ([`Ask`]); the other one serves it as it serves any ([`Relayed`] is its
-//! [`Caller`]) and sends back the whole answer ([`Told`]).
+//! The first one has read it and passes it on as a whole ([`Ask`]); the other one serves it as it serves any (`Relayed` is its
+//! `Caller`) and sends back the whole answer ([`Told`]).
 
 use std::collections::HashMap;
 use std::convert::Infallible;

@@ -33,7 +33,8 @@ pub enum Ledger {
     Memory(Arc<Memory>),
     /// In this process' memory, and written down as it happens.
     Durable(Arc<Durable>),
-    /// In Redis, for all gateways that share it.
+    /// In Redis, for all gateways that share it. What it does is boxed: its futures are large, and would make those of all requests so,
+    /// which are moved into their places.
     Redis(Arc<Redis>),
 }
 
@@ -113,7 +114,7 @@ impl Ledger {
             Ledger::Memory(memory) => memory.reserve(policy, subject, kind, now),
             Ledger::Durable(durable) => durable.reserve(policy, subject, kind, now).await,
             Ledger::Redis(redis) => {
-                let (decision, verdict) = redis.reserve(policy, subject, kind, now).await;
+                let (decision, verdict) = Box::pin(redis.reserve(policy, subject, kind, now)).await;
                 let verdict = match verdict {
                     redis::Verdict::Charged(charge, token) => Verdict::Reserved(self.reservation(charge, Some(token))),
                     redis::Verdict::Refused(refusal) => Verdict::Refused(refusal),
@@ -136,7 +137,7 @@ impl Ledger {
         match self {
             Ledger::Memory(memory) => memory.record(policy, key, kind, at),
             Ledger::Durable(durable) => durable.record(policy, key, kind, at),
-            Ledger::Redis(redis) => redis.record(policy, key, kind, at).await,
+            Ledger::Redis(redis) => Box::pin(redis.record(policy, key, kind, at)).await,
         }
     }
 
@@ -146,7 +147,7 @@ impl Ledger {
         match self {
             Ledger::Memory(memory) => memory.absorb(policy, into, from),
             Ledger::Durable(durable) => durable.absorb(policy, into, from, now),
-            Ledger::Redis(redis) => redis.absorb(policy, into, from).await,
+            Ledger::Redis(redis) => Box::pin(redis.absorb(policy, into, from)).await,
         }
     }
 
@@ -155,7 +156,7 @@ impl Ledger {
         match self {
             Ledger::Memory(memory) => memory.hold(key, until),
             Ledger::Durable(durable) => durable.hold(key, until, now),
-            Ledger::Redis(redis) => redis.hold(key, until).await,
+            Ledger::Redis(redis) => Box::pin(redis.hold(key, until)).await,
         }
     }
 
@@ -164,7 +165,7 @@ impl Ledger {
         match self {
             Ledger::Memory(memory) => memory.look(policy, key, now),
             Ledger::Durable(durable) => durable.memory().look(policy, key, now),
-            Ledger::Redis(redis) => redis.look(policy, key, now).await,
+            Ledger::Redis(redis) => Box::pin(redis.look(policy, key, now)).await,
         }
     }
 
@@ -175,7 +176,7 @@ impl Ledger {
         match self {
             Ledger::Memory(memory) => memory.clear(policy, key, now),
             Ledger::Durable(durable) => durable.clear(policy, key, now),
-            Ledger::Redis(redis) => redis.clear(policy, key, now).await,
+            Ledger::Redis(redis) => Box::pin(redis.clear(policy, key, now)).await,
         }
     }
 
@@ -184,7 +185,7 @@ impl Ledger {
         match self {
             Ledger::Memory(memory) => memory.whose(id, now),
             Ledger::Durable(durable) => durable.memory().whose(id, now),
-            Ledger::Redis(redis) => redis.whose(id, now).await,
+            Ledger::Redis(redis) => Box::pin(redis.whose(id, now)).await,
         }
     }
 
@@ -193,7 +194,7 @@ impl Ledger {
         match self {
             Ledger::Memory(memory) => memory.learn(id, phone, now),
             Ledger::Durable(durable) => durable.learn(id, phone, now).await,
-            Ledger::Redis(redis) => redis.learn(id, phone, now).await,
+            Ledger::Redis(redis) => Box::pin(redis.learn(id, phone, now)).await,
         }
     }
 
@@ -220,7 +221,7 @@ impl Ledger {
         match self {
             Ledger::Memory(memory) => memory.join(policy, asked, answered, phone, now),
             Ledger::Durable(durable) => durable.join(policy, asked, answered, phone, now).await,
-            Ledger::Redis(redis) => redis.join(policy, asked, answered, phone, now).await,
+            Ledger::Redis(redis) => Box::pin(redis.join(policy, asked, answered, phone, now)).await,
         }
     }
 
@@ -280,7 +281,7 @@ impl Reservation {
         {
             // From here on it is Redis' matter, also if this wait is cut off.
             self.ends = None;
-            redis.give_back(&self.charge, token).await;
+            Box::pin(redis.give_back(&self.charge, token)).await;
         }
     }
 }

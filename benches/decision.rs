@@ -23,12 +23,15 @@ mod memory;
 mod race;
 #[path = "decision/state.rs"]
 mod state;
+#[path = "support/svg.rs"]
+mod svg;
 #[path = "decision/sweep.rs"]
 mod sweep;
 #[path = "decision/time.rs"]
 mod time;
 
 use std::error::Error;
+use std::path::Path;
 use std::process::ExitCode;
 
 // The gateway's own.
@@ -78,6 +81,9 @@ impl Plan {
     }
 }
 
+/// Phones, over which memory is drawn.
+const MANY: [u64; 6] = [500_000, 1_000_000, 2_000_000, 3_000_000, 5_000_000, 10_000_000];
+
 fn run() -> Result<(), Box<dyn Error>> {
     let given: Vec<String> = std::env::args().skip(1).collect();
     if let [argument, what, phones] = given.as_slice()
@@ -86,12 +92,17 @@ fn run() -> Result<(), Box<dyn Error>> {
         return memory::weigh(what, phones.parse()?);
     }
     let plan = Plan::read(&given);
+    let svg = given.iter().skip_while(|word| *word != "--svg").nth(1).map(Path::new);
+    if given.iter().any(|word| word == "--memory") {
+        println!("{}\n", machine::describe());
+        return memory::table(&MANY, svg);
+    }
     if given.iter().any(|word| word == "--state") {
         println!("{}\n", machine::describe());
         return state::table(plan.swept);
     }
     println!("{}\n", machine::describe());
-    memory::table(&plan.weighed)?;
+    memory::table(&plan.weighed, svg)?;
     for (phones, decisions) in &plan.sizes {
         race::table(*phones, *decisions, plan.rounds)?;
     }

@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::fs;
 use std::hint::black_box;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use sendly_gateway::clock::Moment;
 use sendly_gateway::policy::{Key, Kind};
 
 use crate::keys::{self, Keys};
+use crate::svg::{Chart, Shape};
 use crate::time::{START, Time};
 
 /// The argument that makes this program the one that is weighed.
@@ -58,22 +60,34 @@ pub(crate) fn weigh(what: &str, phones: u64) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Prints how many bytes each thing takes, for so many of them.
-pub(crate) fn table(counts: &[u64]) -> Result<(), Box<dyn Error>> {
+/// Prints how many bytes each thing takes, for so many of them; and draws it into a folder.
+pub(crate) fn table(counts: &[u64], svg: Option<&Path>) -> Result<(), Box<dyn Error>> {
     println!("bytes of resident memory for each, of");
     println!("| | {} |", counts.iter().map(u64::to_string).collect::<Vec<_>>().join(" | "));
     println!("|---|{}", "---|".repeat(counts.len()));
+    let mut series = Vec::new();
     for (what, name) in WHAT {
-        let mut cells = Vec::new();
+        let (mut cells, mut figures) = (Vec::new(), Vec::new());
         for count in counts {
             let output = Command::new(std::env::current_exe()?).args([ARGUMENT, what, &count.to_string()]).output()?;
             let grown: f64 = String::from_utf8(output.stdout)?.trim().parse()?;
             cells.push(format!("{:.1}", grown / *count as f64));
+            figures.push(Some(grown / *count as f64));
         }
+        series.push((name.to_owned(), figures));
         println!("| {name} | {} |", cells.join(" | "));
     }
     println!();
-    Ok(())
+    let Some(folder) = svg else { return Ok(()) };
+    let millions = |count: &u64| format!("{} million", *count as f64 / 1e6);
+    let chart = Chart {
+        title: "Resident memory of each, over how many there are: less is better".to_owned(),
+        unit: "bytes".to_owned(),
+        shape: Shape::Lines,
+        labels: counts.iter().map(millions).collect(),
+        series,
+    };
+    Ok(chart.write(folder, "memory")?)
 }
 
 /// Resident memory of this process, in bytes.

@@ -24,6 +24,7 @@ mod race;
 #[path = "decision/state.rs"]
 mod state;
 #[path = "support/svg.rs"]
+#[allow(dead_code, reason = "the other benchmark draws bars with it")]
 mod svg;
 #[path = "decision/sweep.rs"]
 mod sweep;

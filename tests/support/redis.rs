@@ -85,7 +85,7 @@ impl Server {
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let (mut said, mut pid) = (String::new(), None);
+        let (mut said, mut pid, mut ready) = (String::new(), None, false);
         // It says so once it has loaded its data and listens; a sentinel, once it watches.
         let is_ready = |line: &str| line.contains("Ready to accept connections") || line.contains("+monitor master");
         for line in lines.by_ref() {
@@ -98,7 +98,9 @@ impl Server {
                 "{} is missing: scripts/setup installs it (Debian: apt-get install redis-server redis-sentinel)",
                 self.program
             );
-            if let Some(pid) = pid.filter(|_| is_ready(&line)) {
+            // On a busy machine it may be ready before the shell has said which process it is.
+            ready |= is_ready(&line);
+            if let Some(pid) = pid.filter(|_| ready) {
                 // What it says from now on nobody reads, but it has to be taken.
                 std::thread::spawn(move || lines.for_each(drop));
                 self.running = Some((child, pid));

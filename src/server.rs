@@ -42,6 +42,10 @@ const RESOLVE_AGAIN: Duration = Duration::from_secs(1);
 /// How often the counters are looked at, for the status page.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// How long spans wait for a batch to fill, at most; and how long the last of them may take to be told.
+const TELL_SPANS_EVERY: Duration = Duration::from_secs(1);
+const LAST_SPANS: Duration = Duration::from_secs(2);
+
 /// How often what was written of the state is made to outlive the machine.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
 
@@ -198,6 +202,7 @@ impl Prepare {
             tokio::spawn(async move { admin.start_service(Some(fds), closing, 1).await }),
             tokio::spawn(sweep(Arc::clone(&gateway))),
             tokio::spawn(save(Arc::clone(&gateway))),
+            tokio::spawn(tell_spans(Arc::clone(&gateway))),
             tokio::spawn(resolve(Arc::clone(&gateway))),
             tokio::spawn(look(board)),
         ];
@@ -257,10 +262,12 @@ impl Running {
                 connections.none_left().await;
                 work.none_left().await;
             };
-            match tokio::time::timeout(patience, all).await {
+            let left = match tokio::time::timeout(patience, all).await {
                 Ok(()) => 0,
                 Err(_) => connections.count(),
-            }
+            };
+            tell_last_spans(&self.gateway).await;
+            left
         }
     }
 
@@ -273,10 +280,12 @@ impl Running {
         self.stop.send_replace(true);
         async move {
             let work = self.gateway.work();
-            match tokio::time::timeout(patience, work.none_left()).await {
+            let left = match tokio::time::timeout(patience, work.none_left()).await {
                 Ok(()) => 0,
                 Err(_) => work.count(),
-            }
+            };
+            tell_last_spans(&self.gateway).await;
+            left
         }
     }
 }
@@ -304,6 +313,18 @@ async fn save(gateway: Arc<Gateway>) {
         turns.tick().await;
         gateway.save().await;
     }
+}
+
+async fn tell_spans(gateway: Arc<Gateway>) {
+    loop {
+        gateway.has_spans(TELL_SPANS_EVERY).await;
+        gateway.tell_spans().await;
+    }
+}
+
+/// Tells the collector what it has not been told, unless it takes too long.
+async fn tell_last_spans(gateway: &Gateway) {
+    let _ = tokio::time::timeout(LAST_SPANS, gateway.tell_spans()).await;
 }
 
 async fn look(board: Arc<Board>) {

@@ -332,12 +332,12 @@ impl Gateway {
 
     /// Learns whose phone an answer shows, and that a check confirmed it. Called before any client can see the answer.
     fn learn(&self, operation: Operation, body: &[u8], now: Moment) {
-        let body::Shown { id, phone } = body::read_shown(body);
+        let body::Shown { id, phone, is_verified } = body::read_shown(body);
         let verification = id.map(|id| self.hash_key.verification(&id));
         if let (Some(verification), Some(phone)) = (verification, phone) {
             self.ledger.overhear(verification, phone, now);
         }
-        if operation == Operation::Check && body::is_verified(body) {
+        if operation == Operation::Check && is_verified {
             self.metrics.confirmed(verification, phone);
         }
     }
@@ -365,6 +365,11 @@ pub struct Request {
     traced: Option<Box<trace::Call>>,
     /// There from the moment that its header was read.
     under_way: Option<UnderWay>,
+}
+
+/// Reads the files that a configuration names, and returns what is wrong with each.
+pub fn examine(config: &Config) -> Vec<String> {
+    settings::examine(config, &Clock::system())
 }
 
 fn bounds(memory: &config::Memory) -> Bounds {

@@ -28,8 +28,8 @@ use crate::admin::board::Board;
 use crate::admin::{Admin, Draining};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::gateway::Gateway;
 use crate::gateway::front::Front;
+use crate::gateway::{self, Gateway};
 use crate::handover::{self, Estate, Given, NotTaken};
 use crate::policy::subject::HashKey;
 pub use reload::{Applied, Prepared, Reload};
@@ -93,6 +93,12 @@ pub struct Running {
     /// Stops the operators' listener: only at the very end, since a drain is what they want to see.
     close: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
+}
+
+/// Reads the files that a configuration names, and returns what is wrong with each: what would keep a gateway from starting with it.
+pub fn examine(config: &Config) -> Vec<String> {
+    let certificate = config.tls.as_ref().map(Certificate::read).transpose();
+    certificate.err().into_iter().chain(gateway::examine(config)).collect()
 }
 
 /// Starts a gateway on the current runtime.

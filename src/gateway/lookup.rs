@@ -95,7 +95,7 @@ impl Gateway {
                 (Whose::Nobody(answer), Found::Nobody)
             }
             Outcome::Answered(answer) if answer.status.is_success() => match body::read_shown(&answer.body) {
-                body::Shown { id: Some(id), phone: Some(phone) } => {
+                body::Shown { id: Some(id), phone: Some(phone), .. } => {
                     let answered = self.hash_key.verification(&id);
                     (Whose::Known(self.ledger.join(&settings.policy, asked, answered, phone, now).await), Found::Phone)
                 }

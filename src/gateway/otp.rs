@@ -249,7 +249,7 @@ async fn learn(
     answer: &Answer,
     now: Moment,
 ) -> Option<Phone> {
-    let body::Shown { id, phone } = body::read_shown(&answer.body);
+    let body::Shown { id, phone, .. } = body::read_shown(&answer.body);
     // A send's answer need not repeat the phone that the send named.
     let shown = phone.or(subject.phone);
     let (Some(id), Some(phone)) = (id, shown) else { return shown };

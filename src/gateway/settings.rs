@@ -66,6 +66,14 @@ impl Upstream {
     }
 }
 
+/// What would keep a gateway from starting with this configuration, as far as files tell.
+pub(super) fn examine(config: &Config, clock: &Clock) -> Vec<String> {
+    let upstream = Upstream::new(&config.upstream, clock).err();
+    // How Redis is reached is its client's own: only the file is looked at here.
+    let ledger = config.ledger.ca_file.as_deref().map(|file| Authorities::of(true, Some(file))).and_then(Result::err);
+    upstream.into_iter().chain(ledger).chain(Tracer::new(&config.traces).err()).collect()
+}
+
 impl Settings {
     /// # Errors
     /// What is wrong with the way to Sendly, or to the collector of traces.

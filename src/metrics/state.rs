@@ -70,10 +70,16 @@ pub(super) struct State {
 /// From an empty table to one of tens of millions of keys, in seconds.
 const SWEEP: &[f64] = &[0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0];
 
+/// Which commit it was built from, where whoever built it has said so.
+const REVISION: &str = match option_env!("SENDLY_GATEWAY_REVISION") {
+    Some(revision) => revision,
+    None => "unknown",
+};
+
 impl State {
     pub(super) fn new(register: Register<'_>) -> Result<Self> {
-        let version = env!("CARGO_PKG_VERSION");
-        register.info("build_info", "Always 1; the build is in the labels.", &[("version", version)])?;
+        let labels = [("version", env!("CARGO_PKG_VERSION")), ("revision", REVISION), ("arch", std::env::consts::ARCH)];
+        register.info("build_info", "Always 1; the build is in the labels.", &labels)?;
         register.0.register(Box::new(ProcessCollector::for_self()))?;
         let swept =
             register.counters("swept_total", "Entries dropped because nothing needs them any more.", &["what"])?;

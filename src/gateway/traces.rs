@@ -31,6 +31,8 @@ impl Gateway {
     pub(super) fn served(&self, request: &Request, method: &str, status: u16, ended: Moment) {
         let Some(trace) = request.trace else { return };
         let span = Span::of_request(trace, (request.began, ended), || What::Request {
+            // A listener speaks TLS or does not, whatever is loaded anew.
+            over_tls: self.settings.load().config.tls.is_some(),
             method: sendly::method(method),
             operation: request.operation,
             outcome: request.outcome,

@@ -119,9 +119,9 @@ fn described(what: What) -> (SpanKind, Cow<'static, str>, Vec<KeyValue>, Status)
     let mut attributes = Vec::with_capacity(8);
     let mut is = |attribute: KeyValue| attributes.push(attribute);
     match what {
-        What::Request { method, operation, outcome, status, phone, refused_by, client } => {
+        What::Request { over_tls, method, operation, outcome, status, phone, refused_by, client } => {
             is(KeyValue::new("http.request.method", method));
-            is(KeyValue::new("url.scheme", "http"));
+            is(KeyValue::new("url.scheme", if over_tls { "https" } else { "http" }));
             if let Some(route) = operation.route() {
                 is(KeyValue::new("http.route", route));
             }

@@ -34,6 +34,8 @@ pub struct Span {
 pub enum What {
     /// A client was served.
     Request {
+        /// Whether it came over TLS.
+        over_tls: bool,
         /// Its method, if it is one of HTTP's own.
         method: &'static str,
         /// What it asked for.

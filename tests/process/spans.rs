@@ -96,6 +96,7 @@ async fn a_code_is_a_span_and_its_call_to_sendly_one_below_it_whose_id_sendly_is
     for (name, value) in [
         ("http.request.method", "POST"),
         ("http.route", "/api/v1/verify"),
+        ("url.scheme", "http"),
         ("http.response.status_code", "201"),
         ("client.address", "127.0.0.1"),
         ("sendly_gateway.operation", "send"),
@@ -309,4 +310,46 @@ async fn a_reload_switches_traces_on_and_off() {
     }
     let (requests, calls) = all(serving, &collector).await;
     assert_eq!((requests.len(), calls.len()), (1, 1));
+}
+
+/// A way to a collector over TLS, and who vouches for it: a file.
+async fn over_tls(collector: &Upstream) -> (std::net::SocketAddr, String) {
+    let signed = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::try_from(signed.signing_key.serialize_der()).unwrap();
+    let config =
+        rustls::ServerConfig::builder_with_provider(std::sync::Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![signed.cert.der().clone()], key)
+            .unwrap();
+    let (acceptor, to) = (tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config)), collector.address);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            // Whoever does not trust it breaks off.
+            let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+            let mut plain = tokio::net::TcpStream::connect(to).await.unwrap();
+            tokio::spawn(async move { tokio::io::copy_bidirectional(&mut stream, &mut plain).await });
+        }
+    });
+    (address, crate::process::config_file(&signed.cert.pem()))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_collector_is_told_over_tls_if_it_is_vouched_for() {
+    let (upstream, collector) = (Upstream::start().await, collector().await);
+    let (address, ca_file) = over_tls(&collector).await;
+    let url = format!("[traces]\nurl = \"https://localhost:{}/otlp\"\n", address.port());
+    let serving = Process::gateway(&format!("{url}ca_file = {ca_file:?}"), &upstream.url(), &[]).await;
+    serving.ask("POST", "/api/v1/verify", &[], SEND).await;
+    let (requests, calls) = all(serving, &collector).await;
+    assert_eq!((requests.len(), calls.len()), (1, 1));
+    let (_, another) = over_tls(&collector).await;
+    let serving = Process::gateway(&format!("{url}ca_file = {another:?}"), &upstream.url(), &[]).await;
+    serving.ask("POST", "/api/v1/verify", &[], SEND).await;
+    serving.until_it_exposes("trace_spans_total{result=\"failed\"} 2").await;
+    assert_eq!(spans(&collector).len(), 2, "nothing more came");
 }

@@ -348,7 +348,8 @@ impl Redis {
                 let counts = policy.counts(per, kind);
                 numbers.and(counts.into()).keep(policy.retention(per)).rules(policy.met(per, kind))
             });
-            let judged = wire::judged(&self.call(&Call::new("reserve", names.clone(), numbers)).await?)?;
+            let parts = self.call(&Call::new("reserve", names.clone(), numbers)).await?;
+            let judged = wire::judged(&parts, keys.iter().map(|key| policy.met(key.per(), kind).len()))?;
             if judged.verdict != wire::Verdict::Late {
                 return Ok(judged);
             }

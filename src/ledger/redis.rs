@@ -63,12 +63,12 @@ pub struct Servers {
 
 impl std::fmt::Debug for Servers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Servers").field("topology", &self.topology).field("nodes", &self.nodes).finish_non_exhaustive()
+        f.debug_struct("Servers").field("nodes", &self.nodes).finish_non_exhaustive()
     }
 }
 
 /// What stands at an address.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Topology {
     /// The server.
     Single,
@@ -76,6 +76,10 @@ pub enum Topology {
     Sentinel {
         /// Its name among them.
         master: String,
+        /// Whom to log in to them as.
+        user: Option<String>,
+        /// And with what.
+        password: Option<String>,
     },
     /// Servers that have a part of all keys each.
     Cluster,

@@ -193,6 +193,25 @@ async fn a_fail_over_loses_no_code_that_a_gateway_knows_of() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sentinels_are_told_a_login_of_their_own_where_they_want_one() {
+    let (_first, _second, sentinel) = sentinel().await;
+    let user = ["ACL", "SETUSER", "gate", "on", ">p:w/2", "+@all"];
+    assert_eq!(sentinel.ask(&user), "+OK");
+    // As `requirepass` does.
+    assert_eq!(sentinel.ask(&["ACL", "SETUSER", "default", "resetpass", ">p:w/1"]), "+OK");
+    let ledger = format!("{PATIENT}topology = \"sentinel\"\nmaster = \"codes\"\n");
+    let logins = ["sentinel_password = \"p:w/1\"\n", "sentinel_user = \"gate\"\nsentinel_password = \"p:w/2\"\n"];
+    let configs = logins.map(|login| config(&sentinel.url(), &format!("{ledger}{login}"), ""));
+    let fleet = Fleet::with(&configs).await;
+    fleet.send_ok(0, PHONE).await;
+    assert_eq!((fleet.metric(0, "ledger_up").await, fleet.metric(1, "ledger_up").await), (1, 1));
+    assert_eq!(fleet.codes_left(1, PHONE).await, 4);
+    let stranger =
+        Fleet::of(1, &sentinel.url(), &format!("{HASTY}topology = \"sentinel\"\nmaster = \"codes\"\n")).await;
+    assert_eq!(stranger.metric(0, "ledger_up").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tls_is_spoken_to_whom_the_authorities_vouch_for_and_to_nobody_else() {
     let names = vec!["127.0.0.1".to_owned(), "localhost".to_owned()];
     let signed = rcgen::generate_simple_self_signed(names).unwrap();

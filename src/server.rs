@@ -131,6 +131,7 @@ pub async fn take_over(mut config: Config, estate: Estate, clock: Clock) -> Resu
     let (gateway, runtime) = (Arc::clone(&running.gateway), Handle::current());
     let serving = tokio::task::spawn_blocking(move || taken.serves(&gateway, runtime));
     serving.await.map_err(|error| error.to_string())??;
+    running.gateway.has_inherited();
     Ok(running)
 }
 
@@ -256,11 +257,11 @@ impl Running {
             let all = async {
                 connections.none_left().await;
                 work.none_left().await;
+                self.gateway.finish_telling().await;
             };
-            match tokio::time::timeout(patience, all).await {
-                Ok(()) => 0,
-                Err(_) => connections.count(),
-            }
+            let ended = tokio::time::timeout(patience, all).await;
+            self.gateway.says_what_is_untold();
+            ended.map_or_else(|_| connections.count(), |()| 0)
         }
     }
 
@@ -273,10 +274,13 @@ impl Running {
         self.stop.send_replace(true);
         async move {
             let work = self.gateway.work();
-            match tokio::time::timeout(patience, work.none_left()).await {
-                Ok(()) => 0,
-                Err(_) => work.count(),
-            }
+            let all = async {
+                work.none_left().await;
+                self.gateway.finish_telling().await;
+            };
+            let ended = tokio::time::timeout(patience, all).await;
+            self.gateway.says_what_is_untold();
+            ended.map_or_else(|_| work.count(), |()| 0)
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use sendly_gateway::policy::Key;
+
 use crate::fleet::{Fleet, HASTY, PATIENCE, PATIENT, config};
 use crate::server::{Server, free_port};
 use crate::upstream::Act;
@@ -144,6 +146,25 @@ async fn a_cluster_of_which_a_server_is_gone_is_away_and_comes_back() {
         assert_eq!((fleet.codes_left(0, phone).await, fleet.upstream.codes(phone)), (0, 5));
     }
     servers.clear();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whichever_server_of_a_cluster_is_emptied_it_is_told_all_that_is_known() {
+    let (servers, url) = cluster().await;
+    let fleet = Fleet::of(1, &url, &format!("{PATIENT}{CLUSTER}")).await;
+    let phones: Vec<String> = (0..12).map(|nth| format!("+1555010{nth:04}")).collect();
+    for phone in &phones {
+        fleet.send_ok(0, phone).await;
+    }
+    for server in &servers {
+        assert_eq!(server.ask(&["FLUSHALL"]), "+OK");
+        for phone in &phones {
+            let key = Key::Phone(phone.parse().unwrap());
+            let counted = async { while fleet.gateways[0].gateway().look(key).await.standings[0].used != 1 {} };
+            tokio::time::timeout(PATIENCE, counted).await.expect("nobody notices");
+        }
+    }
+    assert_eq!(fleet.codes_left(0, &phones[0]).await, 4);
 }
 
 /// A server, its replica, and a sentinel who watches them.

@@ -4,7 +4,6 @@
 //! form and the order of all others.
 
 mod line;
-mod trace;
 
 use std::io::{self, IsTerminal};
 use std::sync::Arc;
@@ -14,7 +13,6 @@ use crate::config::{Log, LogFormat};
 use crate::telemetry::{self, About, Lines};
 pub use line::Entry;
 use line::{Form, Line};
-pub use trace::TraceId;
 
 /// See the module's documentation.
 #[derive(Debug)]

@@ -19,6 +19,7 @@ use tokio::runtime::{Builder, Runtime};
 use crate::clock::Clock;
 use crate::config::{Config, Log, LogFormat, Mistakes};
 use crate::sandbox::{self, Sandbox};
+use crate::server;
 use crate::telemetry;
 use signals::{Asked, Signals};
 
@@ -129,6 +130,12 @@ fn environment() -> impl Iterator<Item = (String, String)> {
 
 fn check(file: &Path) -> Result<(), Failure> {
     let config = Config::load(file, environment())?;
+    // What it names may be there and yet be of no use.
+    let unusable = server::examine(&config);
+    if !unusable.is_empty() {
+        let lines: Vec<_> = unusable.iter().map(|mistake| format!("{}: {mistake}", file.display())).collect();
+        return Err(Failure::usage(lines.join("\n")));
+    }
     say(&format!(
         "{}: {} limits, {} throttles, no mistake\n",
         file.display(),

@@ -5,7 +5,9 @@ mod changes;
 pub mod file;
 pub mod ledger;
 mod token;
+pub mod traces;
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -20,6 +22,7 @@ use crate::policy::{Limit, WhenFull};
 use crate::sendly::Operation;
 use crate::sendly::tariff::Tariff;
 use ledger::Ledger;
+use traces::Traces;
 
 /// The whole configuration.
 #[derive(Clone, Debug)]
@@ -52,6 +55,8 @@ pub struct Config {
     pub replies: Replies,
     /// What is logged, and how.
     pub log: Log,
+    /// Whether traces are recorded, and where to.
+    pub traces: Traces,
     /// How another configuration is loaded.
     pub reload: Reload,
     /// What a code costs, by where it goes.
@@ -109,6 +114,17 @@ pub struct Origin {
     pub host: String,
     /// Its port.
     pub port: u16,
+}
+
+/// As the URL of an origin, its port included.
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.tls { "https" } else { "http" };
+        match self.host.contains(':') {
+            true => write!(f, "{scheme}://[{}]:{}", self.host, self.port),
+            false => write!(f, "{scheme}://{}:{}", self.host, self.port),
+        }
+    }
 }
 
 /// A certificate chain and its key, both PEM.

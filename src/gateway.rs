@@ -28,6 +28,7 @@ mod session;
 pub mod settings;
 mod state;
 mod store;
+mod traces;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -36,7 +37,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
-use crate::access::{AccessLog, Entry, TraceId};
+use crate::access::{AccessLog, Entry};
 use crate::clock::{Clock, Moment};
 use crate::config::{self, Config};
 use crate::ledger::durable::{self, Durable};
@@ -47,6 +48,7 @@ use crate::metrics::{Metrics, Outcome, Reload, Shared, Sizes, Swept};
 use crate::phone::Phone;
 use crate::policy::subject::{Account, HashKey};
 use crate::sendly::{Operation, body};
+use crate::trace::{self, Context, Failure};
 use crate::work::{UnderWay, Work};
 use caller::Caller;
 use exemptions::Exemptions;
@@ -77,6 +79,7 @@ pub struct Gateway {
     lookups: lookup::Lookups,
     metrics: Metrics,
     access: AccessLog,
+    traces: traces::Traces,
     work: Work,
     /// Whether it was said since the last sweep that there is no room: once, however many ask.
     said_full: AtomicBool,
@@ -109,6 +112,7 @@ impl Gateway {
             lookups: lookup::Lookups::default(),
             metrics,
             access: AccessLog::new(&config.log),
+            traces: traces::Traces::default(),
             work: Work::default(),
             said_full: AtomicBool::new(false),
             exemptions,
@@ -187,6 +191,7 @@ impl Gateway {
     /// How much it keeps now.
     pub fn sizes(&self) -> Sizes {
         let (access_lines_dropped, lines_dropped) = self.access.dropped();
+        let spans = self.traces.fates();
         Sizes {
             in_flight: self.work.count(),
             tracked: self.memory.tracked(),
@@ -197,6 +202,7 @@ impl Gateway {
             unclaimed: self.retries.unclaimed(),
             access_lines_dropped,
             lines_dropped,
+            spans: [spans.exported, spans.failed, spans.dropped],
         }
     }
 
@@ -279,9 +285,11 @@ impl Gateway {
     fn throttle(&self, settings: &Settings, caller: &impl Caller, request: &mut Request) -> Option<Reply> {
         let fields = caller.fields();
         request.client = caller::client(caller.peer(), fields, &settings.config.clients.trusted_proxies);
-        if self.access.is_on() {
-            request.trace = TraceId::of(fields.all("traceparent"));
-        }
+        request.trace = match &settings.tracer {
+            Some(tracer) => tracer.begin(fields.all("traceparent")),
+            None if self.access.is_on() => Context::passing(fields.all("traceparent")),
+            None => None,
+        };
         if settings.throttles.is_empty() {
             return None;
         }
@@ -302,6 +310,7 @@ impl Gateway {
         let at = self.clock.now();
         let took = at.since(request.began);
         self.metrics.request(request.operation, request.outcome, took);
+        self.served(request, method, status, at);
         if !self.access.is_on() {
             return;
         }
@@ -315,7 +324,7 @@ impl Gateway {
             account: request.account,
             refused_by: request.refused_by.as_deref(),
             client: request.client,
-            trace: request.trace,
+            trace: request.trace.map(Context::trace),
             took,
             bytes,
         });
@@ -323,12 +332,12 @@ impl Gateway {
 
     /// Learns whose phone an answer shows, and that a check confirmed it. Called before any client can see the answer.
     fn learn(&self, operation: Operation, body: &[u8], now: Moment) {
-        let body::Shown { id, phone } = body::read_shown(body);
+        let body::Shown { id, phone, is_verified } = body::read_shown(body);
         let verification = id.map(|id| self.hash_key.verification(&id));
         if let (Some(verification), Some(phone)) = (verification, phone) {
             self.ledger.overhear(verification, phone, now);
         }
-        if operation == Operation::Check && body::is_verified(body) {
+        if operation == Operation::Check && is_verified {
             self.metrics.confirmed(verification, phone);
         }
     }
@@ -341,7 +350,7 @@ pub struct Request {
     operation: Operation,
     outcome: Outcome,
     client: Option<IpAddr>,
-    trace: Option<TraceId>,
+    trace: Option<Context>,
     account: Option<Account>,
     phone: Option<Phone>,
     /// The limit or throttle that refused.
@@ -350,8 +359,17 @@ pub struct Request {
     path: Option<String>,
     capture: Option<passing::Capture>,
     sent_upstream: Option<Moment>,
+    /// The status that Sendly answered it with, and why that answer is not whole, where it is pingora that asks.
+    answered: Option<u16>,
+    failure: Option<Failure>,
+    traced: Option<Box<trace::Call>>,
     /// There from the moment that its header was read.
     under_way: Option<UnderWay>,
+}
+
+/// Reads the files that a configuration names, and returns what is wrong with each.
+pub fn examine(config: &Config) -> Vec<String> {
+    settings::examine(config, &Clock::system())
 }
 
 fn bounds(memory: &config::Memory) -> Bounds {

@@ -59,9 +59,37 @@ impl Operation {
         }
     }
 
+    /// Its route, with names in the place of what differs from request to request; `None` where it is not one route.
+    pub const fn route(self) -> Option<&'static str> {
+        match self {
+            Operation::Send | Operation::List => Some("/api/v1/verify"),
+            Operation::Resend => Some("/api/v1/verify/{id}/resend"),
+            Operation::Check => Some("/api/v1/verify/{id}/check"),
+            Operation::Get => Some("/api/v1/verify/{id}"),
+            Operation::Profiles | Operation::Sessions | Operation::Other => None,
+        }
+    }
+
     /// Whether its answer shows an id beside the phone that it belongs to, so that the gateway can learn it.
     pub const fn shows_phone(self) -> bool {
         matches!(self, Operation::Send | Operation::Resend | Operation::Check | Operation::Get)
+    }
+}
+
+/// A request's method by its name, or `_OTHER`, as OpenTelemetry has it, for one that is not of HTTP's own: that may be a client's own
+/// words, a phone or a key.
+pub fn method(method: &str) -> &'static str {
+    match method {
+        "POST" => "POST",
+        "GET" => "GET",
+        "HEAD" => "HEAD",
+        "PUT" => "PUT",
+        "PATCH" => "PATCH",
+        "DELETE" => "DELETE",
+        "OPTIONS" => "OPTIONS",
+        "TRACE" => "TRACE",
+        "CONNECT" => "CONNECT",
+        _ => "_OTHER",
     }
 }
 

@@ -28,8 +28,8 @@ use crate::admin::board::Board;
 use crate::admin::{Admin, Draining};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::gateway::Gateway;
 use crate::gateway::front::Front;
+use crate::gateway::{self, Gateway};
 use crate::handover::{self, Estate, Given, NotTaken};
 use crate::policy::subject::HashKey;
 pub use reload::{Applied, Prepared, Reload};
@@ -41,6 +41,10 @@ const RESOLVE_AGAIN: Duration = Duration::from_secs(1);
 
 /// How often the counters are looked at, for the status page.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How long spans wait for a batch to fill, at most; and how long the last of them may take to be told.
+const TELL_SPANS_EVERY: Duration = Duration::from_secs(1);
+const LAST_SPANS: Duration = Duration::from_secs(2);
 
 /// How often what was written of the state is made to outlive the machine.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
@@ -89,6 +93,12 @@ pub struct Running {
     /// Stops the operators' listener: only at the very end, since a drain is what they want to see.
     close: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
+}
+
+/// Reads the files that a configuration names, and returns what is wrong with each: what would keep a gateway from starting with it.
+pub fn examine(config: &Config) -> Vec<String> {
+    let certificate = config.tls.as_ref().map(Certificate::read).transpose();
+    certificate.err().into_iter().chain(gateway::examine(config)).collect()
 }
 
 /// Starts a gateway on the current runtime.
@@ -199,6 +209,7 @@ impl Prepare {
             tokio::spawn(async move { admin.start_service(Some(fds), closing, 1).await }),
             tokio::spawn(sweep(Arc::clone(&gateway))),
             tokio::spawn(save(Arc::clone(&gateway))),
+            tokio::spawn(tell_spans(Arc::clone(&gateway))),
             tokio::spawn(resolve(Arc::clone(&gateway))),
             tokio::spawn(look(board)),
         ];
@@ -259,9 +270,13 @@ impl Running {
                 work.none_left().await;
                 self.gateway.finish_telling().await;
             };
-            let ended = tokio::time::timeout(patience, all).await;
+            let left = match tokio::time::timeout(patience, all).await {
+                Ok(()) => 0,
+                Err(_) => connections.count(),
+            };
             self.gateway.says_what_is_untold();
-            ended.map_or_else(|_| connections.count(), |()| 0)
+            tell_last_spans(&self.gateway).await;
+            left
         }
     }
 
@@ -278,9 +293,13 @@ impl Running {
                 work.none_left().await;
                 self.gateway.finish_telling().await;
             };
-            let ended = tokio::time::timeout(patience, all).await;
+            let left = match tokio::time::timeout(patience, all).await {
+                Ok(()) => 0,
+                Err(_) => work.count(),
+            };
             self.gateway.says_what_is_untold();
-            ended.map_or_else(|_| work.count(), |()| 0)
+            tell_last_spans(&self.gateway).await;
+            left
         }
     }
 }
@@ -308,6 +327,18 @@ async fn save(gateway: Arc<Gateway>) {
         turns.tick().await;
         gateway.save().await;
     }
+}
+
+async fn tell_spans(gateway: Arc<Gateway>) {
+    loop {
+        gateway.has_spans(TELL_SPANS_EVERY).await;
+        gateway.tell_spans().await;
+    }
+}
+
+/// Tells the collector what it has not been told, unless it takes too long.
+async fn tell_last_spans(gateway: &Gateway) {
+    let _ = tokio::time::timeout(LAST_SPANS, gateway.tell_spans()).await;
 }
 
 async fn look(board: Arc<Board>) {

@@ -22,6 +22,8 @@ mod process;
 mod reload;
 #[path = "process/secrets.rs"]
 mod secrets;
+#[path = "process/spans.rs"]
+mod spans;
 #[path = "process/state.rs"]
 mod state;
 #[path = "process/stopping.rs"]

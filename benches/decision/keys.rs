@@ -37,7 +37,9 @@ impl Keys {
         Ok(Self {
             phones: phones.ok_or("no phone")?,
             verifications: (0..count).map(|nth| hash_key.verification(&format!("ver_{nth:032x}"))).collect(),
-            accounts: (0..count.div_ceil(PER_ACCOUNT)).map(|nth| hash_key.account(&nth.to_le_bytes())).collect(),
+            accounts: (0..count.div_ceil(PER_ACCOUNT))
+                .map(|nth| hash_key.account(format!("Bearer sk_{nth}").as_bytes()))
+                .collect(),
         })
     }
 

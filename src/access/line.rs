@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use arrayvec::ArrayVec;
 
-use super::trace::TraceId;
 use crate::clock::Moment;
 use crate::metrics::Outcome;
 use crate::phone::Phone;
 use crate::policy::subject::Account;
-use crate::sendly::Operation;
+use crate::sendly::{Operation, method};
+use crate::trace::TraceId;
 
 /// What a line tells of a request.
 #[derive(Clone, Copy, Debug)]
@@ -269,21 +269,6 @@ impl fmt::Write for Line {
     }
 }
 
-fn method(method: &str) -> &'static str {
-    match method {
-        "POST" => "POST",
-        "GET" => "GET",
-        "HEAD" => "HEAD",
-        "PUT" => "PUT",
-        "PATCH" => "PATCH",
-        "DELETE" => "DELETE",
-        "OPTIONS" => "OPTIONS",
-        "TRACE" => "TRACE",
-        "CONNECT" => "CONNECT",
-        _ => "_OTHER",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::net::{Ipv4Addr, Ipv6Addr};
@@ -295,6 +280,7 @@ mod tests {
     use super::*;
     use crate::policy::subject::HashKey;
     use crate::telemetry::Stamp;
+    use crate::trace::Context;
 
     fn line(form: Form, entry: &Entry<'_>) -> String {
         let line = Line::of(form, entry);
@@ -307,7 +293,7 @@ mod tests {
     }
 
     fn trace(id: &str) -> Option<TraceId> {
-        TraceId::of([format!("00-{id}-00f067aa0ba902b7-01").as_bytes()].into_iter())
+        Context::passing([format!("00-{id}-00f067aa0ba902b7-01").as_bytes()].into_iter()).map(Context::trace)
     }
 
     fn refused() -> Entry<'static> {

@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use super::phones::{counts, mode};
 use crate::config::file::duration_text;
 use crate::config::ledger::{Ledger, Topology};
-use crate::config::{Config, LogFormat, Origin, Protocol, Throttle, ThrottlePer, Tls};
+use crate::config::traces::Traces;
+use crate::config::{Config, LogFormat, Protocol, Throttle, ThrottlePer, Tls};
 use crate::country::Country;
 use crate::policy::{Limit, OnOutage, RefusalCode, WhenFull};
 use crate::sendly::code;
@@ -28,7 +29,7 @@ pub(super) fn shown(config: &Config) -> Value {
         "drain_timeout": span(config.drain_timeout),
         "exempt": config.exempt.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "upstream": {
-            "url": url(&upstream.origin),
+            "url": upstream.origin.to_string(),
             "protocol": match upstream.protocol { Protocol::Http1 => "http1", Protocol::Http2 => "http2" },
             "ca_file": upstream.ca_file.as_deref().map(path),
             "connect_timeout": span(upstream.connect_timeout),
@@ -74,6 +75,7 @@ pub(super) fn shown(config: &Config) -> Value {
             "format": match log.format { LogFormat::Json => "json", LogFormat::Text => "text" },
             "access": log.access,
         },
+        "traces": traces(&config.traces),
         "reload": { "watch": config.reload.watch },
         "credits": credits(&config.tariff),
         "limits": config.limits.iter().map(limit).collect::<Vec<_>>(),
@@ -105,6 +107,18 @@ fn ledger(ledger: &Ledger) -> Value {
     })
 }
 
+fn traces(traces: &Traces) -> Value {
+    let collector = traces.collector.as_ref();
+    json!({
+        "url": collector.map(|collector| format!("{}{}", collector.origin, collector.base)),
+        // They may hold a key.
+        "headers": collector.filter(|collector| !collector.headers.is_empty()).map(|_| SECRET),
+        "ca_file": collector.and_then(|collector| collector.ca_file.as_deref()).map(path),
+        "sample": traces.sample,
+        "service": traces.service,
+    })
+}
+
 /// As it stands in the configuration.
 pub(super) const fn on_outage(on_outage: OnOutage) -> &'static str {
     match on_outage {
@@ -120,12 +134,6 @@ fn span(duration: Duration) -> String {
 
 fn path(path: &Path) -> String {
     path.display().to_string()
-}
-
-fn url(origin: &Origin) -> String {
-    let scheme = if origin.tls { "https" } else { "http" };
-    let host = if origin.host.contains(':') { format!("[{}]", origin.host) } else { origin.host.clone() };
-    format!("{scheme}://{host}:{}", origin.port)
 }
 
 fn tls(tls: &Tls) -> Value {

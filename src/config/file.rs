@@ -21,6 +21,7 @@ mod span;
 #[cfg(test)]
 mod tests;
 mod throttles;
+mod traces;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -138,6 +139,7 @@ fn config<'t>(keys: &mut Section<'_, 't>, default_limits: &'t Document<'t>) -> C
         replies: keys
             .section("replies", |keys| Replies { ratelimit_headers: keys.get("ratelimit_headers", true, flag) }),
         log: keys.section("log", log),
+        traces: keys.section("traces", traces::traces),
         reload: keys.section("reload", |keys| Reload { watch: keys.get("watch", true, flag) }),
         tariff: keys.section("credits", credits::credits),
         limits: keys.entries("limits", policy::MAX_LIMITS, Some(default_limits), limits::limit),

@@ -18,11 +18,12 @@ use bytes::Bytes;
 use http::uri::Authority;
 use http::{HeaderMap, Method, StatusCode};
 
-pub use self::connect::Authorities;
 pub use self::fields::is_misleading;
 use super::fields::Fields;
 use crate::clock::Clock;
 use crate::config::{Origin, Protocol, Upstream};
+use crate::trace::{self, Failure};
+use crate::trust::Authorities;
 
 /// What is known of a call when it is over.
 #[derive(Debug)]
@@ -35,6 +36,19 @@ pub enum Outcome {
     NotSent,
     /// The request may have left, and no answer came.
     Lost(Loss),
+}
+
+impl Outcome {
+    /// The status of the answer, and why it is not whole, as far as that is so.
+    pub(super) fn told(&self) -> (Option<u16>, Option<Failure>) {
+        match self {
+            Outcome::Answered(answer) => (Some(answer.status.as_u16()), None),
+            Outcome::Cut(status) => (Some(status.as_u16()), Some(Failure::Cut)),
+            Outcome::NotSent => (None, Some(Failure::NotSent)),
+            Outcome::Lost(Loss::Timeout) => (None, Some(Failure::Timeout)),
+            Outcome::Lost(Loss::Broken) => (None, Some(Failure::Broken)),
+        }
+    }
 }
 
 /// How an answer was lost.
@@ -96,7 +110,7 @@ impl Sendly {
     /// # Errors
     /// What is wrong with the certificate authorities or the origin's name.
     pub fn new(upstream: &Upstream, clock: Clock) -> Result<Self, String> {
-        Self::trusting(upstream, &Authorities::of(upstream)?, clock)
+        Self::trusting(upstream, &authorities(upstream)?, clock)
     }
 
     /// The same, where those whom it trusts are known already.
@@ -111,13 +125,21 @@ impl Sendly {
         Ok(Self { host: authority(&upstream.origin)?, client })
     }
 
-    /// A call to this canonical path, with those of a client's headers that go on to Sendly, and a body that was read in full.
-    pub fn compose<'f>(&self, method: &Method, path: &str, fields: impl Into<Fields<'f>>, body: &[u8]) -> Call {
+    /// A call to this canonical path, with those of a client's headers that go on to Sendly, what is to be said of its trace, and a body
+    /// that was read in full.
+    pub fn compose<'f>(
+        &self,
+        method: &Method,
+        path: &str,
+        fields: impl Into<Fields<'f>>,
+        traced: Option<&trace::Call>,
+        body: &[u8],
+    ) -> Call {
         let fields = fields.into();
         let form = match &self.client {
-            Client::Http1(_) => http1::Call::compose(&self.host, method, path, fields, body).map(Form::Http1),
+            Client::Http1(_) => http1::Call::compose(&self.host, method, path, fields, traced, body).map(Form::Http1),
             Client::Http2(client) => {
-                client.compose(&self.host, method, path, fields, body).map(|call| Form::Http2(Box::new(call)))
+                client.compose(&self.host, method, path, fields, traced, body).map(|call| Form::Http2(Box::new(call)))
             }
         };
         Call(form.unwrap_or(Form::Pathless))
@@ -149,6 +171,14 @@ impl Sendly {
             client.retire();
         }
     }
+}
+
+/// Whom this upstream is vouched for by.
+///
+/// # Errors
+/// As of [`Authorities::of`].
+pub fn authorities(upstream: &Upstream) -> Result<Authorities, String> {
+    Authorities::of(upstream.origin.tls, upstream.ca_file.as_deref())
 }
 
 /// `host` or `host:port`, with the brackets that an IPv6 address needs.

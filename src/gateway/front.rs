@@ -143,7 +143,7 @@ impl ServerApp for Front {
                     return None;
                 }
                 Next::Late => {
-                    Own::too_late(settings.load(), &mut wire).await;
+                    Own::too_late(&self.gateway, settings.load(), &mut wire, peer).await;
                     return None;
                 }
                 Next::Closed => return None,

@@ -15,6 +15,7 @@ use crate::ledger::Known;
 use crate::metrics::Found;
 use crate::policy::subject::Verification;
 use crate::sendly::{API, Operation, body};
+use crate::trace::{self, Context};
 
 /// Look-ups that are under way.
 #[derive(Debug, Default)]
@@ -36,6 +37,9 @@ pub(super) enum Whose {
 /// The headers that a look-up takes over from the request that needs it: whose key it is made with.
 const ON_BEHALF: [&str; 2] = ["authorization", "x-organization-id"];
 
+/// And, besides, which trace it belongs to.
+const IN_TRACE: [&str; 2] = ["traceparent", "tracestate"];
+
 impl Gateway {
     /// Looks up whose verification this is, once for all who ask at once with the same key. A failure is not remembered.
     pub(super) fn look_up(
@@ -44,6 +48,7 @@ impl Gateway {
         asked: Verification,
         id: &str,
         fields: Fields<'_>,
+        trace: Option<Context>,
     ) -> impl Future<Output = Whose> + use<> {
         let [authorization, organization] = ON_BEHALF.map(|name| fields.first(name).unwrap_or_default());
         let question = self.hash_key.hash(b"lookup", [id.as_bytes(), authorization, organization]);
@@ -54,10 +59,11 @@ impl Gateway {
                 vacant.insert(receiver.clone());
                 // In a task of its own: the others wait for it, also if the one who asked first is torn down.
                 let (gateway, settings) = (Arc::clone(self), Arc::clone(settings));
-                let call = on_behalf(&settings.upstream.sendly, id, fields);
+                let traced = trace.and_then(Context::call);
+                let call = on_behalf(&settings.upstream.sendly, id, fields, traced.as_deref());
                 tokio::spawn(async move {
                     let asking = Asking { gateway: &gateway, question };
-                    let whose = gateway.ask_sendly(&settings, asked, call).await;
+                    let whose = gateway.ask_sendly(&settings, asked, call, traced).await;
                     drop(asking);
                     sender.send_replace(Some(whose));
                 });
@@ -70,10 +76,17 @@ impl Gateway {
         }
     }
 
-    async fn ask_sendly(&self, settings: &Settings, asked: Verification, call: Call) -> Whose {
+    async fn ask_sendly(
+        &self,
+        settings: &Settings,
+        asked: Verification,
+        call: Call,
+        traced: Option<Box<trace::Call>>,
+    ) -> Whose {
         let began = self.clock.now();
         let outcome = settings.upstream.sendly.call(call, settings.config.upstream.lookup_timeout).await;
         let now = self.clock.now();
+        self.called(settings, traced, ("GET", Operation::Get), (began, now), outcome.told());
         if let Outcome::Answered(answer) = &outcome {
             self.metrics.upstream(Operation::Get, answer.status.as_u16(), now.since(began));
         }
@@ -82,7 +95,7 @@ impl Gateway {
                 (Whose::Nobody(answer), Found::Nobody)
             }
             Outcome::Answered(answer) if answer.status.is_success() => match body::read_shown(&answer.body) {
-                body::Shown { id: Some(id), phone: Some(phone) } => {
+                body::Shown { id: Some(id), phone: Some(phone), .. } => {
                     let answered = self.hash_key.verification(&id);
                     (Whose::Known(self.ledger.join(&settings.policy, asked, answered, phone, now).await), Found::Phone)
                 }
@@ -107,11 +120,16 @@ impl Drop for Asking<'_> {
     }
 }
 
-fn on_behalf(sendly: &Sendly, id: &str, fields: Fields<'_>) -> Call {
+fn on_behalf(sendly: &Sendly, id: &str, fields: Fields<'_>, traced: Option<&trace::Call>) -> Call {
     let mut on_behalf = HeaderMap::new();
     for name in ON_BEHALF {
         if let Some(value) = fields.first(name).and_then(|value| header::HeaderValue::from_bytes(value).ok()) {
             on_behalf.insert(name, value);
+        }
+    }
+    for name in IN_TRACE {
+        for value in fields.all(name).filter_map(|value| header::HeaderValue::from_bytes(value).ok()) {
+            on_behalf.append(name, value);
         }
     }
     on_behalf.insert(header::ACCEPT, header::HeaderValue::from_static("application/json"));
@@ -119,5 +137,5 @@ fn on_behalf(sendly: &Sendly, id: &str, fields: Fields<'_>) -> Call {
         header::USER_AGENT,
         header::HeaderValue::from_static(concat!("sendly-gateway/", env!("CARGO_PKG_VERSION"))),
     );
-    sendly.compose(&Method::GET, &format!("{API}/verify/{id}"), &on_behalf, &[])
+    sendly.compose(&Method::GET, &format!("{API}/verify/{id}"), &on_behalf, traced, &[])
 }

@@ -27,6 +27,7 @@ use crate::metrics::{Fate, Outcome};
 use crate::phone::Phone;
 use crate::policy::{Key, Kind, Policy, Subject};
 use crate::sendly::{Operation, body, path};
+use crate::trace::{self, Context};
 use crate::turn::others_first;
 
 /// Serves a send or a resend: the client has been answered then.
@@ -87,7 +88,7 @@ pub(super) async fn serve<C: Caller>(
         let whose = match gateway.ledger.whose(asked, request.began).await {
             Some(known) => Whose::Known(known),
             None => {
-                let asking = gateway.look_up(settings, asked, id, caller.fields());
+                let asking = gateway.look_up(settings, asked, id, caller.fields(), request.trace);
                 watch(caller, asking, || click.give_up()).await
             }
         };
@@ -138,9 +139,10 @@ pub(super) async fn serve<C: Caller>(
 
     request.outcome = Outcome::Allowed;
     others_first().await;
-    let call =
-        settings.upstream.sendly.compose(&Method::POST, call.path(caller.path()), caller.fields(), caller.body());
-    let exchange = carry_out(gateway, settings, call, &subject, kind, reservation, now);
+    let traced = request.trace.and_then(Context::call);
+    let (path, fields) = (call.path(caller.path()), caller.fields());
+    let call = settings.upstream.sendly.compose(&Method::POST, path, fields, traced.as_deref(), caller.body());
+    let exchange = carry_out(gateway, settings, (call, traced), &subject, kind, reservation, now);
     let (reply, ending) = watch(caller, exchange, || click.give_up()).await;
     if matches!(ending, Ending::Unknown | Ending::Nothing) {
         request.outcome = Outcome::Failed;
@@ -192,7 +194,7 @@ async fn repeat<C: Caller>(caller: &mut C, request: &mut Request, mut ticket: Ti
 async fn carry_out(
     gateway: &Gateway,
     settings: &Settings,
-    call: exchange::Call,
+    (call, traced): (exchange::Call, Option<Box<trace::Call>>),
     subject: &Subject,
     kind: Kind,
     reservation: Reservation,
@@ -206,6 +208,7 @@ async fn carry_out(
     let outcome = settings.upstream.sendly.call(call, settings.config.upstream.exchange_timeout).await;
     others_first().await;
     let now = gateway.clock.now();
+    gateway.called(settings, traced, ("POST", operation), (began, now), outcome.told());
     if let Exchanged::Answered(Answer { status, .. }) | Exchanged::Cut(status) = &outcome {
         gateway.metrics.upstream(operation, status.as_u16(), now.since(began));
     }
@@ -246,7 +249,7 @@ async fn learn(
     answer: &Answer,
     now: Moment,
 ) -> Option<Phone> {
-    let body::Shown { id, phone } = body::read_shown(&answer.body);
+    let body::Shown { id, phone, .. } = body::read_shown(&answer.body);
     // A send's answer need not repeat the phone that the send named.
     let shown = phone.or(subject.phone);
     let (Some(id), Some(phone)) = (id, shown) else { return shown };

@@ -12,6 +12,7 @@ use super::reply::Reply;
 use crate::metrics::Outcome;
 use crate::sendly::Operation;
 use crate::sendly::body::MAX_ANSWER;
+use crate::trace::Failure;
 
 /// Turns the client's request header into the one that Sendly gets.
 pub(super) fn request(upstream: &mut RequestHeader, host: &HeaderValue, request: &Request) -> pingora::Result<()> {
@@ -34,6 +35,14 @@ pub(super) fn request(upstream: &mut RequestHeader, host: &HeaderValue, request:
     let misleading: Vec<HeaderName> = misleading.cloned().collect();
     for name in &misleading {
         upstream.remove_header(name);
+    }
+    if let Some(traced) = &request.traced {
+        let replaced: Vec<HeaderName> =
+            upstream.headers.keys().filter(|name| traced.replaces(name.as_str().as_bytes())).cloned().collect();
+        for name in &replaced {
+            upstream.remove_header(name);
+        }
+        upstream.insert_header("traceparent", traced.traceparent().as_str())?;
     }
     if request.operation.shows_phone() {
         // The answer is read on its way.
@@ -115,6 +124,18 @@ pub(super) fn failure(error: &Error, sent: bool) -> (Outcome, Option<Reply>) {
         (ErrorSource::Internal | ErrorSource::Unset, _) => (Outcome::Failed, Reply::internal()),
     };
     (outcome, Some(reply))
+}
+
+/// Why there is no whole answer from Sendly, where that is so.
+pub(super) fn loss(error: &Error, was_sent: bool, was_answered: bool) -> Option<Failure> {
+    use ErrorType::{ReadTimedout, WriteTimedout};
+    match (error.esource(), error.etype()) {
+        (ErrorSource::Upstream, _) if !was_sent => Some(Failure::NotSent),
+        (ErrorSource::Upstream, _) if was_answered => Some(Failure::Cut),
+        (ErrorSource::Upstream, ReadTimedout | WriteTimedout) => Some(Failure::Timeout),
+        (ErrorSource::Upstream, _) => Some(Failure::Broken),
+        _ => None,
+    }
 }
 
 #[cfg(test)]

@@ -14,8 +14,9 @@ use pingora::{Error, ErrorType};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
-use super::exchange::{self, Authorities};
+use super::exchange;
 use crate::config::{Origin, Upstream};
+use crate::trust::Authorities;
 
 /// See the module's documentation.
 pub(super) struct Peer {

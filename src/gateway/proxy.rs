@@ -17,6 +17,7 @@ use super::{Gateway, Request, otp, passing};
 use crate::metrics::Outcome;
 use crate::sendly::Operation;
 use crate::sendly::path::{self, Reading};
+use crate::trace::Context;
 
 /// A request that pingora has read, and the settings that it began with.
 #[derive(Debug)]
@@ -104,6 +105,7 @@ impl ProxyHttp for Proxy {
         Streaming { settings, request }: &mut Streaming,
     ) -> pingora::Result<()> {
         request.sent_upstream = Some(self.0.clock.now());
+        request.traced = request.trace.and_then(Context::call);
         passing::request(upstream, settings.upstream.peer.host(), request)
     }
 
@@ -119,6 +121,7 @@ impl ProxyHttp for Proxy {
         if let Some(sent) = request.sent_upstream {
             self.0.metrics.upstream(request.operation, upstream.status.as_u16(), self.0.clock.now().since(sent));
         }
+        request.answered = Some(upstream.status.as_u16());
         request.capture = passing::Capture::of(request.operation, upstream);
         Ok(())
     }
@@ -167,6 +170,7 @@ impl ProxyHttp for Proxy {
     ) -> FailToProxy {
         let (outcome, reply) = passing::failure(error, request.sent_upstream.is_some());
         request.outcome = outcome;
+        request.failure = passing::loss(error, request.sent_upstream.is_some(), request.answered.is_some());
         if outcome == Outcome::Failed {
             let (operation, source) = (request.operation.name(), error.esource().as_str());
             tracing::warn!(operation, source, kind = error.etype().as_str(), "a request failed");
@@ -193,8 +197,14 @@ impl ProxyHttp for Proxy {
     }
 
     async fn logging(&self, session: &mut Session, _error: Option<&pingora::Error>, streaming: &mut Streaming) {
+        let Streaming { settings, request } = streaming;
+        if let Some(sent) = request.sent_upstream {
+            let (method, told) = (session.req_header().method.as_str(), (request.answered, request.failure));
+            let call = (method, request.operation);
+            self.0.called(settings, request.traced.take(), call, (sent, self.0.clock.now()), told);
+        }
         self.0.tell(
-            &streaming.request,
+            request,
             session.req_header().method.as_str(),
             session::told(session).map_or(0, |status| status.as_u16()),
             session.body_bytes_sent(),

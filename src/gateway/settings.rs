@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::exchange::{Authorities, Sendly};
+use super::exchange::{Sendly, authorities};
 use super::peer::Peer;
 use super::refusals::Refusals;
 use crate::clock::Clock;
@@ -14,6 +14,8 @@ use crate::config::{self, Config};
 use crate::metrics::{Metrics, Series};
 use crate::policy::Policy;
 use crate::throttle::Throttles;
+use crate::trace::Tracer;
+use crate::trust::Authorities;
 
 /// See the module's documentation.
 #[derive(Clone, Debug)]
@@ -27,6 +29,8 @@ pub struct Settings {
     pub(super) series: Series,
     /// Kept by a reload that changes nothing about it, and its connections with it.
     pub(super) upstream: Arc<Upstream>,
+    /// Kept in the same way.
+    pub(super) tracer: Option<Arc<Tracer>>,
 }
 
 /// The two ways to Sendly: for codes and look-ups, and for what is passed through.
@@ -41,7 +45,7 @@ pub(super) struct Upstream {
 
 impl Upstream {
     fn new(config: &config::Upstream, clock: &Clock) -> Result<Self, String> {
-        let authorities = Arc::new(Authorities::of(config)?);
+        let authorities = Arc::new(authorities(config)?);
         Ok(Self {
             sendly: Sendly::trusting(config, &authorities, clock.clone())?,
             peer: Peer::new(config)?,
@@ -62,22 +66,31 @@ impl Upstream {
     }
 }
 
+/// What would keep a gateway from starting with this configuration, as far as files tell.
+pub(super) fn examine(config: &Config, clock: &Clock) -> Vec<String> {
+    let upstream = Upstream::new(&config.upstream, clock).err();
+    // How Redis is reached is its client's own: only the file is looked at here.
+    let ledger = config.ledger.ca_file.as_deref().map(|file| Authorities::of(true, Some(file))).and_then(Result::err);
+    upstream.into_iter().chain(ledger).chain(Tracer::new(&config.traces).err()).collect()
+}
+
 impl Settings {
     /// # Errors
-    /// What is wrong with the way to Sendly.
+    /// What is wrong with the way to Sendly, or to the collector of traces.
     pub(super) fn new(config: Config, metrics: &Metrics, clock: &Clock) -> Result<Self, String> {
         let upstream = Arc::new(Upstream::new(&config.upstream, clock)?);
         let throttles = Throttles::new(&config.throttles, clock);
         let policy = Policy::new(config.limits.clone());
-        Ok(Self::of(config, policy, throttles, upstream, metrics))
+        let tracer = Tracer::new(&config.traces)?.map(Arc::new);
+        Ok(Self::of(config, policy, throttles, upstream, tracer, metrics))
     }
 
     /// What follows from another configuration, where these are in force. It reads files, and waits for them.
     ///
     /// # Errors
-    /// What is wrong with the way to Sendly.
+    /// What is wrong with the way to Sendly, or to the collector of traces.
     pub(super) fn succeed(&self, config: Config, metrics: &Metrics, clock: &Clock) -> Result<Self, String> {
-        let authorities = Authorities::of(&config.upstream)?;
+        let authorities = authorities(&config.upstream)?;
         let upstream = if config.upstream == self.config.upstream && authorities == *self.upstream.authorities {
             Arc::clone(&self.upstream)
         } else {
@@ -85,10 +98,21 @@ impl Settings {
         };
         let throttles = self.throttles.succeed(&config.throttles, clock);
         let policy = self.policy.succeed(config.limits.clone(), clock.now());
-        Ok(Self::of(config, policy, throttles, upstream, metrics))
+        let tracer = Tracer::new(&config.traces)?.map(|tracer| match &self.tracer {
+            Some(same) if same.is_as(&tracer) => Arc::clone(same),
+            _ => Arc::new(tracer),
+        });
+        Ok(Self::of(config, policy, throttles, upstream, tracer, metrics))
     }
 
-    fn of(config: Config, policy: Policy, throttles: Throttles, upstream: Arc<Upstream>, metrics: &Metrics) -> Self {
+    fn of(
+        config: Config,
+        policy: Policy,
+        throttles: Throttles,
+        upstream: Arc<Upstream>,
+        tracer: Option<Arc<Tracer>>,
+        metrics: &Metrics,
+    ) -> Self {
         let names = config.throttles.iter().map(|throttle| throttle.name.as_str());
         Self {
             series: metrics.series(&policy, names, config.tariff.clone()),
@@ -97,6 +121,7 @@ impl Settings {
             policy,
             throttles,
             upstream,
+            tracer,
             config,
         }
     }

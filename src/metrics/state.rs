@@ -29,6 +29,8 @@ pub struct Sizes {
     pub access_lines_dropped: u64,
     /// Other lines of the log that were dropped.
     pub lines_dropped: u64,
+    /// Spans that a collector took, that it did not take, and that were dropped.
+    pub spans: [u64; 3],
 }
 
 /// What a sweep dropped.
@@ -53,6 +55,8 @@ pub(super) struct State {
     uncounted: IntCounter,
     access_lines_dropped: IntCounter,
     lines_dropped: IntCounter,
+    /// In the order of [`Sizes::spans`].
+    spans: [IntCounter; 3],
     verifications: IntGauge,
     kept_answers: IntGauge,
     unclaimed: IntGauge,
@@ -66,13 +70,21 @@ pub(super) struct State {
 /// From an empty table to one of tens of millions of keys, in seconds.
 const SWEEP: &[f64] = &[0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0];
 
+/// Which commit it was built from, where whoever built it has said so.
+const REVISION: &str = match option_env!("SENDLY_GATEWAY_REVISION") {
+    Some(revision) => revision,
+    None => "unknown",
+};
+
 impl State {
     pub(super) fn new(register: Register<'_>) -> Result<Self> {
-        let version = env!("CARGO_PKG_VERSION");
-        register.info("build_info", "Always 1; the build is in the labels.", &[("version", version)])?;
+        let labels = [("version", env!("CARGO_PKG_VERSION")), ("revision", REVISION), ("arch", std::env::consts::ARCH)];
+        register.info("build_info", "Always 1; the build is in the labels.", &labels)?;
         register.0.register(Box::new(ProcessCollector::for_self()))?;
         let swept =
             register.counters("swept_total", "Entries dropped because nothing needs them any more.", &["what"])?;
+        let spans =
+            register.counters("trace_spans_total", "Spans of recorded traces, by what became of them.", &["result"])?;
         Ok(Self {
             in_flight: register.gauge("in_flight", "Requests and exchanges with Sendly that are under way.")?,
             tracked: register.gauge("tracked_keys", "Phones, verifications and accounts that have a log.")?,
@@ -85,6 +97,7 @@ impl State {
                 .counter("access_log_dropped_total", "Lines of the access log that standard error did not take.")?,
             lines_dropped: register
                 .counter("log_dropped_total", "Other lines of the log that standard error did not take.")?,
+            spans: ["exported", "failed", "dropped"].map(|result| spans.with_label_values(&[result])),
             verifications: register.gauge("known_verifications", "Verifications whose phone is known.")?,
             kept_answers: register.gauge("kept_answers", "Answers that are kept for a retry.")?,
             unclaimed: register
@@ -113,6 +126,7 @@ impl State {
         raise(&self.uncounted, sizes.uncounted as u64);
         raise(&self.access_lines_dropped, sizes.access_lines_dropped);
         raise(&self.lines_dropped, sizes.lines_dropped);
+        self.spans.iter().zip(sizes.spans).for_each(|(total, to)| raise(total, to));
         set(&self.verifications, sizes.verifications);
         set(&self.kept_answers, sizes.kept_answers);
         set(&self.unclaimed, sizes.unclaimed);

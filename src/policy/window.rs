@@ -19,8 +19,9 @@ use crate::clock::Moment;
 /// could not, since what it let through had left its window by then.
 pub const UNSETTLED: Duration = Duration::from_secs(120);
 
-/// How many charges have room on the heap at first: 48 bytes with their number.
-const AT_FIRST: usize = 5;
+/// How many charges have room on the heap at first. They stand there without their number, and the rest is 0: with it they would take
+/// 64 bytes of the allocator's instead of 48, and most logs that need the heap at all have no more.
+const FEW: usize = 5;
 
 /// The codes that went to one key, oldest first.
 #[derive(Clone, Debug, Default)]
@@ -30,7 +31,7 @@ pub struct Log(Charges);
 enum Charges {
     /// At most one: 0 is none.
     One(u64),
-    /// How many there are; they themselves; room for more.
+    /// In room for [`FEW`]: they themselves, then zeros. In any other: how many there are; they themselves; room for more.
     Many(Box<[u64]>),
 }
 
@@ -118,7 +119,7 @@ impl Log {
                 self.0 = if is_needless(older, newer, retention) {
                     Charges::One(newer.0)
                 } else {
-                    Charges::Many(boxed(&[older.0, newer.0], AT_FIRST))
+                    Charges::Many(boxed(&[older.0, newer.0], FEW))
                 };
             }
             Charges::Many(_) => self.insert(charge, retention),
@@ -132,10 +133,13 @@ impl Log {
         match &mut self.0 {
             Charges::One(only) => *only = 0,
             Charges::Many(words) => {
-                if let Some((count, charges)) = words.split_first_mut() {
-                    let end = (*count as usize).min(charges.len());
-                    charges.copy_within(place + 1..end, place);
-                    *count = end.saturating_sub(1) as u64;
+                let end = there(words).len();
+                let (count, charges) = room(words);
+                charges.copy_within(place + 1..end, place);
+                match (count, charges.get_mut(end - 1)) {
+                    (Some(count), _) => *count -= 1,
+                    (None, Some(last)) => *last = 0,
+                    (None, None) => {}
                 }
             }
         }
@@ -164,27 +168,27 @@ impl Log {
         match &self.0 {
             Charges::One(0) => &[],
             Charges::One(charge) => std::slice::from_ref(charge),
-            Charges::Many(words) => match words.split_first() {
-                Some((count, charges)) => charges.get(..*count as usize).unwrap_or(charges),
-                None => &[],
-            },
+            Charges::Many(words) => there(words),
         }
     }
 
     /// Puts a charge where it belongs: nearly always at the end.
     fn insert(&mut self, charge: Charge, retention: Retention) {
-        if let Charges::Many(words) = &mut self.0
-            && let Some((count, charges)) = words.split_first_mut()
-            && (*count as usize) < charges.len()
-        {
-            let end = *count as usize;
-            let newer = charges.iter().take(end).rev().take_while(|other| Charge(**other).at() > charge.at()).count();
-            charges.copy_within(end - newer..end, end - newer + 1);
-            if let Some(place) = charges.get_mut(end - newer) {
-                *place = charge.0;
+        if let Charges::Many(words) = &mut self.0 {
+            let end = there(words).len();
+            let (count, charges) = room(words);
+            if end < charges.len() {
+                let newer =
+                    charges.iter().take(end).rev().take_while(|other| Charge(**other).at() > charge.at()).count();
+                charges.copy_within(end - newer..end, end - newer + 1);
+                if let Some(place) = charges.get_mut(end - newer) {
+                    *place = charge.0;
+                }
+                if let Some(count) = count {
+                    *count += 1;
+                }
+                return;
             }
-            *count += 1;
-            return;
         }
         self.make_room(charge, retention);
         self.insert(charge, retention);
@@ -247,12 +251,40 @@ fn in_order(one: Charge, other: Charge) -> (Charge, Charge) {
     if other.at() < one.at() { (other, one) } else { (one, other) }
 }
 
+/// Charges on the heap, with room for so many or a few more.
 fn boxed(charges: &[u64], room: usize) -> Box<[u64]> {
-    let mut words = Vec::with_capacity(room + 1);
-    words.push(charges.len() as u64);
+    // The allocator hands out memory in steps of 16 bytes; and what has `FEW` words has no number.
+    let length = if room <= FEW { FEW } else { (room + 1).next_multiple_of(2).max(FEW + 3) };
+    let mut words = Vec::with_capacity(length);
+    if length != FEW {
+        words.push(charges.len() as u64);
+    }
     words.extend_from_slice(charges);
-    words.resize(room + 1, 0);
+    words.resize(length, 0);
     words.into_boxed_slice()
+}
+
+/// The charges that are there.
+fn there(words: &[u64]) -> &[u64] {
+    if words.len() == FEW {
+        let end = words.iter().position(|word| *word == 0).unwrap_or(FEW);
+        return words.get(..end).unwrap_or(words);
+    }
+    match words.split_first() {
+        Some((count, charges)) => charges.get(..*count as usize).unwrap_or(charges),
+        None => &[],
+    }
+}
+
+/// Their number, where it stands there, and the room that they have.
+fn room(words: &mut [u64]) -> (Option<&mut u64>, &mut [u64]) {
+    if words.len() == FEW {
+        return (None, words);
+    }
+    match words.split_first_mut() {
+        Some((count, charges)) => (Some(count), charges),
+        None => (None, &mut []),
+    }
 }
 
 #[cfg(test)]

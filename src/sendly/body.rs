@@ -1,6 +1,5 @@
 //! The bodies that the gateway reads: what a send asks for, what an answer shows.
 
-use std::borrow::Cow;
 use std::fmt;
 
 use serde::Deserialize;
@@ -103,6 +102,9 @@ pub struct Shown {
     /// Its phone.
     #[serde(default, deserialize_with = "lenient_phone")]
     pub phone: Option<Phone>,
+    /// Whether its status is that it is confirmed.
+    #[serde(default, rename = "status", deserialize_with = "is_verified")]
+    pub is_verified: bool,
 }
 
 /// What an answer shows of id and phone; nothing, where it cannot be read.
@@ -110,14 +112,8 @@ pub fn read_shown(body: &[u8]) -> Shown {
     serde_json::from_slice(body).unwrap_or_default()
 }
 
-/// Whether a check's answer says that the verification is confirmed.
-pub fn is_verified(body: &[u8]) -> bool {
-    #[derive(Deserialize)]
-    struct Checked<'b> {
-        #[serde(borrow)]
-        status: Cow<'b, str>,
-    }
-    serde_json::from_slice::<Checked<'_>>(body).is_ok_and(|checked| checked.status == "verified")
+fn is_verified<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    Ok(StringOrOther::deserialize(deserializer)?.0.as_deref() == Some("verified"))
 }
 
 fn lenient_phone<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Phone>, D::Error> {
@@ -200,7 +196,7 @@ mod tests {
     #[test]
     fn an_answer_shows_its_id_and_phone_or_nothing() {
         let shown = read_shown(br#"{"id":"ver_1","status":"pending","phone":"+15550100123","sandbox":true}"#);
-        assert_eq!(shown, Shown { id: Some("ver_1".into()), phone: "+15550100123".parse().ok() });
+        assert_eq!(shown, Shown { id: Some("ver_1".into()), phone: "+15550100123".parse().ok(), is_verified: false });
         assert_eq!(read_shown(br#"{"id":"ver_1","phone":null}"#).phone, None);
         assert_eq!(read_shown(br#"{"id":"ver_1","phone":"unknown"}"#).id.as_deref(), Some("ver_1"));
         assert_eq!(read_shown(b"<html>"), Shown::default());
@@ -216,7 +212,7 @@ mod tests {
             (r#"{"status":["verified"]}"#, false),
             ("verified", false),
         ] {
-            assert_eq!(is_verified(body.as_bytes()), expected, "{body}");
+            assert_eq!(read_shown(body.as_bytes()).is_verified, expected, "{body}");
         }
     }
 

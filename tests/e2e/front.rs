@@ -191,6 +191,8 @@ async fn a_head_that_does_not_end_in_time_is_told_so_and_costs_nothing() {
         assert!(wire.is_closed().await);
     }
     assert!(gateway.upstream.seen().is_empty());
+    let rejected = "sendly_gateway_requests_total{operation=\"other\",outcome=\"rejected\"}";
+    assert_eq!(gateway.metric(rejected).await, 3);
     // What has a whole head has time.
     let mut wire = gateway.connect().await;
     wire.request("POST", VERIFY, &[], send_body("+15550100123").as_bytes()).await;

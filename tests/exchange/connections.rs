@@ -22,7 +22,7 @@ fn still() -> ManualClock {
 
 /// Asks, with `{}` as the body.
 async fn ask(sendly: &Sendly) -> Outcome {
-    let call = sendly.compose(&Method::POST, "/path", &HeaderMap::new(), &Bytes::from_static(b"{}"));
+    let call = sendly.compose(&Method::POST, "/path", &HeaderMap::new(), None, &Bytes::from_static(b"{}"));
     sendly.call(call, PATIENCE).await
 }
 
@@ -92,7 +92,7 @@ async fn a_request_stands_on_the_wire_as_it_was_composed() {
     {
         headers.append(name, HeaderValue::from_static(value));
     }
-    let call = sendly.compose(&Method::POST, "/api/v1/verify", &headers, &Bytes::from_static(b"{\"to\":{}"));
+    let call = sendly.compose(&Method::POST, "/api/v1/verify", &headers, None, &Bytes::from_static(b"{\"to\":{}"));
     let upstream = async {
         let (mut stream, _) = listener.accept().await.unwrap();
         let heard = hear(&mut stream).await.unwrap();
@@ -116,7 +116,7 @@ async fn what_is_no_path_is_never_sent() {
     let listener = listener().await;
     let sendly = crate::sendly(&listener, "", still().into());
     for path in ["", "path", "/a b", "/a\r\nx: y", "/\u{e9}", "/a#b", "*", "http://other/"] {
-        let call = sendly.compose(&Method::POST, path, &HeaderMap::new(), &Bytes::new());
+        let call = sendly.compose(&Method::POST, path, &HeaderMap::new(), None, &Bytes::new());
         assert!(matches!(sendly.call(call, PATIENCE).await, Outcome::NotSent), "{path:?}");
     }
     assert!(tokio::time::timeout(Duration::ZERO, listener.accept()).await.is_err());
@@ -246,7 +246,7 @@ async fn an_answer_counts_also_if_the_request_was_never_read() {
     let sendly = crate::sendly(&listener, "", Clock::system());
     // More than the sockets hold.
     let body = Bytes::from(vec![b' '; 32 << 20]);
-    let call = sendly.compose(&Method::POST, "/path", &HeaderMap::new(), &body);
+    let call = sendly.compose(&Method::POST, "/path", &HeaderMap::new(), None, &body);
     let upstream = async {
         let (mut stream, _) = listener.accept().await.unwrap();
         stream.write_all(ANSWER.as_bytes()).await.unwrap();

@@ -199,7 +199,7 @@ async fn serve(listener: &TcpListener, pieces: &Pieces) {
 
 async fn ours(listener: &TcpListener) -> Verdict {
     let sendly = crate::sendly(listener, "", Clock::system());
-    let call = sendly.compose(&Method::GET, "/", &HeaderMap::new(), &Bytes::new());
+    let call = sendly.compose(&Method::GET, "/", &HeaderMap::new(), None, &Bytes::new());
     match sendly.call(call, Duration::from_secs(20)).await {
         Outcome::Answered(answer) => Verdict::Answered(answer.status.as_u16(), pairs(&answer.headers), answer.body),
         Outcome::Cut(status) => Verdict::Cut(status.as_u16()),

@@ -36,6 +36,28 @@ async fn check_and_run_name_every_mistake_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn check_reads_the_certificates_that_run_would_stumble_over() {
+    let [one, other] = ["a", "b"].map(|name| rcgen::generate_simple_self_signed([name.to_owned()]).unwrap());
+    let [certificate, its_key] = [one.cert.pem(), one.signing_key.serialize_pem()].map(|text| config_file(&text));
+    let (other_key, no_certificate) = (config_file(&other.signing_key.serialize_pem()), config_file("none"));
+    let checked = |tls: String| async move { ends(&["check", "--config", &config_file(&tls)], &[]).await };
+    let tls = |key: &str| format!("[tls]\ncert_file = {certificate:?}\nkey_file = {key:?}\n");
+    let (code, _, err) = checked(tls(&its_key)).await;
+    assert_eq!((code, err.as_str()), (0, ""));
+    let (code, out, err) = checked(tls(&other_key)).await;
+    assert_eq!((code, out.as_str()), (64, ""));
+    assert!(err.contains(&certificate), "{err}");
+    let all = format!(
+        "{}[upstream]\nca_file = {no_certificate:?}\n[traces]\nurl = \"https://a\"\nca_file = {no_certificate:?}\n\
+         [ledger]\nbackend = \"redis\"\nurl = \"rediss://a\"\nhash_key = \"0123456789abcdef\"\n\
+         ca_file = {no_certificate:?}\n",
+        tls(&other_key)
+    );
+    let (code, _, err) = checked(all).await;
+    assert_eq!((code, err.matches(&no_certificate).count(), err.lines().count()), (64, 3, 4), "{err}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_that_is_not_there_is_a_mistake() {
     for command in ["check", "run"] {
         let (code, _, err) = ends(&[command, "--config", "not/there.toml"], &[]).await;

@@ -362,3 +362,153 @@ async fn without_a_socket_to_meet_at_it_says_so_and_goes_on() {
     assert_eq!(new.code().await, 64);
     assert!(new.err().contains("upgrade.socket: --upgrade needs it"));
 }
+
+/// A certificate, as files, and who trusts it.
+fn tls() -> (String, Arc<rustls::ClientConfig>) {
+    let signed = rcgen::generate_simple_self_signed(["gateway.test".to_owned()]).unwrap();
+    let (certificate, key) = (config_file(&signed.cert.pem()), config_file(&signed.signing_key.serialize_pem()));
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(signed.cert.der().clone()).unwrap();
+    let client = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    (format!("[tls]\ncert_file = {certificate:?}\nkey_file = {key:?}\n"), Arc::new(client))
+}
+
+async fn over_tls(
+    address: std::net::SocketAddr,
+    client: &rustls::ClientConfig,
+    protocol: &str,
+) -> tokio_rustls::client::TlsStream<tokio::net::TcpStream> {
+    let mut client = client.clone();
+    client.alpn_protocols = vec![protocol.as_bytes().to_vec()];
+    let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    stream.set_nodelay(true).unwrap();
+    let name = rustls::pki_types::ServerName::try_from("gateway.test").unwrap();
+    tokio_rustls::TlsConnector::from(Arc::new(client)).connect(name, stream).await.unwrap()
+}
+
+type Http2 = hyper::client::conn::http2::SendRequest<http_body_util::Full<bytes::Bytes>>;
+
+async fn http2(address: std::net::SocketAddr, client: &rustls::ClientConfig) -> Http2 {
+    let stream = hyper_util::rt::TokioIo::new(over_tls(address, client, "h2").await);
+    let executor = hyper_util::rt::TokioExecutor::new();
+    let (sender, connection) = hyper::client::conn::http2::handshake(executor, stream).await.unwrap();
+    tokio::spawn(connection);
+    sender
+}
+
+/// What clients have done, and whether they are to stop.
+#[derive(Default)]
+struct Load {
+    done: AtomicUsize,
+    stops: AtomicBool,
+}
+
+impl Load {
+    fn goes_on(&self) -> bool {
+        !self.stops.load(Ordering::Relaxed)
+    }
+}
+
+/// Sends codes to one phone, again and again, on a connection that is kept for as long as it is let: returns how many were sent.
+async fn http2_sends(
+    address: std::net::SocketAddr,
+    client: Arc<rustls::ClientConfig>,
+    phone: usize,
+    load: Arc<Load>,
+) -> usize {
+    let (mut sender, mut sent) = (http2(address, &client).await, 0);
+    while load.goes_on() {
+        // A connection that takes no more streams has said so before.
+        while sender.ready().await.is_err() {
+            sender = http2(address, &client).await;
+        }
+        let body = bytes::Bytes::from(format!(r#"{{"to":"+1555{phone:07}"}}"#));
+        let request = http::Request::post("https://gateway.test/api/v1/verify")
+            .header("authorization", crate::client::KEY)
+            .header("content-type", "application/json")
+            .body(http_body_util::Full::new(body))
+            .unwrap();
+        let answer = match sender.try_send_request(request).await {
+            Ok(answer) => answer,
+            Err(mut error) => {
+                // It never left, if it is here: the connection was told in between to take no more.
+                assert!(error.take_message().is_some(), "a stream breaks off: {:?}", error.into_error());
+                continue;
+            }
+        };
+        let (head, body) = answer.into_parts();
+        http_body_util::BodyExt::collect(body).await.expect("an answer is whole");
+        assert!([201, 429].contains(&head.status.as_u16()), "{head:?}");
+        load.done.fetch_add(1, Ordering::Relaxed);
+        sent += usize::from(head.status == 201);
+    }
+    sent
+}
+
+/// The same over HTTP/1.1.
+async fn http1_sends(
+    address: std::net::SocketAddr,
+    client: Arc<rustls::ClientConfig>,
+    phone: usize,
+    load: Arc<Load>,
+) -> usize {
+    let connect = async || Wire::over(over_tls(address, &client, "http/1.1").await);
+    let (mut wire, mut sent) = (connect().await, 0);
+    while load.goes_on() {
+        wire.request("POST", "/api/v1/verify", &[], format!(r#"{{"to":"+1555{phone:07}"}}"#).as_bytes()).await;
+        let answer = wire.answer().await.expect("the connection ends without an answer");
+        assert!([201, 429].contains(&answer.status.as_u16()), "{answer:?}");
+        load.done.fetch_add(1, Ordering::Relaxed);
+        sent += usize::from(answer.status == 201);
+        if answer.header("connection") == Some("close") {
+            wire = connect().await;
+        }
+    }
+    sent
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_tls_and_http2_too_no_request_fails_and_no_phone_gets_a_code_too_many() {
+    let (tls, client) = tls();
+    let meeting = Meeting::new(&tls).await;
+    let old = meeting.old().await;
+    let load = Arc::new(Load::default());
+    let phones = 3;
+    let mut clients = Vec::new();
+    for nth in 0..6 {
+        let (client, load) = (Arc::clone(&client), Arc::clone(&load));
+        clients.push((nth % phones, tokio::spawn(http1_sends(old.address, client, nth % phones, load))));
+    }
+    for nth in 0..6 {
+        let (client, load) = (Arc::clone(&client), Arc::clone(&load));
+        clients.push((nth % phones, tokio::spawn(http2_sends(old.address, client, nth % phones, load))));
+    }
+    // Connections that say nothing meanwhile, and come back: each kind is served, or is told before that it is over.
+    let (mut idle, mut idle2) =
+        (Wire::over(over_tls(old.address, &client, "http/1.1").await), http2(old.address, &client).await);
+    assert_eq!(send(&mut idle, "+15559999999").await, 201);
+    idle2.ready().await.unwrap();
+    meeting.upstream.has_seen(3 * 5 + 1).await;
+    let _new = meeting.succeed(&old, &[]).await;
+    assert_eq!(send(&mut idle, "+15559999999").await, 201);
+    assert!(idle.is_closed().await);
+    let before = load.done.load(Ordering::Relaxed);
+    while load.done.load(Ordering::Relaxed) < before + 1000 {
+        tokio::task::yield_now().await;
+    }
+    load.stops.store(true, Ordering::Relaxed);
+    let mut got = vec![0; phones];
+    for (phone, client) in clients {
+        got[phone] += client.await.unwrap();
+    }
+    for (phone, got) in got.into_iter().enumerate() {
+        assert_eq!((got, meeting.upstream.codes(&format!("+1555{phone:07}"))), (5, 5), "phone {phone}");
+    }
+    assert_eq!(old.process.code().await, 0, "nobody holds it up");
+    assert!(idle2.ready().await.is_err(), "it was told to come back");
+    assert_eq!(meeting.upstream.codes("+15559999999"), 2);
+}

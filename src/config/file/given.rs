@@ -109,6 +109,17 @@ impl<'v> Given<'v> {
         }
     }
 
+    /// It, as a number that may have decimals.
+    pub(super) fn decimal(&self) -> Option<f64> {
+        let number = match &self.value {
+            Value::Text(text) => text.parse().ok(),
+            Value::Toml(DeValue::Float(number), _) => number.as_str().parse().ok(),
+            Value::Toml(DeValue::Integer(_), _) => self.number().map(|number| number as f64),
+            Value::Toml(..) | Value::Nothing => None,
+        };
+        number.filter(|number: &f64| number.is_finite())
+    }
+
     /// It, as yes or no.
     pub(super) fn flag(&self) -> Option<bool> {
         match &self.value {

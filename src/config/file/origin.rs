@@ -16,6 +16,15 @@ pub(super) fn origin(given: &Given<'_>) -> Result<Origin, Mistakes> {
     })
 }
 
+/// An origin and a path below which something stands: that without a slash at its end.
+pub(super) fn base_url(given: &Given<'_>) -> Result<(Origin, String), Mistakes> {
+    const EXPECTED: &str = r#"a URL such as "http://127.0.0.1:4318" (http or https, no user, no query)"#;
+    given.text().and_then(parse_base).ok_or_else(|| match given.text() {
+        Some(text) if text.contains(['@', '?']) => given.expected_but_found(EXPECTED, "a user or a query in it"),
+        _ => given.expected(EXPECTED),
+    })
+}
+
 /// The name of a host, without a port.
 pub(super) fn host_name(given: &Given<'_>) -> Result<String, Mistakes> {
     let name = given.text().filter(|name| is_host(name)).map(str::to_ascii_lowercase);
@@ -23,15 +32,28 @@ pub(super) fn host_name(given: &Given<'_>) -> Result<String, Mistakes> {
 }
 
 fn parse(url: &str) -> Option<Origin> {
+    let (origin, path) = split(url)?;
+    matches!(path, "" | "/").then_some(origin)
+}
+
+fn parse_base(url: &str) -> Option<(Origin, String)> {
+    let (origin, path) = split(url)?;
+    // Of a path no more than unreserved characters and slashes (RFC 3986, 2.3): there is nothing to decode, and no query.
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~".contains(&byte);
+    path.bytes().all(is_plain).then(|| (origin, path.trim_end_matches('/').to_owned()))
+}
+
+/// An origin, and what stands behind it.
+fn split(url: &str) -> Option<(Origin, &str)> {
     let (scheme, rest) = url.split_once("://")?;
     let (tls, default_port) = match scheme {
         "https" => (true, 443),
         "http" => (false, 80),
         _ => return None,
     };
-    let authority = rest.strip_suffix('/').unwrap_or(rest);
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
     let (host, port) = parse_host_and_port(authority, default_port)?;
-    Some(Origin { tls, host, port })
+    Some((Origin { tls, host, port }, path))
 }
 
 /// A host, without its brackets, and its port, or this one.
@@ -115,10 +137,26 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_base_may_have_a_path_and_nothing_else() {
+        let origin = Origin { tls: true, host: "a".to_owned(), port: 443 };
+        for (url, base) in
+            [("https://a", ""), ("https://a/", ""), ("https://a/otlp", "/otlp"), ("https://a/b/c/", "/b/c")]
+        {
+            assert_eq!(parse_base(url), Some((origin.clone(), base.to_owned())), "{url:?}");
+        }
+        for url in
+            ["a/b", "https://a/b?c", "https://a/b#c", "https://u:p@a/b", "https://a/b c", "https://a/%62", "https:///b"]
+        {
+            assert_eq!(parse_base(url), None, "{url:?}");
+        }
+    }
+
     proptest! {
         #[test]
         fn any_text_is_read_without_a_panic(text in "(https?://)?.*") {
             let _ = parse(&text);
+            let _ = parse_base(&text);
         }
     }
 }

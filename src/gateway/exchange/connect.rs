@@ -5,15 +5,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, ServerName};
+use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 
 use super::connection::{Connection, Stream};
 use crate::config::{Origin, Upstream};
+use crate::trust::Authorities;
 
 /// How long an address is tried before the next one is tried beside it (RFC 8305, 5).
 const HEAD_START: Duration = Duration::from_millis(250);
@@ -31,7 +30,7 @@ impl Connector {
     pub(super) fn new(upstream: &Upstream, authorities: &Authorities) -> Result<Self, String> {
         let Upstream { origin, .. } = upstream;
         let tls = if origin.tls {
-            let mut config = tls_config(authorities)?;
+            let mut config = authorities.client_config()?;
             config.alpn_protocols = vec![b"http/1.1".to_vec()];
             let name = ServerName::try_from(origin.host.clone()).map_err(|error| error.to_string())?;
             Some((TlsConnector::from(Arc::new(config)), name))
@@ -85,56 +84,4 @@ impl Connector {
 /// which of the two timers spoke first is how the gateway knows whether the request had left.
 pub(super) fn timeout(upstream: &Upstream) -> Duration {
     upstream.connect_timeout.min(upstream.exchange_timeout * 7 / 8)
-}
-
-/// TLS with the authorities that are to be trusted, without a choice of protocols yet.
-pub(super) fn tls_config(authorities: &Authorities) -> Result<ClientConfig, String> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?;
-    Ok(builder.with_root_certificates(authorities.roots()).with_no_client_auth())
-}
-
-/// The certificate authorities that an upstream is trusted by: those of its file, or the system's; none where TLS is not spoken. They
-/// are what the file said when it was read.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Authorities(Vec<CertificateDer<'static>>);
-
-impl Authorities {
-    /// # Errors
-    /// What is wrong with the file; or that the system has none.
-    pub fn of(upstream: &Upstream) -> Result<Self, String> {
-        if !upstream.origin.tls {
-            return Ok(Self::default());
-        }
-        let ca_file = upstream.ca_file.as_deref();
-        let certificates: Vec<CertificateDer<'static>> = match ca_file {
-            Some(file) => CertificateDer::pem_file_iter(file)
-                .and_then(Iterator::collect)
-                .map_err(|error| format!("{}: {error}", file.display()))?,
-            None => rustls_native_certs::load_native_certs().certs,
-        };
-        let all = Self(certificates);
-        if all.roots().is_empty() {
-            return Err(match ca_file {
-                Some(file) => format!("{}: no certificate in it ({} unreadable)", file.display(), all.0.len()),
-                None => {
-                    "the system has no certificate authorities; install ca-certificates, or name a ca_file".to_owned()
-                }
-            });
-        }
-        Ok(all)
-    }
-
-    /// Each of them, as DER.
-    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
-        self.0.iter().map(AsRef::as_ref)
-    }
-
-    fn roots(&self) -> RootCertStore {
-        let mut roots = RootCertStore::empty();
-        roots.add_parsable_certificates(self.0.iter().cloned());
-        roots
-    }
 }

@@ -4,6 +4,7 @@ use http::HeaderMap;
 use http::header::HeaderName;
 
 use crate::gateway::fields::Fields;
+use crate::trace;
 
 /// The headers that concern one connection in any message (RFC 9110, 7.6.1).
 const HOP_BY_HOP: [&str; 8] = [
@@ -68,10 +69,17 @@ pub(super) fn is_hop_by_hop(name: &[u8]) -> bool {
     is_one_of(name, &HOP_BY_HOP)
 }
 
-/// The headers of a client's request that go on to Sendly with a body that was read in full.
-pub(super) fn forwardable<'f>(fields: Fields<'f>) -> impl Iterator<Item = (&'f [u8], &'f [u8])> {
+/// The headers that go on to Sendly with a body that was read in full: those of a client's request, and what is to be said of the
+/// call in its trace.
+pub(super) fn forwardable<'f>(
+    fields: Fields<'f>,
+    traced: Option<&'f trace::Call>,
+) -> impl Iterator<Item = (&'f [u8], &'f [u8])> {
     let stays = HopByHop::of(fields.all("connection"));
-    fields.iter().filter(move |(name, _)| !is_one_of(name, &OWN) && !stays.has(name))
+    let is_replaced = move |name: &[u8]| traced.is_some_and(|call| call.replaces(name));
+    let theirs =
+        fields.iter().filter(move |(name, _)| !is_one_of(name, &OWN) && !stays.has(name) && !is_replaced(name));
+    theirs.chain(traced.map(|call| (b"traceparent".as_slice(), call.traceparent().as_str().as_bytes())))
 }
 
 /// Whether this is a name by which some servers read another method or path than the request has. What was judged is what Sendly
@@ -111,7 +119,7 @@ mod tests {
         ] {
             headers.append(name, HeaderValue::from_static(value));
         }
-        let mut names: Vec<_> = forwardable((&headers).into()).map(|(name, _)| name).collect();
+        let mut names: Vec<_> = forwardable((&headers).into(), None).map(|(name, _)| name).collect();
         names.sort_unstable();
         let expected = ["authorization", "content-type", "idempotency-key", "x-organization-id"];
         assert_eq!(names, expected.map(str::as_bytes));

@@ -4,13 +4,15 @@ use http::Method;
 use http::uri::Authority;
 
 use super::answer::{Flaw, Step};
-use super::connect::{Authorities, Connector};
+use super::connect::Connector;
 use super::connection::{Connection, End};
 use super::pool::Pool;
 use super::{Loss, Outcome, fields};
 use crate::clock::Clock;
 use crate::config::Upstream;
 use crate::gateway::fields::Fields;
+use crate::trace;
+use crate::trust::Authorities;
 
 /// A request as it will stand on the wire, head and body.
 pub(super) struct Call {
@@ -25,6 +27,7 @@ impl Call {
         method: &Method,
         path: &str,
         fields: Fields<'_>,
+        traced: Option<&trace::Call>,
         body: &[u8],
     ) -> Option<Self> {
         // It was canonicalised. But a request line is no place to trust in that.
@@ -37,7 +40,7 @@ impl Call {
         {
             wire.extend_from_slice(part.as_bytes());
         }
-        for (name, value) in fields::forwardable(fields) {
+        for (name, value) in fields::forwardable(fields, traced) {
             for part in [name, b": ", value, b"\r\n"] {
                 wire.extend_from_slice(part);
             }

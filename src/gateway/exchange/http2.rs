@@ -22,6 +22,8 @@ use super::{Answer, Loss, Outcome, connect, fields};
 use crate::config::Upstream;
 use crate::gateway::fields::Fields;
 use crate::sendly::body::MAX_ANSWER;
+use crate::trace;
+use crate::trust::Authorities;
 
 /// A request.
 pub(super) struct Call(Request<Full<Bytes>>);
@@ -35,11 +37,11 @@ pub(super) struct Client {
 impl Client {
     /// # Errors
     /// TLS cannot be had.
-    pub(super) fn new(upstream: &Upstream, authorities: &connect::Authorities) -> Result<Self, String> {
+    pub(super) fn new(upstream: &Upstream, authorities: &Authorities) -> Result<Self, String> {
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
-        let tls = connect::tls_config(authorities)?;
+        let tls = authorities.client_config()?;
         let https =
             HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http2().wrap_connector(tcp);
         let pooled = Pooled::builder(TokioExecutor::new())
@@ -63,6 +65,7 @@ impl Client {
         method: &Method,
         path: &str,
         fields: Fields<'_>,
+        traced: Option<&trace::Call>,
         body: &[u8],
     ) -> Option<Call> {
         let mut uri = http::uri::Parts::default();
@@ -73,7 +76,7 @@ impl Client {
         *request.method_mut() = method.clone();
         *request.uri_mut() = Uri::from_parts(uri).ok()?;
         let into = request.headers_mut();
-        for (name, value) in fields::forwardable(fields) {
+        for (name, value) in fields::forwardable(fields, traced) {
             into.append(HeaderName::from_bytes(name).ok()?, HeaderValue::from_bytes(value).ok()?);
         }
         into.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));

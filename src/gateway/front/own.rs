@@ -74,9 +74,16 @@ impl<'w> Own<'w> {
     }
 
     /// Tells a client whose head does not end, and closes.
-    pub(super) async fn too_late(settings: &Settings, wire: &mut Wire) {
-        let answer = answer(&Reply::head_timeout(), false);
-        if write(wire, &answer, settings.config.clients.write_timeout).await.is_ok() {
+    pub(super) async fn too_late(gateway: &Gateway, settings: &Settings, wire: &mut Wire, peer: Option<IpAddr>) {
+        let mut request = Request::default();
+        gateway.begin(&mut request);
+        (request.outcome, request.client) = (Outcome::Rejected, peer.map(|peer| peer.to_canonical()));
+        let reply = Reply::head_timeout();
+        let told = write(wire, &answer(&reply, false), settings.config.clients.write_timeout).await;
+        // It asked for nothing that could be told: neither a method nor a route.
+        gateway.tell(&request, "", reply.status.as_u16(), told.as_ref().map_or(0, |()| reply.body.len()));
+        drop(request);
+        if told.is_ok() {
             linger(wire).await;
         }
     }

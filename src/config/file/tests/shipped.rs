@@ -53,6 +53,7 @@ pub(super) fn known(in_full: &str) -> BTreeSet<String> {
         "retries",
         "replies",
         "log",
+        "traces",
         "reload",
         "credits",
         "limits",
@@ -95,6 +96,10 @@ fn every_key_stands_in_the_shipped_file() {
         "throttles.rate",
         "tls.cert_file",
         "tls.key_file",
+        "traces.ca_file",
+        "traces.headers",
+        "traces.headers_file",
+        "traces.url",
         "upgrade.socket",
         "upstream.ca_file",
     ];
@@ -107,7 +112,7 @@ fn the_examples_of_the_shipped_file_are_valid() {
     let text: String = shipped_in_full()
         .lines()
         .filter(|line| {
-            !["hash_key", "token", "url_file", "url = \"redis", "sentinel_password_file"]
+            !["hash_key", "token", "url_file", "url = \"redis", "sentinel_password_file", "headers_file"]
                 .iter()
                 .any(|key| line.starts_with(key))
         })

@@ -75,6 +75,11 @@ const SAMPLES: &[(&str, &[&str])] = &[
     ("throttles.rate", &["7/h"]),
     ("tls.cert_file", &["Cargo.lock"]),
     ("tls.key_file", &["Cargo.lock"]),
+    ("traces.ca_file", &["Cargo.lock"]),
+    ("traces.headers", &["x-team=ops"]),
+    ("traces.sample", &["0.7", "0"]),
+    ("traces.service", &["seven"]),
+    ("traces.url", &["https://localhost:4318/otlp"]),
     ("upgrade.socket", &["upgrade.sock"]),
     ("upstream.ca_file", &["Cargo.lock"]),
     ("upstream.connect_timeout", &["7s"]),
@@ -100,6 +105,8 @@ pub(super) fn full_text() -> String {
         backend = "redis"
         url = "rediss://127.0.0.1"
         hash_key = "0123456789abcdef"
+        [traces]
+        url = "https://127.0.0.1:4318"
         [[throttles]]
         name = "checks"
         per = "client"
@@ -131,6 +138,7 @@ pub(super) fn variables() -> Vec<(String, &'static [&'static str])> {
                 "ledger.hash_key_file",
                 "ledger.sentinel_password_file",
                 "ledger.url_file",
+                "traces.headers_file",
             ];
             !files.contains(&path.as_str())
         })
@@ -143,7 +151,8 @@ fn fingerprint(config: &Config) -> String {
     let is_sample = config.admin.token.as_ref().is_some_and(|token| token.is(b"0123456789abcdef"));
     let phones = config.ledger.redis.as_ref().map(|redis| redis.hash_key.verification("ver_1"));
     let sentinels = (&config.ledger.sentinel_login.user, &config.ledger.sentinel_login.password);
-    format!("{config:?} {:?} {phones:?} {is_sample} {sentinels:?}", config.hash_key.verification("ver_1"))
+    let headers = config.traces.collector.as_ref().map(|collector| &collector.headers);
+    format!("{config:?} {:?} {phones:?} {headers:?} {is_sample} {sentinels:?}", config.hash_key.verification("ver_1"))
 }
 
 #[test]
@@ -193,7 +202,8 @@ fn no_two_keys_share_a_variable() {
     assert_eq!(variables.len(), distinct.len());
     let files = variables.iter().map(|variable| format!("{variable}_FILE"));
     let shared: Vec<_> = files.filter(|file| distinct.contains(file)).collect();
-    let secrets = ["ADMIN_TOKEN", "HASH_KEY", "LEDGER_HASH_KEY", "LEDGER_SENTINEL_PASSWORD", "LEDGER_URL"];
+    let secrets =
+        ["ADMIN_TOKEN", "HASH_KEY", "LEDGER_HASH_KEY", "LEDGER_SENTINEL_PASSWORD", "LEDGER_URL", "TRACES_HEADERS"];
     let secrets = secrets.map(|secret| format!("SENDLY_GATEWAY_{secret}_FILE"));
     assert_eq!(shared, secrets, "which mean the same both ways");
 }

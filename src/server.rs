@@ -141,6 +141,7 @@ pub async fn take_over(mut config: Config, estate: Estate, clock: Clock) -> Resu
     let (gateway, runtime) = (Arc::clone(&running.gateway), Handle::current());
     let serving = tokio::task::spawn_blocking(move || taken.serves(&gateway, runtime));
     serving.await.map_err(|error| error.to_string())??;
+    running.gateway.has_inherited();
     Ok(running)
 }
 
@@ -267,11 +268,13 @@ impl Running {
             let all = async {
                 connections.none_left().await;
                 work.none_left().await;
+                self.gateway.finish_telling().await;
             };
             let left = match tokio::time::timeout(patience, all).await {
                 Ok(()) => 0,
                 Err(_) => connections.count(),
             };
+            self.gateway.says_what_is_untold();
             tell_last_spans(&self.gateway).await;
             left
         }
@@ -286,10 +289,15 @@ impl Running {
         self.stop.send_replace(true);
         async move {
             let work = self.gateway.work();
-            let left = match tokio::time::timeout(patience, work.none_left()).await {
+            let all = async {
+                work.none_left().await;
+                self.gateway.finish_telling().await;
+            };
+            let left = match tokio::time::timeout(patience, all).await {
                 Ok(()) => 0,
                 Err(_) => work.count(),
             };
+            self.gateway.says_what_is_untold();
             tell_last_spans(&self.gateway).await;
             left
         }

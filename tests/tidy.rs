@@ -258,3 +258,31 @@ fn the_crate_documentation_lists_every_module() {
         assert!(lib.contains(&format!("pub mod {module};")), "{module} is no module");
     }
 }
+
+/// A word in capitals with an underscore, outside of code: something was to be filled in there.
+fn placeholders(text: &str) -> Vec<&str> {
+    let is_placeholder = |word: &&str| {
+        let is_capital =
+            |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit());
+        word.contains('_') && word.starts_with(|c: char| c.is_ascii_uppercase()) && word.split('_').all(is_capital)
+    };
+    let words = |prose| str::split(prose, |c: char| !c.is_alphanumeric() && c != '_').filter(is_placeholder);
+    // Between fences, and then between ticks, which may stand on two lines.
+    let outside = text.split("```").step_by(2).flat_map(|text| text.split('`').step_by(2));
+    outside.flat_map(words).collect()
+}
+
+#[test]
+fn nothing_in_the_documentation_has_yet_to_be_filled_in() {
+    assert_eq!(
+        placeholders("some SCRIPT_US µs, `SENDLY_A=1` and a\n```sh\nA_B=1\n```\nTABLE_2"),
+        ["SCRIPT_US", "TABLE_2"]
+    );
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let pages = fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path());
+    let others = ["README.md", "ARCHITECTURE.md", "benches/README.md", "deploy/README.md"].map(|page| root.join(page));
+    for page in pages.filter(|path| path.extension().is_some_and(|extension| extension == "md")).chain(others) {
+        let found = fs::read_to_string(&page).unwrap();
+        assert_eq!(placeholders(&found), [""; 0], "{}", page.display());
+    }
+}

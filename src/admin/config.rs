@@ -94,6 +94,8 @@ fn ledger(ledger: &Ledger) -> Value {
             Topology::Cluster => "cluster",
         },
         "master": ledger.master,
+        "sentinel_user": ledger.sentinel_login.user,
+        "sentinel_password": ledger.sentinel_login.password.as_ref().map(|_| SECRET),
         "ca_file": ledger.ca_file.as_deref().map(path),
         "hash_key": ledger.redis.as_ref().map(|_| SECRET),
         "prefix": ledger.prefix,

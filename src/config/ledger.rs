@@ -16,6 +16,8 @@ pub struct Ledger {
     pub topology: Topology,
     /// What sentinels call the server.
     pub master: String,
+    /// Whom to log in to them as.
+    pub sentinel_login: Login,
     /// The certificate authorities to trust, instead of the system's.
     pub ca_file: Option<PathBuf>,
     /// What every key begins with.
@@ -39,6 +41,21 @@ pub struct Redis {
     pub url: RedisUrl,
     /// The secret under which phones are hashed; the same in all gateways.
     pub hash_key: HashKey,
+}
+
+/// A user and a password. It prints without either.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Login {
+    /// The user, if it is not the default one.
+    pub user: Option<String>,
+    /// The password, if there is one.
+    pub password: Option<String>,
+}
+
+impl fmt::Debug for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Login").finish_non_exhaustive()
+    }
 }
 
 /// What stands at an address.

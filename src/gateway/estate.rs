@@ -13,6 +13,7 @@ use super::exemptions::Until;
 use super::relay::Heir;
 pub use super::retries::estate::Kept;
 use crate::clock::Moment;
+use crate::ledger::Ledger;
 use crate::ledger::journal::record::{Found, Record, Records};
 use crate::phone::Phone;
 
@@ -80,6 +81,28 @@ impl Gateway {
             }
         }
         Ok(())
+    }
+
+    /// All is taken over.
+    pub fn has_inherited(&self) {
+        if let Ledger::Redis(redis) = &self.ledger {
+            redis.has_inherited(&self.settings().policy);
+        }
+    }
+
+    /// Tells the ledger that gateways share, if there is one, what it does not know yet: once more, before this process ends.
+    pub async fn finish_telling(&self) {
+        if let Ledger::Redis(redis) = &self.ledger {
+            redis.finish().await;
+        }
+    }
+
+    /// Says what the ledger that gateways share has not been told: it ends with this process.
+    pub fn says_what_is_untold(&self) {
+        let untold = self.shared_ledger().map_or(0, |ledger| ledger.backlog);
+        if untold > 0 {
+            tracing::warn!(untold, "Redis is away: what it has yet to be told is lost");
+        }
     }
 
     /// Keeps an answer of another process for its retry.

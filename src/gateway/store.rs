@@ -29,7 +29,11 @@ fn options(redis: &Place, config: &Config) -> Result<Options, String> {
     let servers = Servers {
         topology: match ledger.topology {
             Topology::Single => Stands::Single,
-            Topology::Sentinel => Stands::Sentinel { master: ledger.master.clone() },
+            Topology::Sentinel => Stands::Sentinel {
+                master: ledger.master.clone(),
+                user: ledger.sentinel_login.user.clone(),
+                password: ledger.sentinel_login.password.clone(),
+            },
             Topology::Cluster => Stands::Cluster,
         },
         nodes: nodes.clone(),

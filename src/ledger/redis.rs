@@ -19,9 +19,10 @@ mod server_time;
 mod verbs;
 mod wire;
 
+use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -63,12 +64,12 @@ pub struct Servers {
 
 impl std::fmt::Debug for Servers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Servers").field("topology", &self.topology).field("nodes", &self.nodes).finish_non_exhaustive()
+        f.debug_struct("Servers").field("nodes", &self.nodes).finish_non_exhaustive()
     }
 }
 
 /// What stands at an address.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Topology {
     /// The server.
     Single,
@@ -76,6 +77,10 @@ pub enum Topology {
     Sentinel {
         /// Its name among them.
         master: String,
+        /// Whom to log in to them as.
+        user: Option<String>,
+        /// And with what.
+        password: Option<String>,
     },
     /// Servers that have a part of all keys each.
     Cluster,
@@ -132,8 +137,13 @@ pub struct Redis {
     token: AtomicU32,
     /// What limits need, as of the last code.
     retention: Mutex<[Retention; Per::ALL.len()]>,
-    /// Which data was found in Redis.
-    data: Mutex<Option<Vec<u8>>>,
+    /// Where it stands which data this is, and which was found there.
+    data_names: Vec<String>,
+    data: Mutex<HashMap<String, Vec<u8>>>,
+    /// It is to be told all that this gateway knows.
+    owes_all: AtomicBool,
+    /// Held by whoever keeps it.
+    keeping: tokio::sync::Mutex<()>,
     merged: AtomicU64,
     /// Set once it was tried to reach it.
     tried: SetOnce<()>,
@@ -194,11 +204,11 @@ impl Redis {
         let Options { servers, connections, connect_timeout, timeout, .. } = &options;
         let link = Link::new(servers, *connections, *connect_timeout, *timeout)?;
         let is_cluster = servers.topology == Topology::Cluster;
+        let names = Names::new(options.prefix, options.hash_key, is_cluster);
         let changed = Arc::new(Notify::new());
         let redis = Arc::new(Self {
             warm,
             link,
-            names: Names::new(options.prefix, options.hash_key, is_cluster),
             circuit: Circuit::new(clock.now()),
             backlog: Mutex::new(Backlog::new(options.max_backlog)),
             time: ServerTime::new(options.time == Time::Callers),
@@ -209,7 +219,11 @@ impl Redis {
             // Tokens of gateways that share a phone in the same minutes are not to meet.
             token: AtomicU32::new(random() as u32),
             retention: Mutex::new([Retention::default(); Per::ALL.len()]),
-            data: Mutex::new(None),
+            data_names: names.data(),
+            data: Mutex::default(),
+            owes_all: AtomicBool::new(false),
+            keeping: tokio::sync::Mutex::new(()),
+            names,
             merged: AtomicU64::new(0),
             tried: SetOnce::new(),
             changed: Arc::clone(&changed),
@@ -348,7 +362,8 @@ impl Redis {
                 let counts = policy.counts(per, kind);
                 numbers.and(counts.into()).keep(policy.retention(per)).rules(policy.met(per, kind))
             });
-            let judged = wire::judged(&self.call(&Call::new("reserve", names.clone(), numbers)).await?)?;
+            let parts = self.call(&Call::new("reserve", names.clone(), numbers)).await?;
+            let judged = wire::judged(&parts, keys.iter().map(|key| policy.met(key.per(), kind).len()))?;
             if judged.verdict != wire::Verdict::Late {
                 return Ok(judged);
             }

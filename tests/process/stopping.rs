@@ -114,3 +114,18 @@ async fn nothing_is_waited_for_longer_than_drain_timeout() {
     assert!(serving.process.err().contains("stopped with requests in flight"), "{}", serving.process.err());
     assert!(wire.answer().await.is_none());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_shared_ledger_was_not_told_is_no_reason_to_stay_and_is_said() {
+    let upstream = Upstream::start().await;
+    // Nobody listens there.
+    let config = "hash_key = \"0123456789abcdef\"\n[ledger]\nbackend = \"redis\"\nurl = \"redis://127.0.0.1:1\"\n";
+    let serving = Process::gateway(config, &upstream.url(), &[]).await;
+    let mut wire = serving.connect().await;
+    wire.request("POST", "/api/v1/verify", &[], SEND).await;
+    assert_eq!(wire.answer().await.unwrap().status, 201);
+    serving.process.signal("TERM");
+    assert_eq!(serving.process.code().await, 0);
+    let said = serving.process.err();
+    assert!(said.contains("what it has yet to be told is lost") && said.contains("\"untold\":"), "{said}");
+}

@@ -2,9 +2,14 @@
 
 use std::time::Duration;
 
-use crate::fleet::{Fleet, HASTY, config};
+use sendly_gateway::clock::Clock;
+use sendly_gateway::handover::Waiting;
+use sendly_gateway::server::take_over;
+
+use crate::fleet::{Fleet, HASTY, PATIENCE, config};
 use crate::proxy::{Network, Proxy};
 use crate::server::{Server, free_port};
+use crate::start::parse;
 use crate::upstream::Act;
 
 const PHONE: &str = "+15550100123";
@@ -279,9 +284,9 @@ async fn a_redis_that_was_emptied_while_it_was_there_is_told_all_that_is_known()
             fleet.has_told_all(nth).await;
         }
     };
-    tokio::time::timeout(crate::fleet::PATIENCE, is_told).await.expect("nobody notices");
+    tokio::time::timeout(PATIENCE, is_told).await.expect("nobody notices");
     let counted = async { while fleet.gateways[1].gateway().look(phone_key()).await.standings[0].used != 3 {} };
-    tokio::time::timeout(crate::fleet::PATIENCE, counted).await.expect("it is not told");
+    tokio::time::timeout(PATIENCE, counted).await.expect("it is not told");
     assert_eq!(fleet.codes_left(1, PHONE).await, 2);
 }
 
@@ -382,4 +387,48 @@ async fn what_is_too_much_to_be_kept_is_lost_and_counted() {
     fleet.is_up(0, true).await;
     fleet.has_told_all(0).await;
     assert_eq!(fleet.codes_left(0, "+15550130009").await, 4, "the newest are told");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_tells_redis_what_it_has_yet_to_be_told_before_it_ends() {
+    let mut redis = Server::start(&[]);
+    let mut fleet = Fleet::of(2, &redis.url(), HASTY).await;
+    redis.kill();
+    fleet.is_up(1, false).await;
+    for _ in 0..2 {
+        fleet.send_ok(0, PHONE).await;
+    }
+    redis.run();
+    // It may be about to try by itself, or in the middle of a pause.
+    assert_eq!(fleet.gateways.remove(0).drain(PATIENCE).await, 0);
+    fleet.is_up(0, true).await;
+    assert_eq!(fleet.codes_left(0, PHONE).await, 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_successor_that_took_over_while_redis_was_away_tells_it_what_both_know() {
+    let mut redis = Server::start(&[]);
+    let mut fleet = Fleet::of(2, &redis.url(), HASTY).await;
+    redis.kill();
+    fleet.is_up(1, false).await;
+    for _ in 0..2 {
+        fleet.send_ok(0, PHONE).await;
+    }
+    let socket = redis.folder().join("successor.sock");
+    let (waiting, config) = (Waiting::at(&socket).unwrap(), config(&redis.url(), HASTY, ""));
+    let upstream = fleet.upstream.url();
+    let taking = tokio::spawn(async move {
+        let estate = tokio::task::spawn_blocking(move || waiting.estate()).await.unwrap().unwrap();
+        take_over(parse(&config, &upstream), estate, Clock::system()).await.unwrap()
+    });
+    fleet.gateways[0].hand_over(socket).await.unwrap();
+    // The one that went takes with it what it had yet to tell.
+    fleet.gateways[0] = taking.await.unwrap();
+    fleet.send_ok(0, PHONE).await;
+    redis.run();
+    for nth in 0..2 {
+        fleet.is_up(nth, true).await;
+        fleet.has_told_all(nth).await;
+    }
+    assert_eq!(fleet.codes_left(1, PHONE).await, 2);
 }

@@ -1,5 +1,6 @@
 //! The script itself, asked as the gateway asks it: what only a long log or a second asking shows.
 
+use proptest::prelude::*;
 use redis_rs::Value;
 
 use crate::server::Server;
@@ -15,6 +16,13 @@ struct Script {
     server: Server,
 }
 
+/// The script without its way for what is plain: all goes the long one.
+fn without_its_short_way() -> String {
+    let cut = SCRIPT.replace("if verb == 'reserve' then", "if false then");
+    assert_ne!(cut, SCRIPT, "there is such a way");
+    cut
+}
+
 impl Script {
     async fn new() -> Self {
         let server = Server::start(&[]);
@@ -24,10 +32,14 @@ impl Script {
 
     /// Carries out a verb on one key; the answer's parts, the time left out.
     async fn ask(&mut self, verb: &str, numbers: &[u64]) -> Vec<Value> {
+        self.ask_of(SCRIPT, &["key"], verb, numbers).await
+    }
+
+    async fn ask_of(&self, script: &str, keys: &[&str], verb: &str, numbers: &[u64]) -> Vec<Value> {
         let packed: Vec<u8> = numbers.iter().flat_map(|number| number.to_be_bytes()).collect();
         let mut command = redis_rs::cmd("EVAL");
-        command.arg(SCRIPT).arg(1).arg("key").arg(verb).arg(packed);
-        let answer: Value = command.query_async(&mut self.connection).await.unwrap();
+        command.arg(script).arg(keys.len()).arg(keys).arg(verb).arg(packed);
+        let answer: Value = command.query_async(&mut self.connection.clone()).await.unwrap();
         let Value::Array(mut parts) = answer else { panic!("{answer:?}") };
         parts.remove(0);
         parts
@@ -128,4 +140,94 @@ async fn what_one_noted_without_a_token_and_another_with_is_one_code() {
     assert_eq!(script.give_back(START, 7).await, 1);
     assert_eq!(script.tokens().await, [0_u64; 0]);
     assert_eq!(script.server.ask(&["EXISTS", "key"]), ":0");
+}
+
+/// What may come next for two keys, of which each has two limits.
+#[derive(Clone, Debug)]
+enum Step {
+    /// A code, so much later, to the first key or to both.
+    Reserve {
+        later: u64,
+        resend: bool,
+        both: bool,
+        enforced: bool,
+    },
+    /// The one before is asked for again.
+    Again,
+    /// It is given back.
+    Back,
+    Hold {
+        longer: u64,
+    },
+    /// The clock is set back.
+    SetBack {
+        by: u64,
+    },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let later = prop_oneof![8 => 0..5 * SECOND, 1 => 60 * SECOND..200 * SECOND];
+    let reserve = (later, any::<bool>(), any::<bool>(), prop::bool::weighted(0.8))
+        .prop_map(|(later, resend, both, enforced)| Step::Reserve { later, resend, both, enforced });
+    prop_oneof![
+        20 => reserve,
+        1 => Just(Step::Again),
+        2 => Just(Step::Back),
+        1 => (0..20 * SECOND).prop_map(|longer| Step::Hold { longer }),
+        1 => (0..20 * SECOND).prop_map(|by| Step::SetBack { by }),
+    ]
+}
+
+/// Does the same both ways, each with keys of its own, and compares the answers.
+async fn both_ways(script: &Script, steps: &[Step]) {
+    let cut = without_its_short_way();
+    script.server.ask(&["FLUSHALL"]);
+    let (mut now, mut token) = (START, 0);
+    for (nth, step) in steps.iter().enumerate() {
+        let (verb, numbers, both) = match step {
+            Step::Reserve { later, resend, both, enforced } => {
+                (now, token) = (now + later, token + 1);
+                let enforced = u64::from(*enforced);
+                let head = [now, 0, token, u64::from(*resend), 1, 1, nth as u64 % 2];
+                let first =
+                    [1, 5, 100 * SECOND, 4, 100 * SECOND, 2, 5, 60 * SECOND, 3, 2, enforced, 4, 100 * SECOND, 2, 1, 1];
+                let second = [1, 40, 90 * SECOND, 40, 90 * SECOND, 1, 40, 90 * SECOND, 3, 30, enforced];
+                ("reserve", [&head, first.as_slice(), &second].concat(), *both)
+            }
+            Step::Again => {
+                let limit = [1, 5, 100 * SECOND, 4, 100 * SECOND, 0];
+                ("reserve", [&[now, 0, token, 0, 1, 1, 1], limit.as_slice()].concat(), false)
+            }
+            Step::Back => ("back", vec![now, now, token], true),
+            Step::Hold { longer } => ("hold", vec![now, now + longer], false),
+            Step::SetBack { by } => {
+                now -= by;
+                continue;
+            }
+        };
+        let keys = if both { 2 } else { 1 };
+        let short = script.ask_of(SCRIPT, &["{short}:1", "{short}:2"][..keys], verb, &numbers).await;
+        let long = script.ask_of(&cut, &["{long}:1", "{long}:2"][..keys], verb, &numbers).await;
+        assert_eq!(short.len(), long.len(), "{nth}: {step:?}");
+        for parts in short.into_iter().zip(long) {
+            match parts {
+                // What no limit needs may be forgotten a little later.
+                (Value::BulkString(short), Value::BulkString(long)) if short.ends_with(&long) => {}
+                (short, long) => assert_eq!(short, long, "{nth}: {step:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_code_that_goes_the_short_way_is_judged_as_one_that_goes_the_long_way() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let script = runtime.block_on(Script::new());
+    let config = ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() };
+    let mut runner = prop::test_runner::TestRunner::new(config);
+    let ran = runner.run(&prop::collection::vec(step(), 1..150), |steps| {
+        runtime.block_on(both_ways(&script, &steps));
+        Ok(())
+    });
+    ran.unwrap();
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use sendly_gateway::policy::Key;
+
 use crate::fleet::{Fleet, HASTY, PATIENCE, PATIENT, config};
 use crate::server::{Server, free_port};
 use crate::upstream::Act;
@@ -146,6 +148,25 @@ async fn a_cluster_of_which_a_server_is_gone_is_away_and_comes_back() {
     servers.clear();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whichever_server_of_a_cluster_is_emptied_it_is_told_all_that_is_known() {
+    let (servers, url) = cluster().await;
+    let fleet = Fleet::of(1, &url, &format!("{PATIENT}{CLUSTER}")).await;
+    let phones: Vec<String> = (0..12).map(|nth| format!("+1555010{nth:04}")).collect();
+    for phone in &phones {
+        fleet.send_ok(0, phone).await;
+    }
+    for server in &servers {
+        assert_eq!(server.ask(&["FLUSHALL"]), "+OK");
+        for phone in &phones {
+            let key = Key::Phone(phone.parse().unwrap());
+            let counted = async { while fleet.gateways[0].gateway().look(key).await.standings[0].used != 1 {} };
+            tokio::time::timeout(PATIENCE, counted).await.expect("nobody notices");
+        }
+    }
+    assert_eq!(fleet.codes_left(0, &phones[0]).await, 4);
+}
+
 /// A server, its replica, and a sentinel who watches them.
 async fn sentinel() -> (Server, Server, Server) {
     let first = Server::start(&[]);
@@ -190,6 +211,25 @@ async fn a_fail_over_loses_no_code_that_a_gateway_knows_of() {
     assert!(second.ask(&["INFO", "replication"]).contains("role:master"), "the other one has taken over");
     assert_eq!((fleet.codes_left(1, PHONE).await, fleet.codes_left(0, OTHER).await), (0, 4));
     assert_eq!(fleet.upstream.codes(PHONE), 5);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sentinels_are_told_a_login_of_their_own_where_they_want_one() {
+    let (_first, _second, sentinel) = sentinel().await;
+    let user = ["ACL", "SETUSER", "gate", "on", ">p:w/2", "+@all"];
+    assert_eq!(sentinel.ask(&user), "+OK");
+    // As `requirepass` does.
+    assert_eq!(sentinel.ask(&["ACL", "SETUSER", "default", "resetpass", ">p:w/1"]), "+OK");
+    let ledger = format!("{PATIENT}topology = \"sentinel\"\nmaster = \"codes\"\n");
+    let logins = ["sentinel_password = \"p:w/1\"\n", "sentinel_user = \"gate\"\nsentinel_password = \"p:w/2\"\n"];
+    let configs = logins.map(|login| config(&sentinel.url(), &format!("{ledger}{login}"), ""));
+    let fleet = Fleet::with(&configs).await;
+    fleet.send_ok(0, PHONE).await;
+    assert_eq!((fleet.metric(0, "ledger_up").await, fleet.metric(1, "ledger_up").await), (1, 1));
+    assert_eq!(fleet.codes_left(1, PHONE).await, 4);
+    let stranger =
+        Fleet::of(1, &sentinel.url(), &format!("{HASTY}topology = \"sentinel\"\nmaster = \"codes\"\n")).await;
+    assert_eq!(stranger.metric(0, "ledger_up").await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,4 +1,5 @@
-//! A `redis-server` of a test's own: on a free port of 127.0.0.1, in a folder of its own, gone when the test is.
+//! A `redis-server` of a test's own: on a free port of 127.0.0.1, in a folder of its own, gone when the test is. `REDIS_SERVER` names
+//! another program, such as a Valkey's.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -24,7 +25,7 @@ wait $pid 2>/dev/null
 
 pub(crate) struct Server {
     pub(crate) port: u16,
-    program: &'static str,
+    program: String,
     arguments: Vec<String>,
     folder: PathBuf,
     running: Option<(Child, u32)>,
@@ -38,28 +39,31 @@ impl Server {
     /// A server that saves nothing, with these arguments besides.
     pub(crate) fn start(arguments: &[&str]) -> Self {
         // A port that was free may be somebody's connection by now. Then it is another one.
-        let tries = (0..10).map(|_| Self::stopped("redis-server", free_port(), arguments));
+        let tries = (0..10).map(|_| Self::stopped(program(), free_port(), arguments));
         let started = tries.filter_map(|mut server| server.try_to_run().is_ok().then_some(server)).next();
         started.expect("no port is free")
     }
 
     pub(crate) fn start_on(port: u16, arguments: &[&str]) -> Self {
-        let mut server = Self::stopped("redis-server", port, arguments);
+        let mut server = Self::stopped(program(), port, arguments);
         server.run();
         server
     }
 
     /// A sentinel with this configuration.
     pub(crate) fn sentinel(configuration: &str) -> Self {
-        let mut server = Self::stopped("redis-sentinel", free_port(), &[]);
+        let given = std::env::var("REDIS_SERVER").ok();
+        let mut server = Self::stopped(given.clone().unwrap_or_else(|| "redis-sentinel".to_owned()), free_port(), &[]);
         let file = server.folder.join("sentinel.conf");
         std::fs::write(&file, format!("port {}\n{configuration}", server.port)).unwrap();
         server.arguments = vec![file.to_str().unwrap().to_owned()];
+        // By another name it is told that it is one.
+        server.arguments.extend(given.map(|_| "--sentinel".to_owned()));
         server.run();
         server
     }
 
-    fn stopped(program: &'static str, port: u16, more: &[&str]) -> Self {
+    fn stopped(program: String, port: u16, more: &[&str]) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("redis-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
@@ -78,7 +82,7 @@ impl Server {
     fn try_to_run(&mut self) -> Result<(), PortTaken> {
         self.kill();
         let mut child = Command::new("sh")
-            .args(["-c", WATCHED, "watched", self.program])
+            .args(["-c", WATCHED, "watched", &self.program])
             .args(&self.arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -181,6 +185,10 @@ impl Drop for Server {
         self.kill();
         let _ = std::fs::remove_dir_all(&self.folder);
     }
+}
+
+fn program() -> String {
+    std::env::var("REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned())
 }
 
 pub(crate) fn free_port() -> u16 {

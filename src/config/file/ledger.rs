@@ -8,7 +8,7 @@ use super::mistake::Mistakes;
 use super::origin::parse_host_and_port;
 use super::section::Section;
 use super::span::{millis, secs};
-use crate::config::ledger::{Ledger, Redis, RedisUrl, Topology};
+use crate::config::ledger::{Ledger, Login, Redis, RedisUrl, Topology};
 use crate::policy::OnOutage;
 use crate::policy::subject::HashKey;
 
@@ -28,6 +28,10 @@ pub(super) fn ledger(keys: &mut Section<'_, '_>, shared: Option<&HashKey>) -> (L
         one_of(&[("single", Topology::Single), ("sentinel", Topology::Sentinel), ("cluster", Topology::Cluster)]),
     );
     let master = keys.get("master", "mymaster".to_owned(), word);
+    let sentinel_login = Login {
+        user: keys.optional("sentinel_user", name_or_password),
+        password: keys.secret("sentinel_password", "sentinel_password_file", name_or_password),
+    };
     let ca_file = keys.file("ca_file");
     let own = keys.secret("hash_key", "hash_key_file", passphrase).map(|text| HashKey::from_passphrase(&text));
     let prefix = keys.get("prefix", "sendly".to_owned(), word);
@@ -68,6 +72,7 @@ pub(super) fn ledger(keys: &mut Section<'_, '_>, shared: Option<&HashKey>) -> (L
         redis,
         topology,
         master,
+        sentinel_login,
         ca_file,
         prefix,
         connections,
@@ -87,6 +92,11 @@ fn word(given: &Given<'_>) -> Result<String, Mistakes> {
     };
     let word = given.text().filter(fits).map(str::to_owned);
     word.ok_or_else(|| given.expected("1 to 64 letters, digits and any of - _ . :"))
+}
+
+fn name_or_password(given: &Given<'_>) -> Result<String, Mistakes> {
+    let text = given.text().filter(|text| (1..=1024).contains(&text.len())).map(str::to_owned);
+    text.ok_or_else(|| given.expected("1 to 1024 bytes"))
 }
 
 fn url(given: &Given<'_>) -> Result<RedisUrl, Mistakes> {

@@ -56,6 +56,8 @@ const MAX_REMEMBERED: usize = 65_536;
 pub(super) struct Backlog {
     waiting: VecDeque<Entry>,
     told: VecDeque<(Moment, Entry)>,
+    /// How much was taken and is being told.
+    in_hand: usize,
     most: usize,
     lost: u64,
 }
@@ -63,7 +65,7 @@ pub(super) struct Backlog {
 impl Backlog {
     /// Nothing yet. At most so much waits.
     pub(super) const fn new(most: usize) -> Self {
-        Self { waiting: VecDeque::new(), told: VecDeque::new(), most, lost: 0 }
+        Self { waiting: VecDeque::new(), told: VecDeque::new(), in_hand: 0, most, lost: 0 }
     }
 
     /// Has this wait. Where it is too much, the oldest is lost: it counts the shortest. Returns whether anything was.
@@ -106,11 +108,30 @@ impl Backlog {
         };
         let given_back: HashSet<u32> = taken.iter().filter_map(back).collect();
         taken.retain(|entry| !matches!(entry, Entry::Charge(tokened) if given_back.contains(&tokened.token.number)));
+        self.in_hand = taken.len();
         taken
+    }
+
+    /// What waits and has a time of the gateway's own, of before it knew the server's.
+    pub(super) fn of_own_time(&self) -> HashSet<(Key, Moment)> {
+        let own = self.waiting.iter().filter_map(|entry| match entry {
+            Entry::Charge(Tokened { token, charge }) if token.is_local => Some(*charge),
+            _ => None,
+        });
+        let keys = |Charge { phone, verification, account, .. }| {
+            [phone.map(Key::Phone), verification.map(Key::Verification), account.map(Key::Account)]
+        };
+        own.flat_map(|charge| keys(charge).into_iter().flatten().map(move |key| (key, charge.at))).collect()
+    }
+
+    /// What was taken has been told.
+    pub(super) const fn has_told(&mut self) {
+        self.in_hand = 0;
     }
 
     /// What was taken could not be told.
     pub(super) fn put_back(&mut self, taken: Vec<Entry>) {
+        self.in_hand = 0;
         taken.into_iter().rev().for_each(|entry| self.waiting.push_front(entry));
     }
 
@@ -119,9 +140,9 @@ impl Backlog {
         self.lost += 1;
     }
 
-    /// How much waits.
+    /// How much Redis does not know yet.
     pub(super) fn len(&self) -> usize {
-        self.waiting.len()
+        self.waiting.len() + self.in_hand
     }
 
     /// How much was lost.
@@ -157,6 +178,8 @@ mod tests {
             backlog.push(entry);
         }
         assert_eq!(backlog.take(100), [charge(2), Entry::GiveBack(tokened(1)), charge(3)]);
+        assert_eq!(backlog.len(), 3, "it is told, and has not been told yet");
+        backlog.has_told();
         assert_eq!(backlog.len(), 0);
     }
 

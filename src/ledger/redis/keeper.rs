@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use super::backlog::Entry;
 use super::wire::{self, Call, Contents};
 use super::{Fault, Redis, random};
-use crate::policy::Key;
+use crate::policy::{Key, Policy};
 
 /// The first pause between two tries, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -30,10 +30,7 @@ pub(super) async fn keep(redis: Weak<Redis>, changed: Arc<Notify>) {
     let mut pause = FIRST_PAUSE;
     loop {
         let Some(kept) = redis.upgrade() else { return };
-        let done = match kept.circuit.is_up() {
-            true => kept.look_after().await,
-            false => kept.recover().await,
-        };
+        let done = kept.keep_once().await;
         drop(kept);
         if done {
             pause = FIRST_PAUSE;
@@ -53,6 +50,29 @@ fn jittered(pause: Duration) -> Duration {
 }
 
 impl Redis {
+    /// Tells Redis what it does not know yet, before this process ends: if it is away, that is tried once more.
+    pub async fn finish(self: &Arc<Self>) {
+        if self.state().backlog > 0 {
+            self.keep_once().await;
+        }
+    }
+
+    /// This gateway goes on where another ended, which may have taken with it what it had yet to tell. If Redis is away, it is told all
+    /// that there is once it is back.
+    pub fn has_inherited(&self, policy: &Policy) {
+        self.note_retention(policy);
+        self.owes_all.store(!self.circuit.is_up(), Ordering::Release);
+    }
+
+    /// Does what there is to do, one at a time. Returns whether nothing is left.
+    async fn keep_once(self: &Arc<Self>) -> bool {
+        let _turn = self.keeping.lock().await;
+        match self.circuit.is_up() {
+            true => self.look_after().await,
+            false => self.recover().await,
+        }
+    }
+
     /// Tries to reach Redis, and tells it what it has missed. Returns whether it can be asked again.
     async fn recover(self: &Arc<Self>) -> bool {
         let turn = self.circuit.turn();
@@ -71,9 +91,14 @@ impl Redis {
     }
 
     async fn look_at_data(self: &Arc<Self>) -> Result<(), Fault> {
-        if self.probe().await? {
+        let is_other = self.probe().await?;
+        if is_other {
             tracing::warn!("Redis holds other data than before: it is told all that this gateway knows");
+        }
+        if is_other || self.owes_all.load(Ordering::Acquire) {
+            self.owes_all.store(true, Ordering::Release);
             self.tell_everything().await?;
+            self.owes_all.store(false, Ordering::Release);
         }
         Ok(())
     }
@@ -98,12 +123,16 @@ impl Redis {
 
     /// Finds out whether Redis takes writes, what time it has, and whether it holds other data than when it was reached last.
     async fn probe(&self) -> Result<bool, Fault> {
-        let name = random().to_be_bytes();
-        let call = Call::new("probe", vec![self.names.data()], self.numbers(self.clock.now())).with(&name);
-        let parts = self.call(&call).await?;
-        let found = wire::bytes(parts.first())?.to_vec();
-        let before = self.data.lock().replace(found.clone());
-        Ok(before.is_some_and(|before| before != found))
+        let drawn = random().to_be_bytes();
+        let mut is_other = false;
+        for name in &self.data_names {
+            let call = Call::new("probe", vec![name.clone()], self.numbers(self.clock.now())).with(&drawn);
+            let parts = self.call(&call).await?;
+            let found = wire::bytes(parts.first())?.to_vec();
+            let before = self.data.lock().insert(name.clone(), found.clone());
+            is_other |= before.is_some_and(|before| before != found);
+        }
+        Ok(is_other)
     }
 
     /// Tells all that waits, in its order. Returns whether nothing is left.
@@ -117,6 +146,7 @@ impl Redis {
                 self.backlog.lock().put_back(taken);
                 return false;
             }
+            self.backlog.lock().has_told();
         }
     }
 
@@ -131,13 +161,16 @@ impl Redis {
 
     /// Tells all that the ledger in memory holds.
     async fn tell_everything(self: &Arc<Self>) -> Result<(), Fault> {
+        // Each of these is told by its token, and on the server's time.
+        let own = self.backlog.lock().of_own_time();
         for shard in 0..self.warm.shards() {
             let (kept, ids) = self.warm.copy_one(shard, self.time.at(self.clock.now()));
             for (id, known) in ids {
                 self.tell_known(id, known).await?;
             }
             let mut tasks = JoinSet::new();
-            for kept in kept {
+            for mut kept in kept {
+                kept.charges.retain(|(at, _)| !own.contains(&(kept.key, *at)));
                 let redis = Arc::clone(self);
                 tasks.spawn(async move {
                     let at = redis.time.at(redis.clock.now());

@@ -19,6 +19,10 @@ pub(super) struct Names {
 /// Six bits a letter.
 const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
+/// How many slots a cluster has, and in how many of them it stands which data this is.
+const SLOTS: u16 = 16_384;
+const DATA_NAMES: u16 = 32;
+
 /// How many letters tell phones and accounts apart: 96 bits.
 const LONG: u32 = 16;
 
@@ -59,9 +63,16 @@ impl Names {
         format!("{}:i:{{{}}}", self.prefix, short(id))
     }
 
-    /// Where it stands which data this is.
-    pub(super) fn data(&self) -> String {
-        format!("{}:data", self.prefix)
+    /// Where it stands which data this is. In a cluster each of its servers has data of its own, so it stands in slots all over: a
+    /// server that has so many in a row has one of them, and however slots move, nobody need be told.
+    pub(super) fn data(&self) -> Vec<String> {
+        if !self.is_cluster {
+            return vec![format!("{}:data", self.prefix)];
+        }
+        let spread = SLOTS / DATA_NAMES;
+        let within =
+            |part: u16| (0..u32::MAX).map(|n| format!("{n}")).find(|tag| slot(tag.as_bytes()) / spread == part);
+        (0..DATA_NAMES).filter_map(within).map(|tag| format!("{}:data:{{{tag}}}", self.prefix)).collect()
     }
 
     /// A phone as it is written to what is known of an id. Nobody reads it there without the hash key: each id has a pad of its own.
@@ -101,6 +112,12 @@ pub(super) fn id_from(bytes: &[u8]) -> Option<Verification> {
 
 fn short(id: Verification) -> String {
     letters(u128::from(id.group) << 64 | u128::from(id.within.get()), 12)
+}
+
+/// The slot of a hash tag: CRC-16/XMODEM.
+fn slot(tag: &[u8]) -> u16 {
+    let step = |crc: u16, _| if crc & 0x8000 == 0 { crc << 1 } else { crc << 1 ^ 0x1021 };
+    tag.iter().fold(0_u16, |crc, byte| (0..8).fold(crc ^ u16::from(*byte) << 8, step)) % SLOTS
 }
 
 fn letters(bits: u128, many: u32) -> String {
@@ -144,6 +161,17 @@ mod tests {
         assert_eq!(tag(&cluster.verification(id("a"), Some(phone))), tag(&cluster.phone(phone)));
         assert_ne!(cluster.verification(id("a"), Some(phone)), cluster.verification(id("b"), Some(phone)));
         assert_eq!(alone.verification(id("a"), Some(phone)), alone.verification(id("a"), None));
+    }
+
+    #[test]
+    fn which_data_it_is_stands_all_over_a_cluster() {
+        // As the specification of Redis' cluster has it.
+        assert_eq!(slot(b"123456789"), 0x31C3 % SLOTS);
+        let data = names(true).data();
+        let slots: Vec<u16> = data.iter().map(|name| slot(tag(name).trim_matches(['{', '}']).as_bytes())).collect();
+        assert_eq!(slots.len(), usize::from(DATA_NAMES));
+        assert!(slots.iter().zip(0_u16..).all(|(slot, part)| slot / (SLOTS / DATA_NAMES) == part), "{slots:?}");
+        assert_eq!(names(false).data(), ["sendly:data"]);
     }
 
     #[test]

@@ -10,26 +10,140 @@
 --
 -- ARGV[1] is the verb, ARGV[2] its numbers, of 8 bytes each; texts follow. The first number is the time, or 0 for that of this server.
 
-local RECORD, SHORT = 11, 24 * 11
-local BLANK = string.rep('\0', RECORD)
+local RECORD, SHORT, LONG = 11, 24 * 11, 128 * 11
 local HELD, MOVED = 254, 255
 local BOTH = 3
 -- For how long a charge may yet be given back; see `policy/window.rs`. And how far apart two readings of one event may lie.
 local UNSETTLED, APART = 120 * 1000000, 10 * 1000000
 
-local verb = ARGV[1]
-local numbers, place = { struct.unpack('>' .. string.rep('I8', #ARGV[2] / 8), ARGV[2]) }, 0
+local call, pack, unpack = redis.call, struct.pack, struct.unpack
+local verb, given = ARGV[1], ARGV[2]
+local now = unpack('>I8', given)
+local is_told = now > 0
+if not is_told then
+    local time = call('TIME')
+    now = time[1] * 1000000 + time[2]
+end
+
+-- ---- the way that nearly every code takes ----
+
+-- It judges and charges as `verbs.reserve` does, where the end of each log tells all that there is to know, and nothing is to be forgotten.
+-- A script is run anew each time: all its functions are made, and all its tables. That takes longer than to judge a code, so here are no
+-- functions and few tables. What is not plain is found out before anything is written, and left to what comes after.
+if verb == 'reserve' then
+    local _, deadline, token, kind, _, charges, may_be_again = unpack('>I8I8I8I8I8I8I8', given)
+    -- It waited so long to be carried out that nobody waits for it any more.
+    if deadline > 0 and now > deadline then return { now, 2 } end
+    local is_plain, refused, at, place = true, false, now, 57
+    local answer, filled = { now, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }, 3
+    local logs, lengths, longest = { '', '', '' }, { 0, 0, 0 }, { 0, 0, 0 }
+    for i = 1, #KEYS do
+        local counts, sends, send_window, resends, resend_window, rules = unpack('>I8I8I8I8I8I8', given, place)
+        place = place + 48
+        -- As much of its end as most limits look at.
+        local most = (sends > resends and sends or resends) * RECORD
+        if most < SHORT then most = SHORT elseif most > LONG then most = LONG end
+        local log = call('GETRANGE', KEYS[i], -most, -1)
+        local size, length, first = #log, #log, log
+        if size == most then
+            length, first = call('STRLEN', KEYS[i]), call('GETRANGE', KEYS[i], 0, 0)
+        end
+        local count, newest = length / RECORD, 0
+        if size > 0 then
+            local word = unpack('>I7', log, size - RECORD + 1)
+            newest = (word - word % 2) / 2
+            -- Held or moved; or something was taken out at its end.
+            if first:byte() >= HELD or word == 0 then is_plain = false end
+            -- What looks like this very charge may be it.
+            if may_be_again == 1 then
+                local is_all = size == length or unpack('>I7', log) < (now - APART) * 2
+                if not is_all or log:find(pack('>I4', token), 1, true) then is_plain = false end
+            end
+        end
+        if not is_plain then break end
+        local as_of = newest > now and newest or now
+        if as_of > at then at = as_of end
+        filled = filled + 1
+        answer[filled] = 0
+        for rule = 1, rules do
+            local max, window, which, near, enforced = unpack('>I8I8I8I8I8', given, place)
+            place = place + 40
+            local fact = 0
+            for step = 1, 2 do
+                -- The n-th newest charge that it counts.
+                local n, word = step == 1 and max or near, 0
+                if which ~= BOTH then
+                    local from = size + 1
+                    while n > 0 and from > 1 do
+                        from = from - RECORD
+                        word = unpack('>I7', log, from)
+                        if word % 2 + 1 == which then n = n - 1 end
+                    end
+                    if n > 0 then word = 0 end
+                    if n > 0 and size < length then is_plain = false end
+                elseif n > 0 and n * RECORD <= size then
+                    word = unpack('>I7', log, size - n * RECORD + 1)
+                elseif n > 0 and n <= count then
+                    word = unpack('>I7', call('GETRANGE', KEYS[i], length - n * RECORD, length - n * RECORD + 6))
+                end
+                local over = word > 0 and (word - word % 2) / 2 + window or 0
+                if over > as_of then
+                    fact = step == 1 and over - now or -1
+                    if step == 1 and enforced == 1 then refused = true end
+                    break
+                end
+            end
+            filled = filled + 1
+            answer[filled] = fact
+        end
+        if size > 0 and counts * charges == 1 and not refused then
+            -- Whether some of it may be forgotten: of a log that is not at hand that is looked at now and then.
+            if size < length then
+                is_plain = is_plain and count % 16 ~= 0
+            else
+                local quarter = (count - count % 4) / 4
+                local word = unpack('>I7', log, quarter * RECORD + 1)
+                local window = word % 2 == 0 and send_window or resend_window
+                is_plain = (word - word % 2) / 2 + window > as_of - UNSETTLED and quarter + sends + resends >= count
+            end
+        end
+        if not is_plain then break end
+        logs[i], lengths[i] = log, length
+        longest[i] = counts == 1 and (send_window > resend_window and send_window or resend_window) or -1
+    end
+    if is_plain then
+        answer[2], answer[3] = refused and 1 or 0, at
+        local record = pack('>I7I4', at * 2 + kind, token)
+        for i = 1, #KEYS do
+            local key, log, length = KEYS[i], logs[i], lengths[i]
+            if charges == 1 and not refused and longest[i] >= 0 then
+                local ttl = math.ceil((at + longest[i] - now) / 1000) + UNSETTLED / 1000
+                local before = length > 0 and call('PTTL', key) or 0
+                if before > ttl then ttl = before end
+                if length < SHORT then
+                    log = log .. record
+                    call('SET', key, log, 'PX', ttl)
+                else
+                    call('SETRANGE', key, length, record)
+                    call('PEXPIRE', key, ttl)
+                end
+            end
+            filled = filled + 1
+            answer[filled] = length < SHORT and #log < SHORT and log
+        end
+        answer[filled + 1] = nil
+        return answer
+    end
+end
+
+-- ---- whatever else there is ----
+
+local BLANK = string.rep('\0', RECORD)
+local numbers, place = { unpack('>' .. string.rep('I8', #given / 8), given) }, 1
 
 local function number()
     place = place + 1
     return numbers[place]
-end
-
-local now = number()
-local is_told = now > 0
-if not is_told then
-    local time = redis.call('TIME')
-    now = time[1] * 1000000 + time[2]
 end
 
 -- ---- logs ----
@@ -226,26 +340,25 @@ end
 
 local verbs = {}
 
--- Judges one more code against some logs and, if no limit refuses, charges it to all of them.
+-- Judges one more code against some logs and, if no limit refuses, charges it to all of them. The answer is flat: the time, the verdict,
+-- the time that was charged; of each key for how long Sendly still refuses it, and what each of its rules says; of each key a copy.
 function verbs.reserve()
-    local deadline, token, kind, holds = number(), number(), number(), number() == 1
+    local _, token, kind, holds = number(), number(), number(), number() == 1
     local charges, may_be_again = number() == 1, number() == 1
-    -- It waited so long to be carried out that nobody waits for it any more.
-    if deadline > 0 and now > deadline then return { now, 2 } end
     if may_be_again then
         for _, key in ipairs(KEYS) do
             local log = open(key)
             local i = find_token(log, token, now)
-            if i then return { now, 0, (charge(log, i)), {}, {} } end
+            if i then return { now, 0, (charge(log, i)) } end
         end
     end
-    local logs, told, refused, at = {}, {}, false, now
+    local logs, answer, refused, at = {}, { now, 0, 0 }, false, now
     for i, key in ipairs(KEYS) do
-        local log, facts = open(key), {}
+        local log = open(key)
         log.counts, log.keep = number() == 1, read_keep()
         local as_of = math.max(now, newest(log))
         at = math.max(at, as_of)
-        facts[1] = math.max(log.held - now, 0)
+        answer[#answer + 1] = math.max(log.held - now, 0)
         if holds and log.held > now then refused = true end
         for rule = 1, number() do
             local max, window, counts, near, enforced = number(), number(), number(), number(), number() == 1
@@ -258,20 +371,20 @@ function verbs.reserve()
                 local close = nth_newest(log, near, counts)
                 if close and close + window > as_of then fact = -1 end
             end
-            facts[rule + 1] = fact
+            answer[#answer + 1] = fact
         end
-        logs[i], told[i] = log, facts
+        logs[i] = log
     end
-    local copies = {}
-    for i, log in ipairs(logs) do
+    answer[2], answer[3] = refused and 1 or 0, at
+    for _, log in ipairs(logs) do
         if charges and not refused and log.counts then
             trim(log, at, log.keep)
             insert(log, at, kind, token)
             save(log, log.keep.longest)
         end
-        copies[i] = copy(log)
+        answer[#answer + 1] = copy(log)
     end
-    return { now, refused and 1 or 0, at, told, copies }
+    return answer
 end
 
 -- Gives a charge back, wherever it is still there.

@@ -236,8 +236,9 @@ impl Way {
                 let client = if *tls { Client::build_with_tls(info, certificates()) } else { Client::open(info) };
                 client.map(|client| Way::One(Box::new(client)))
             }
-            Topology::Sentinel { master } => {
+            Topology::Sentinel { master, user: sentinels_user, password: sentinels_password } => {
                 let (addresses, master) = (nodes.iter().map(address).collect::<Vec<_>>(), master.clone());
+                let (sentinels_user, sentinels_password) = (sentinels_user.clone(), sentinels_password.clone());
                 let (tls, user, password, database) = (*tls, user.clone(), password.clone(), *database);
                 let certificates = certificates();
                 // Anew each time: what it remembers of sentinels may be what has gone.
@@ -250,6 +251,12 @@ impl Way {
                     }
                     if let Some(password) = &password {
                         builder = builder.set_client_to_redis_password(password);
+                    }
+                    if let Some(user) = &sentinels_user {
+                        builder = builder.set_client_to_sentinel_username(user);
+                    }
+                    if let Some(password) = &sentinels_password {
+                        builder = builder.set_client_to_sentinel_password(password);
                     }
                     if tls {
                         builder = builder

@@ -146,7 +146,8 @@ pub(super) fn parts(value: Value) -> Result<(Moment, Vec<Value>), Fault> {
     Ok((now, parts))
 }
 
-pub(super) fn judged(parts: &[Value]) -> Result<Judged, Fault> {
+/// Reads a judgement over so many rules of each key.
+pub(super) fn judged(parts: &[Value], rules: impl Iterator<Item = usize> + Clone) -> Result<Judged, Fault> {
     let verdict = match number(parts.first())? {
         0 => Verdict::Charged,
         1 => Verdict::Refused,
@@ -156,19 +157,29 @@ pub(super) fn judged(parts: &[Value]) -> Result<Judged, Fault> {
         }
     };
     let at = Moment::from_micros(number(parts.get(1))?);
-    let told = array(parts.get(2))?.iter().map(|key| told(array(Some(key))?)).collect::<Result<_, _>>()?;
-    let copies = array(parts.get(3))?.iter().map(|copy| bytes(Some(copy)).ok().map(Contents::read)).collect();
-    Ok(Judged { verdict, at, told, copies })
+    let mut judged = Judged { verdict, at, told: Vec::new(), copies: Vec::new() };
+    let mut facts = parts.get(2..).unwrap_or_default().iter();
+    // Of a code that was charged before nothing more is told.
+    if facts.len() == 0 {
+        return Ok(judged);
+    }
+    for many in rules.clone() {
+        let held = Duration::from_micros(number(facts.next())?);
+        judged.told.push((held, facts.by_ref().take(many).map(told).collect::<Result<_, _>>()?));
+    }
+    judged.copies.extend(facts.by_ref().take(rules.count()).map(|copy| bytes(Some(copy)).ok().map(Contents::read)));
+    if judged.told.len() != judged.copies.len() {
+        return Err(Fault::wrong("facts are missing"));
+    }
+    Ok(judged)
 }
 
-fn told(facts: &[Value]) -> Result<(Duration, Vec<Told>), Fault> {
-    let (held, rules) = facts.split_first().ok_or_else(|| Fault::wrong("no facts"))?;
-    let rule = |fact: &Value| match fact {
+fn told(fact: &Value) -> Result<Told, Fault> {
+    match fact {
         Value::Int(0) => Ok(Told::Free),
         Value::Int(-1) => Ok(Told::Near),
         other => Ok(Told::Full(Duration::from_micros(number(Some(other))?))),
-    };
-    Ok((Duration::from_micros(number(Some(held))?), rules.iter().map(rule).collect::<Result<_, _>>()?))
+    }
 }
 
 fn moment(value: &Value) -> Result<Moment, Fault> {
@@ -186,13 +197,6 @@ pub(super) fn bytes(value: Option<&Value>) -> Result<&[u8], Fault> {
     match value {
         Some(Value::BulkString(bytes)) => Ok(bytes),
         _ => Err(Fault::wrong("no bytes")),
-    }
-}
-
-fn array(value: Option<&Value>) -> Result<&[Value], Fault> {
-    match value {
-        Some(Value::Array(values)) => Ok(values),
-        _ => Err(Fault::wrong("no array")),
     }
 }
 
@@ -230,12 +234,8 @@ mod tests {
         ] {
             assert!(parts(value).is_err());
         }
-        for parts in [
-            vec![],
-            vec![Value::Int(0)],
-            vec![Value::Int(0), Value::Int(1), Value::Array(vec![Value::Array(vec![])]), Value::Array(vec![])],
-        ] {
-            assert!(judged(&parts).is_err());
+        for parts in [vec![], vec![Value::Int(0)], vec![Value::Int(0), Value::Int(1), Value::Int(0)]] {
+            assert!(judged(&parts, [1].into_iter()).is_err());
         }
     }
 }

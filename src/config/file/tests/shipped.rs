@@ -83,6 +83,9 @@ fn every_key_stands_in_the_shipped_file() {
         "ledger.ca_file",
         "ledger.hash_key",
         "ledger.hash_key_file",
+        "ledger.sentinel_password",
+        "ledger.sentinel_password_file",
+        "ledger.sentinel_user",
         "ledger.url",
         "ledger.url_file",
         "state.dir",
@@ -109,7 +112,9 @@ fn the_examples_of_the_shipped_file_are_valid() {
     let text: String = shipped_in_full()
         .lines()
         .filter(|line| {
-            !["hash_key", "token", "url_file", "url = \"redis", "headers_file"].iter().any(|key| line.starts_with(key))
+            !["hash_key", "token", "url_file", "url = \"redis", "sentinel_password_file", "headers_file"]
+                .iter()
+                .any(|key| line.starts_with(key))
         })
         .map(|line| {
             if line.contains(files) {

@@ -42,6 +42,8 @@ const SAMPLES: &[(&str, &[&str])] = &[
     ("ledger.max_backlog", &["7"]),
     ("ledger.on_outage", &["refuse"]),
     ("ledger.prefix", &["other"]),
+    ("ledger.sentinel_password", &["p:w/1"]),
+    ("ledger.sentinel_user", &["gate"]),
     ("ledger.timeout", &["7ms"]),
     ("ledger.topology", &["sentinel"]),
     ("ledger.url", &["rediss://127.0.0.2"]),
@@ -130,8 +132,15 @@ pub(super) fn variables() -> Vec<(String, &'static [&'static str])> {
     };
     overridable
         .filter(|(path, _)| {
-            !["hash_key_file", "admin.token_file", "ledger.hash_key_file", "ledger.url_file", "traces.headers_file"]
-                .contains(&path.as_str())
+            let files = [
+                "hash_key_file",
+                "admin.token_file",
+                "ledger.hash_key_file",
+                "ledger.sentinel_password_file",
+                "ledger.url_file",
+                "traces.headers_file",
+            ];
+            !files.contains(&path.as_str())
         })
         .map(|(path, variable)| (variable, samples(&path)))
         .collect()
@@ -141,8 +150,9 @@ pub(super) fn variables() -> Vec<(String, &'static [&'static str])> {
 fn fingerprint(config: &Config) -> String {
     let is_sample = config.admin.token.as_ref().is_some_and(|token| token.is(b"0123456789abcdef"));
     let phones = config.ledger.redis.as_ref().map(|redis| redis.hash_key.verification("ver_1"));
+    let sentinels = (&config.ledger.sentinel_login.user, &config.ledger.sentinel_login.password);
     let headers = config.traces.collector.as_ref().map(|collector| &collector.headers);
-    format!("{config:?} {:?} {phones:?} {headers:?} {is_sample}", config.hash_key.verification("ver_1"))
+    format!("{config:?} {:?} {phones:?} {headers:?} {is_sample} {sentinels:?}", config.hash_key.verification("ver_1"))
 }
 
 #[test]
@@ -192,7 +202,8 @@ fn no_two_keys_share_a_variable() {
     assert_eq!(variables.len(), distinct.len());
     let files = variables.iter().map(|variable| format!("{variable}_FILE"));
     let shared: Vec<_> = files.filter(|file| distinct.contains(file)).collect();
-    let secrets = ["ADMIN_TOKEN", "HASH_KEY", "LEDGER_HASH_KEY", "LEDGER_URL", "TRACES_HEADERS"];
+    let secrets =
+        ["ADMIN_TOKEN", "HASH_KEY", "LEDGER_HASH_KEY", "LEDGER_SENTINEL_PASSWORD", "LEDGER_URL", "TRACES_HEADERS"];
     let secrets = secrets.map(|secret| format!("SENDLY_GATEWAY_{secret}_FILE"));
     assert_eq!(shared, secrets, "which mean the same both ways");
 }

@@ -267,7 +267,8 @@ fn boxed(charges: &[u64], room: usize) -> Box<[u64]> {
 /// The charges that are there.
 fn there(words: &[u64]) -> &[u64] {
     if words.len() == FEW {
-        let end = words.iter().position(|word| *word == 0).unwrap_or(FEW);
+        // From its end: whoever is refused has had them all.
+        let end = words.iter().rposition(|word| *word != 0).map_or(0, |last| last + 1);
         return words.get(..end).unwrap_or(words);
     }
     match words.split_first() {

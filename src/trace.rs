@@ -12,7 +12,6 @@ mod parent;
 mod span;
 
 use std::num::NonZeroU64;
-use std::time::Duration;
 
 use opentelemetry_sdk::trace::{IdGenerator as _, RandomIdGenerator};
 
@@ -128,16 +127,13 @@ impl Tracer {
         }
     }
 
-    /// Tells the collector of spans. It tries again by itself for as long as [`PATIENCE`](collector::PATIENCE), where that may help.
+    /// Tells the collector of spans. It tries again by itself for ten seconds, where that may help.
     ///
     /// # Errors
     /// Why the collector did not take them.
     pub async fn export(&self, spans: Vec<Span>) -> Result<(), String> {
         self.collector.take(spans).await
     }
-
-    /// How long [`export`](Self::export) may take, at most.
-    pub const PATIENCE: Duration = collector::PATIENCE;
 
     /// How many spans to export at a time.
     pub const BATCH: usize = BATCH;

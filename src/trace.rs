@@ -22,9 +22,6 @@ use parent::Parent;
 pub use parent::{TraceId, Traceparent};
 pub use span::{Failure, Fates, Span, Spans, What};
 
-/// How many spans a collector is told of at a time. Putting them together takes some 3 µs each, for which no request can be served.
-const BATCH: usize = 128;
-
 /// Where a request stands in its trace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Context {
@@ -135,8 +132,8 @@ impl Tracer {
         self.collector.take(spans).await
     }
 
-    /// How many spans to export at a time.
-    pub const BATCH: usize = BATCH;
+    /// How many spans to export at a time: few, since whoever puts them together serves no request meanwhile.
+    pub const BATCH: usize = 128;
 }
 
 /// What of 63 random bits is less than this, this share of all.

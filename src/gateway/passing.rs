@@ -31,18 +31,17 @@ pub(super) fn request(upstream: &mut RequestHeader, host: &HeaderValue, request:
     if upstream.headers.contains_key(header::EXPECT) {
         upstream.remove_header(&header::EXPECT);
     }
-    let misleading = upstream.headers.keys().filter(|name| exchange::is_misleading(name.as_str().as_bytes()));
-    let misleading: Vec<HeaderName> = misleading.cloned().collect();
-    for name in &misleading {
+    let traced = request.traced.as_deref();
+    let stays_behind = |name: &&HeaderName| {
+        let name = name.as_str().as_bytes();
+        exchange::is_misleading(name) || traced.is_some_and(|call| call.replaces(name))
+    };
+    let left: Vec<HeaderName> = upstream.headers.keys().filter(stays_behind).cloned().collect();
+    for name in &left {
         upstream.remove_header(name);
     }
-    if let Some(traced) = &request.traced {
-        let replaced: Vec<HeaderName> =
-            upstream.headers.keys().filter(|name| traced.replaces(name.as_str().as_bytes())).cloned().collect();
-        for name in &replaced {
-            upstream.remove_header(name);
-        }
-        upstream.insert_header("traceparent", traced.traceparent().as_str())?;
+    if let Some(call) = traced {
+        upstream.insert_header("traceparent", call.traceparent().as_str())?;
     }
     if request.operation.shows_phone() {
         // The answer is read on its way.

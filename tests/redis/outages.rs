@@ -389,15 +389,21 @@ async fn what_is_too_much_to_be_kept_is_lost_and_counted() {
     assert_eq!(fleet.codes_left(0, "+15550130009").await, 4, "the newest are told");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_gateway_tells_redis_what_it_has_yet_to_be_told_before_it_ends() {
+/// A Redis that is gone, and two gateways, of which the first has sent two codes that it was not told of.
+async fn two_codes_untold() -> (Server, Fleet) {
     let mut redis = Server::start(&[]);
-    let mut fleet = Fleet::of(2, &redis.url(), HASTY).await;
+    let fleet = Fleet::of(2, &redis.url(), HASTY).await;
     redis.kill();
     fleet.is_up(1, false).await;
     for _ in 0..2 {
         fleet.send_ok(0, PHONE).await;
     }
+    (redis, fleet)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_tells_redis_what_it_has_yet_to_be_told_before_it_ends() {
+    let (mut redis, mut fleet) = two_codes_untold().await;
     redis.run();
     // It may be about to try by itself, or in the middle of a pause.
     assert_eq!(fleet.gateways.remove(0).drain(PATIENCE).await, 0);
@@ -407,13 +413,7 @@ async fn a_gateway_tells_redis_what_it_has_yet_to_be_told_before_it_ends() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_successor_that_took_over_while_redis_was_away_tells_it_what_both_know() {
-    let mut redis = Server::start(&[]);
-    let mut fleet = Fleet::of(2, &redis.url(), HASTY).await;
-    redis.kill();
-    fleet.is_up(1, false).await;
-    for _ in 0..2 {
-        fleet.send_ok(0, PHONE).await;
-    }
+    let (mut redis, mut fleet) = two_codes_untold().await;
     let socket = redis.folder().join("successor.sock");
     let (waiting, config) = (Waiting::at(&socket).unwrap(), config(&redis.url(), HASTY, ""));
     let upstream = fleet.upstream.url();

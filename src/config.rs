@@ -145,6 +145,8 @@ pub struct Clients {
     pub header_timeout: Duration,
     /// For the whole body of a limited request, and between two reads of any other body.
     pub body_timeout: Duration,
+    /// Bytes a second, averaged over 30 s, that a body has to come with which passes through; 0 demands nothing.
+    pub min_rate: u32,
     /// Between two writes of an answer.
     pub write_timeout: Duration,
     /// Whose `X-Forwarded-For` is believed.

@@ -45,6 +45,7 @@ pub(super) fn shown(config: &Config) -> Value {
             "keep_alive": span(clients.keep_alive),
             "header_timeout": span(clients.header_timeout),
             "body_timeout": span(clients.body_timeout),
+            "min_rate": clients.min_rate,
             "write_timeout": span(clients.write_timeout),
             "trusted_proxies": clients.trusted_proxies.iter().map(ToString::to_string).collect::<Vec<_>>(),
         },

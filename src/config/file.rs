@@ -185,6 +185,7 @@ fn clients(keys: &mut Section<'_, '_>) -> Clients {
         keep_alive: keys.get("keep_alive", secs(60), duration(secs(1)..=hours(1))),
         header_timeout: keys.get("header_timeout", secs(10), duration(millis(1)..=minutes(10))),
         body_timeout: keys.get("body_timeout", secs(5), duration(millis(1)..=minutes(10))),
+        min_rate: keys.get("min_rate", 500, count(0..=1_000_000)),
         write_timeout: keys.get("write_timeout", secs(30), duration(millis(1)..=hours(1))),
         trusted_proxies: keys.get("trusted_proxies", Vec::new(), array("networks", network)),
     }

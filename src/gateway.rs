@@ -85,6 +85,8 @@ pub struct Gateway {
     work: Work,
     /// Whether it was said since the last sweep that there is no room: once, however many ask.
     said_full: AtomicBool,
+    /// The same of room for answers.
+    said_full_of_answers: AtomicBool,
 }
 
 impl Gateway {
@@ -117,6 +119,7 @@ impl Gateway {
             traces: traces::Traces::default(),
             work: Work::default(),
             said_full: AtomicBool::new(false),
+            said_full_of_answers: AtomicBool::new(false),
             exemptions,
             clock,
             settings: ArcSwap::from_pointee(settings),
@@ -201,6 +204,7 @@ impl Gateway {
             uncounted: self.memory.uncounted(),
             verifications: self.memory.verifications(),
             kept_answers: self.retries.kept(),
+            max_kept_answers: self.retries.max_kept(),
             unclaimed: self.retries.unclaimed(),
             access_lines_dropped,
             lines_dropped,
@@ -257,6 +261,7 @@ impl Gateway {
         settings.upstream.sendly.sweep();
         self.exemptions.sweep(self.clock.now());
         self.said_full.store(false, Ordering::Relaxed);
+        self.said_full_of_answers.store(false, Ordering::Relaxed);
         let ended = self.clock.now();
         self.metrics.swept(swept, ended.since(began), ended);
     }

@@ -123,7 +123,9 @@ pub mod code {
     pub const UPSTREAM_UNREACHABLE: &str = "upstream_unreachable";
     /// 504, the gateway's own: Sendly did not answer in time.
     pub const UPSTREAM_TIMEOUT: &str = "upstream_timeout";
-    /// 503, the gateway's own: it tracks as many keys as its configuration lets it.
+    /// 409, the gateway's own, to a retry: the answer that it asks for again was too large to be kept.
+    pub const ANSWER_TOO_LARGE: &str = "answer_too_large";
+    /// 503, the gateway's own: it tracks as many keys, or keeps as many answers, as its configuration lets it.
     pub const AT_CAPACITY: &str = "at_capacity";
     /// 503, the gateway's own: the ledger that it shares with others cannot be asked, and it is configured to refuse then.
     pub const LEDGER_AWAY: &str = "ledger_unavailable";

@@ -219,7 +219,7 @@ fn retries(keys: &mut Section<'_, '_>) -> Retries {
         undelivered: keys.get("undelivered", secs(60), duration(secs(0)..=hours(1))),
         unknown: keys.get("unknown", secs(15), duration(secs(0)..=hours(1))),
         idempotency: keys.get("idempotency", minutes(10), duration(secs(0)..=hours(24))),
-        max_kept: keys.get("max_kept", 100_000, count(0..=100_000_000)),
+        max_kept: keys.get("max_kept", 100_000, count(1..=100_000_000)),
     }
 }
 

@@ -80,6 +80,13 @@ pub(super) async fn serve<C: Caller>(
     let mut click = match gateway.retries.place(head.fingerprint(call.path(caller.path()), caller.body())) {
         Place::New(click) => click,
         Place::Retry(ticket) => return repeat(caller, request, ticket).await,
+        Place::Full => {
+            request.outcome = Outcome::NoRoom;
+            if !gateway.said_full_of_answers.swap(true, Ordering::Relaxed) {
+                tracing::error!("there is no room to keep another answer for its retries: raise retries.max_kept");
+            }
+            return caller.tell(&Reply::no_room_for_answers()).await;
+        }
     };
 
     if kind == Kind::Resend {

@@ -10,6 +10,9 @@ use serde::Serialize;
 use crate::sendly::{body, client, code};
 use crate::throttle::Slow;
 
+/// The most that an answer may have that is kept for a retry, head and body, in bytes. Sendly's have less than 2 KiB.
+const MAX_KEPT: usize = 4 * 1024;
+
 /// A whole answer to a client.
 #[derive(Clone, Debug)]
 pub struct Reply {
@@ -63,6 +66,25 @@ impl Reply {
         let message = "The gateway tracks as many phone numbers as it is configured for. Nothing was sent.";
         let retry_after = Some(whole_seconds(Duration::from_secs(10)));
         Self::build(StatusCode::SERVICE_UNAVAILABLE, &Body { error: code::AT_CAPACITY, message, retry_after })
+    }
+
+    /// There is no room to keep this request's answer for its retries.
+    pub fn no_room_for_answers() -> Self {
+        let message = "The gateway keeps as many answers for retries as it is configured for. Nothing was sent.";
+        let retry_after = Some(whole_seconds(Duration::from_secs(10)));
+        Self::build(StatusCode::SERVICE_UNAVAILABLE, &Body { error: code::AT_CAPACITY, message, retry_after })
+    }
+
+    /// What is kept for retries instead of this answer, if it is too large for that: that it was given, and nothing is to be repeated.
+    pub fn too_large_to_keep(&self) -> Option<Self> {
+        let headers = self.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum::<usize>();
+        if self.body.len() + headers <= MAX_KEPT {
+            return None;
+        }
+        // No SDK repeats a 409. A failure keeps its status, and so what an SDK makes of it.
+        let status = if self.status.is_success() { StatusCode::CONFLICT } else { self.status };
+        let message = "This request was answered before, and the answer was too large to be kept for a retry.";
+        Some(Self::error(status, code::ANSWER_TOO_LARGE, message))
     }
 
     /// The ledger that gateways share cannot be asked, and the configuration says to refuse then.
@@ -198,6 +220,7 @@ mod tests {
             Reply::upstream_timeout(),
             Reply::internal(),
             Reply::no_room(),
+            Reply::no_room_for_answers(),
             Reply::ledger_away(),
         ];
         for reply in unclear.iter().chain(&others) {

@@ -11,8 +11,11 @@
 //! So an exchange without a key, whose client is there, repeats for nobody, and nobody is told of it: it is entered here only
 //! when its client goes or its end is one that nobody knows. One with a key is entered before it is decided, since the next
 //! request with that key has to join it even where a limit would refuse another code by now.
+//!
+//! `retries.max_kept` bounds what is kept (`retries/places.rs`): every new click has a place for its answer before it is charged.
 
 pub mod estate;
+mod places;
 
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
@@ -21,10 +24,11 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
-use dashmap::mapref::entry::Entry;
+use dashmap::mapref::entry::{Entry, OccupiedEntry};
 use serde::{Deserialize, Serialize};
 use tokio::sync::SetOnce;
 
+use self::places::Places;
 use super::reply::Reply;
 use crate::clock::{Clock, Moment};
 use crate::config::Retries as Settings;
@@ -55,6 +59,7 @@ pub enum Ending {
 #[derive(Debug)]
 pub struct Retries {
     exchanges: DashMap<u128, Vec<Exchange>, BuildHasherDefault<AsItIs>>,
+    places: Places,
     kept: AtomicUsize,
     unclaimed: AtomicUsize,
     serial: AtomicU64,
@@ -101,6 +106,15 @@ impl Exchange {
         self.over.is_some() && self.clients == 0
     }
 
+    /// Whether losing its answer could buy a second code for one click: a code went out, or may have, and no client has been told.
+    fn may_be_bought_twice(&self) -> bool {
+        match self.over {
+            Some((Ending::Unknown, _)) => true,
+            Some((Ending::Final, _)) => !self.delivered,
+            _ => false,
+        }
+    }
+
     /// Whether it is in flight and no client waits for it any more.
     fn is_unclaimed(&self) -> bool {
         self.over.is_none() && self.clients == 0
@@ -114,6 +128,8 @@ pub enum Place<'r> {
     New(Click<'r>),
     /// It is a retry: its answer is there or on the way.
     Retry(Ticket<'r>),
+    /// It is a new click, and there is no room to keep its answer: it must not be carried out.
+    Full,
 }
 
 impl Retries {
@@ -121,6 +137,7 @@ impl Retries {
     pub fn new(settings: Settings, clock: Clock) -> Self {
         Self {
             exchanges: DashMap::default(),
+            places: Places::default(),
             kept: AtomicUsize::new(0),
             unclaimed: AtomicUsize::new(0),
             serial: AtomicU64::new(0),
@@ -136,21 +153,49 @@ impl Retries {
 
     /// Finds the exchange that a request repeats, or makes a new one.
     pub fn place(&self, fingerprint: Fingerprint) -> Place<'_> {
-        let Fingerprint { hash, keyed } = fingerprint;
-        let registered = if keyed {
-            let mut exchanges = self.exchanges.entry(hash).or_default();
-            if let Some(ticket) = self.repeat(hash, &mut exchanges) {
-                return Place::Retry(ticket);
+        loop {
+            if let Some(place) = self.try_place(fingerprint) {
+                return place;
             }
-            Some(self.register(keyed, &mut exchanges))
+            if !self.forget_oldest() && !self.forget_expired() {
+                return Place::Full;
+            }
+        }
+    }
+
+    /// The same; `None` if it is a new click and all places are taken.
+    fn try_place(&self, fingerprint: Fingerprint) -> Option<Place<'_>> {
+        let Fingerprint { hash, keyed } = fingerprint;
+        let most = self.settings.load().max_kept;
+        let registered = if keyed {
+            let mut entry = self.exchanges.entry(hash);
+            if let Entry::Occupied(known) = &mut entry
+                && let Some(ticket) = self.repeat(hash, known.get_mut())
+            {
+                return Some(Place::Retry(ticket));
+            }
+            if !self.places.take(most) {
+                return None;
+            }
+            Some(self.register(keyed, &mut entry.or_default()))
         } else {
             let known = self.exchanges.get_mut(&hash);
             if let Some(ticket) = known.and_then(|mut exchanges| self.repeat(hash, &mut exchanges)) {
-                return Place::Retry(ticket);
+                return Some(Place::Retry(ticket));
+            }
+            if !self.places.take(most) {
+                return None;
             }
             None
         };
-        Place::New(Click { retries: self, fingerprint, registered, end: End::Open, delivered: false, given_up: false })
+        Some(Place::New(Click {
+            retries: self,
+            fingerprint,
+            registered,
+            end: End::Open,
+            delivered: false,
+            given_up: false,
+        }))
     }
 
     /// Joins or adopts the exchange among these that is open to retries, if one is.
@@ -159,6 +204,7 @@ impl Retries {
         let exchange = exchanges.iter_mut().find(|exchange| self.is_open_to_retries(exchange, now))?;
         if exchange.is_kept() {
             self.kept.fetch_sub(1, Ordering::Relaxed);
+            self.places.is_wanted(exchange.serial);
         }
         if exchange.is_unclaimed() {
             self.unclaimed.fetch_sub(1, Ordering::Relaxed);
@@ -186,19 +232,60 @@ impl Retries {
         self.unclaimed.load(Ordering::Relaxed)
     }
 
+    /// How many there may be.
+    pub fn max_kept(&self) -> usize {
+        self.settings.load().max_kept
+    }
+
     /// Drops the answers that have been kept long enough. Returns how many there were.
     pub fn sweep(&self) -> usize {
         let now = self.clock.now();
         let mut dropped = 0;
         self.exchanges.retain(|_, exchanges| {
-            let before = exchanges.len();
-            exchanges
-                .retain(|exchange| exchange.clients > 0 || self.kept_until(exchange).is_none_or(|until| until > now));
-            dropped += before - exchanges.len();
+            exchanges.retain(|exchange| {
+                let stays = exchange.clients > 0 || self.kept_until(exchange).is_none_or(|until| until > now);
+                if !stays {
+                    dropped += 1;
+                    self.places.is_wanted(exchange.serial);
+                }
+                stays
+            });
             !exchanges.is_empty()
         });
         self.kept.fetch_sub(dropped, Ordering::Relaxed);
+        self.places.release(dropped);
         dropped
+    }
+
+    /// Forgets the oldest answer that may be forgotten. Returns whether there was one.
+    fn forget_oldest(&self) -> bool {
+        while let Some((serial, hash)) = self.places.oldest() {
+            let Entry::Occupied(entry) = self.exchanges.entry(hash) else { continue };
+            // A retry may have adopted it since.
+            let is_it = |exchange: &Exchange| {
+                exchange.serial == serial && exchange.is_kept() && !exchange.may_be_bought_twice()
+            };
+            if let Some(place) = entry.get().iter().position(is_it) {
+                self.places.is_wanted(serial);
+                self.kept.fetch_sub(1, Ordering::Relaxed);
+                self.remove(entry, place);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Sweeps early, once a second at most: that looks at all of them. Returns whether it dropped any.
+    fn forget_expired(&self) -> bool {
+        self.places.may_sweep(self.clock.now()) && self.sweep() > 0
+    }
+
+    fn remove(&self, mut entry: OccupiedEntry<'_, u128, Vec<Exchange>>, place: usize) {
+        entry.get_mut().swap_remove(place);
+        if entry.get().is_empty() {
+            entry.remove();
+        }
+        self.places.release(1);
     }
 
     fn is_open_to_retries(&self, exchange: &Exchange, now: Moment) -> bool {
@@ -251,22 +338,18 @@ impl Retries {
             (true, false) => drop(self.unclaimed.fetch_sub(1, Ordering::Relaxed)),
             _ => {}
         }
-        if exchange.is_kept() {
-            let worth_keeping = self.kept_until(exchange).is_some_and(|until| until > now);
-            // What was bought, or may have been, and is not delivered always finds room: nobody can fill it without a good key.
-            let may_be_bought_twice = match exchange.over {
-                Some((Ending::Unknown, _)) => true,
-                Some((Ending::Final, _)) => !exchange.delivered,
-                _ => false,
-            };
-            if worth_keeping && (may_be_bought_twice || self.kept() < self.settings.load().max_kept) {
-                self.kept.fetch_add(1, Ordering::Relaxed);
-            } else {
-                entry.get_mut().swap_remove(place);
-                if entry.get().is_empty() {
-                    entry.remove();
-                }
-            }
+        if !exchange.is_kept() {
+            return;
+        }
+        if self.kept_until(exchange).is_none_or(|until| until <= now) {
+            return self.remove(entry, place);
+        }
+        if let Some(shorter) = exchange.told.get().and_then(Reply::too_large_to_keep) {
+            exchange.told = Arc::new(SetOnce::new_with(Some(shorter)));
+        }
+        self.kept.fetch_add(1, Ordering::Relaxed);
+        if !exchange.may_be_bought_twice() {
+            self.places.may_be_forgotten(serial, hash);
         }
     }
 }
@@ -336,8 +419,8 @@ enum End {
     Open,
     /// It is over, and nobody has been told of it.
     Untold(Reply, Ending),
-    /// It is over, and nothing of it is kept here.
-    Told,
+    /// It is over, and nothing of it is kept here but an answer that is too large to be kept for a retry.
+    Told(Option<Reply>),
 }
 
 impl Click<'_> {
@@ -355,8 +438,8 @@ impl Click<'_> {
     /// The answer that it has ended with.
     pub fn answer(&self) -> Option<&Reply> {
         match (&self.end, &self.registered) {
-            (End::Untold(reply, _), _) => Some(reply),
-            (End::Told, Some(registered)) => registered.told.get(),
+            (End::Untold(reply, _) | End::Told(Some(reply)), _) => Some(reply),
+            (End::Told(None), Some(registered)) => registered.told.get(),
             _ => None,
         }
     }
@@ -370,7 +453,7 @@ impl Click<'_> {
     pub fn refuse(&mut self, reply: &Reply) {
         match self.registered {
             Some(_) => self.end(reply.clone(), Ending::Nothing),
-            None => self.end = End::Told,
+            None => self.end = End::Told(None),
         }
     }
 
@@ -382,7 +465,7 @@ impl Click<'_> {
         let repeats_for_nobody = match &self.end {
             End::Open => false,
             End::Untold(_, ending) => self.delivered || *ending == Ending::Nothing,
-            End::Told => true,
+            End::Told(_) => true,
         };
         if self.registered.is_none() && !repeats_for_nobody {
             self.tell();
@@ -399,12 +482,21 @@ impl Click<'_> {
             .registered
             .get_or_insert_with(|| retries.register(keyed, &mut retries.exchanges.entry(hash).or_default()));
         if let End::Untold(reply, ending) = std::mem::replace(&mut self.end, End::Open) {
-            self.end = End::Told;
             let now = retries.clock.now();
+            let mut waits_for_a_retry = false;
             // First the end, then the answer: whoever asks after a client has been told must not find it in flight still.
-            retries.change(hash, registered.serial, |exchange| exchange.over = Some((ending, now)));
+            retries.change(hash, registered.serial, |exchange| {
+                exchange.over = Some((ending, now));
+                waits_for_a_retry = exchange.clients == 0;
+            });
+            let shorter = if waits_for_a_retry { reply.too_large_to_keep() } else { None };
+            let (kept, own) = match shorter {
+                Some(shorter) => (shorter, Some(reply)),
+                None => (reply, None),
+            };
+            self.end = End::Told(own);
             // It ends once: this cannot fail.
-            let _ = registered.told.set(reply);
+            let _ = registered.told.set(kept);
         }
     }
 }
@@ -415,6 +507,9 @@ impl Drop for Click<'_> {
             self.end(Reply::internal(), Ending::Unknown);
         }
         self.give_up();
+        if self.registered.is_none() {
+            self.retries.places.release(1);
+        }
     }
 }
 

@@ -23,6 +23,8 @@ pub struct Sizes {
     pub verifications: usize,
     /// Answers kept for a retry.
     pub kept_answers: usize,
+    /// How many there may be.
+    pub max_kept_answers: usize,
     /// Exchanges in flight whose client has gone.
     pub unclaimed: usize,
     /// Lines of the access log that were dropped.
@@ -59,6 +61,7 @@ pub(super) struct State {
     spans: [IntCounter; 3],
     verifications: IntGauge,
     kept_answers: IntGauge,
+    max_kept_answers: IntGauge,
     unclaimed: IntGauge,
     /// In the order of [`Swept`]'s fields.
     swept: [IntCounter; 4],
@@ -100,6 +103,7 @@ impl State {
             spans: ["exported", "failed", "dropped"].map(|result| spans.with_label_values(&[result])),
             verifications: register.gauge("known_verifications", "Verifications whose phone is known.")?,
             kept_answers: register.gauge("kept_answers", "Answers that are kept for a retry.")?,
+            max_kept_answers: register.gauge("kept_answers_max", "How many there is room for.")?,
             unclaimed: register
                 .gauge("unclaimed_exchanges", "Exchanges in flight whose client has gone; a retry may adopt them.")?,
             swept: ["keys", "verifications", "answers", "throttles"].map(|what| swept.with_label_values(&[what])),
@@ -129,6 +133,7 @@ impl State {
         self.spans.iter().zip(sizes.spans).for_each(|(total, to)| raise(total, to));
         set(&self.verifications, sizes.verifications);
         set(&self.kept_answers, sizes.kept_answers);
+        set(&self.max_kept_answers, sizes.max_kept_answers);
         set(&self.unclaimed, sizes.unclaimed);
     }
 

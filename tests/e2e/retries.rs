@@ -560,3 +560,22 @@ async fn where_answers_are_kept_for_no_time_every_request_is_a_click() {
     assert_eq!(bought(&gateway), 4);
     assert_eq!(gateway.metric("sendly_gateway_kept_answers").await, 0);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_there_is_no_room_for_answers_nothing_is_sent_and_nothing_charged() {
+    let gateway = gateway_with("[retries]\nmax_kept = 1\n").await;
+    gateway.upstream.script(|_| Act::BreakOff);
+    assert_eq!(ask(&gateway, SEND, &[A_KEY]).await.status, 502);
+    for _ in 0..8 {
+        let refused = ask(&gateway, SEND, &[]).await;
+        assert_eq!((refused.status.as_u16(), refused.error().as_str()), (503, "at_capacity"));
+        assert!(refused.headers.contains_key("retry-after"));
+    }
+    assert_eq!(ask(&gateway, SEND, &[A_KEY]).await.status, 502, "a retry needs no room");
+    assert_eq!(bought(&gateway), 1);
+    assert_eq!(gateway.metric("sendly_gateway_kept_answers").await, 1);
+    assert_eq!(gateway.metric("sendly_gateway_kept_answers_max").await, 1);
+    gateway.clock.advance(std::time::Duration::from_secs(60));
+    gateway.upstream.behave();
+    assert_eq!(ask(&gateway, SEND, &[]).await.status, 201, "and what was refused was not charged");
+}

@@ -39,6 +39,8 @@ impl Retries {
                 });
             }
         }
+        // The successor forgets the oldest first, and knows them in this order.
+        all.sort_unstable_by_key(|kept| kept.at);
         all
     }
 
@@ -48,7 +50,13 @@ impl Retries {
         let serial = self.serial.fetch_add(1, Ordering::Relaxed);
         let over = Some((ending, Moment::from_micros(at)));
         let told = Arc::new(SetOnce::new_with(Some(told.into())));
-        self.exchanges.entry(hash).or_default().push(Exchange { serial, keyed, clients: 0, delivered, over, told });
+        let exchange = Exchange { serial, keyed, clients: 0, delivered, over, told };
+        let mut exchanges = self.exchanges.entry(hash).or_default();
+        self.places.inherit();
+        if !exchange.may_be_bought_twice() {
+            self.places.may_be_forgotten(serial, hash);
+        }
+        exchanges.push(exchange);
         self.kept.fetch_add(1, Ordering::Relaxed);
     }
 }

@@ -19,6 +19,7 @@ fn new(place: Place<'_>) -> Click<'_> {
     match place {
         Place::New(click) => click,
         Place::Retry(_) => panic!("taken for a retry"),
+        Place::Full => panic!("no room"),
     }
 }
 
@@ -26,6 +27,7 @@ fn retry(place: Place<'_>) -> Ticket<'_> {
     match place {
         Place::Retry(ticket) => ticket,
         Place::New(..) => panic!("taken for a new click"),
+        Place::Full => panic!("no room"),
     }
 }
 
@@ -37,6 +39,7 @@ fn is_new(place: Place<'_>) -> bool {
             true
         }
         Place::Retry(_) => false,
+        Place::Full => panic!("no room"),
     }
 }
 
@@ -207,4 +210,201 @@ async fn no_more_answers_are_kept_than_there_is_room_for() {
     clock.advance(Duration::from_secs(600));
     assert_eq!(retries.sweep(), 100);
     assert_eq!((retries.kept(), retries.exchanges.len()), (0, 0));
+}
+
+fn with_room_for(max_kept: usize) -> (Retries, ManualClock) {
+    let (retries, clock) = retries();
+    let settings = Settings { max_kept, ..**retries.settings.load() };
+    retries.set(settings);
+    (retries, clock)
+}
+
+fn keyed(hash: u128) -> Fingerprint {
+    Fingerprint { hash, keyed: true }
+}
+
+#[tokio::test]
+async fn for_a_new_answer_the_oldest_that_was_delivered_goes() {
+    let (retries, _clock) = with_room_for(3);
+    for hash in 0..3 {
+        let mut first = new(retries.place(keyed(hash)));
+        first.end(reply("one"), Ending::Final);
+        // The second one's client has gone.
+        if hash != 1 {
+            first.delivered();
+        }
+    }
+    let _fourth = new(retries.place(keyed(3)));
+    assert_eq!(retries.kept(), 2);
+    drop(retry(retries.place(keyed(1))));
+    retry(retries.place(keyed(2))).delivered();
+    let _fifth = new(retries.place(keyed(0)));
+    drop(retry(retries.place(keyed(1))));
+    assert!(matches!(retries.place(keyed(2)), Place::Full), "one was not delivered, and two are in flight");
+}
+
+#[tokio::test]
+async fn a_table_full_of_answers_that_no_client_was_told_takes_no_new_click_and_forgets_none() {
+    for ending in [Ending::Final, Ending::Unknown] {
+        let (retries, clock) = with_room_for(10);
+        for hash in 0..10 {
+            new(retries.place(Fingerprint { hash, keyed: hash % 2 == 0 })).end(reply("one"), ending);
+        }
+        assert_eq!(retries.kept(), 10);
+        for hash in 10..3000 {
+            assert!(matches!(retries.place(Fingerprint { hash, keyed: hash % 2 == 0 }), Place::Full));
+        }
+        assert_eq!((retries.kept(), retries.exchanges.len()), (10, 10), "what is refused leaves nothing");
+        for hash in 0..10 {
+            drop(retry(retries.place(Fingerprint { hash, keyed: hash % 2 == 0 })));
+        }
+        clock.advance(Duration::from_secs(600));
+        assert!(is_new(retries.place(KEYED)), "what has expired takes no room, also before the next sweep");
+        assert_eq!(retries.places.counts(), (0, 0));
+    }
+}
+
+#[tokio::test]
+async fn requests_in_flight_take_the_room_that_their_answers_may_need() {
+    let (retries, _clock) = with_room_for(2);
+    let (first, second) = (new(retries.place(PLAIN)), new(retries.place(PLAIN)));
+    assert!(matches!(retries.place(PLAIN), Place::Full));
+    drop((first, second));
+    assert_eq!(retries.kept(), 2);
+    assert!(matches!(retries.place(KEYED), Place::Full));
+}
+
+#[tokio::test]
+async fn what_was_answered_without_a_code_makes_room_for_what_buys_one() {
+    let (retries, _clock) = with_room_for(1);
+    new(retries.place(PLAIN)).end(reply("402"), Ending::Passing);
+    assert_eq!(retries.kept(), 1, "its client has gone");
+    let _next = new(retries.place(KEYED));
+    assert_eq!(retries.kept(), 0);
+}
+
+#[tokio::test]
+async fn an_answer_that_is_too_large_is_not_kept_but_told_to_those_who_wait_for_it() {
+    let large = |status| Reply::error(status, &"x".repeat(10_000), "");
+    for (status, kept_as) in [(StatusCode::CREATED, 409), (StatusCode::BAD_GATEWAY, 502)] {
+        let (retries, _clock) = retries();
+        let mut first = new(retries.place(KEYED));
+        let second = retry(retries.place(KEYED));
+        first.end(large(status), Ending::Unknown);
+        assert_eq!(first.answer().unwrap().status, status);
+        assert_eq!(second.answer().await.status, status);
+        first.delivered();
+        second.delivered();
+        let later = retry(retries.place(KEYED)).answer().await;
+        assert_eq!(later.status, kept_as);
+        assert!(later.body.len() < 500);
+
+        let mut gone = new(retries.place(PLAIN));
+        gone.give_up();
+        gone.end(large(status), Ending::Final);
+        assert_eq!(gone.answer().unwrap().status, status, "it may only have closed its sending side");
+        assert_eq!(retry(retries.place(PLAIN)).answer().await.status, kept_as);
+    }
+}
+
+mod random {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const ROOM: usize = 4;
+
+    #[derive(Clone, Copy, Debug)]
+    enum Step {
+        Ask(u128, bool),
+        End(usize, Ending),
+        Deliver(usize),
+        Leave(usize),
+        Advance(u64),
+        Sweep,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let ending = prop::sample::select(vec![Ending::Final, Ending::Passing, Ending::Unknown, Ending::Nothing]);
+        prop_oneof![
+            4 => (0..8_u128, any::<bool>()).prop_map(|(hash, keyed)| Step::Ask(hash * 2 + u128::from(keyed), keyed)),
+            3 => (0..8_usize, ending).prop_map(|(at, ending)| Step::End(at, ending)),
+            2 => (0..8_usize).prop_map(Step::Deliver),
+            2 => (0..8_usize).prop_map(Step::Leave),
+            1 => (1..20_u64).prop_map(Step::Advance),
+            1 => Just(Step::Sweep),
+        ]
+    }
+
+    /// A code that was bought, or may have been, and that no client has been told of; until when it may not be forgotten.
+    type Untold = (Fingerprint, Moment);
+
+    proptest! {
+        #[test]
+        fn no_more_is_kept_than_there_is_room_for_and_no_code_that_was_not_told_is_forgotten(
+            steps in prop::collection::vec(step(), 1..120)
+        ) {
+            let (retries, clock) = with_room_for(ROOM);
+            let (mut clicks, mut untold): (Vec<(Fingerprint, Click<'_>, Option<Ending>)>, Vec<Untold>) = (vec![], vec![]);
+            for step in steps {
+                match step {
+                    Step::Ask(hash, keyed) => {
+                        let fingerprint = Fingerprint { hash, keyed };
+                        untold.retain(|(_, until)| *until > clock.now());
+                        let must_be_known = untold.iter().any(|(known, _)| *known == fingerprint);
+                        match retries.place(fingerprint) {
+                            Place::New(click) => {
+                                prop_assert!(!must_be_known, "forgotten");
+                                clicks.push((fingerprint, click, None));
+                            }
+                            // Its client goes as well.
+                            Place::Retry(ticket) => drop(ticket),
+                            Place::Full => {
+                                prop_assert!(!must_be_known, "forgotten");
+                                let (taken, forgettable) = retries.places.counts();
+                                prop_assert_eq!((taken, forgettable), (ROOM, 0), "there was room");
+                            }
+                        }
+                    }
+                    Step::End(at, ending) => {
+                        if let Some((_, click, end)) = clicks.get_mut(at).filter(|(_, _, end)| end.is_none()) {
+                            click.end(reply("one"), ending);
+                            *end = Some(ending);
+                        }
+                    }
+                    Step::Deliver(at) => {
+                        if at < clicks.len() {
+                            let (_, mut click, end) = clicks.swap_remove(at);
+                            if end.is_none() {
+                                click.end(reply("one"), Ending::Final);
+                            }
+                            click.delivered();
+                        }
+                    }
+                    Step::Leave(at) => {
+                        if at < clicks.len() {
+                            let (fingerprint, click, end) = clicks.swap_remove(at);
+                            drop(click);
+                            // What is dropped before its end has an unknown one.
+                            if matches!(end, Some(Ending::Final | Ending::Unknown) | None) {
+                                untold.push((fingerprint, clock.now() + Duration::from_secs(15)));
+                            }
+                        }
+                    }
+                    Step::Advance(seconds) => clock.advance(Duration::from_secs(seconds)),
+                    Step::Sweep => drop(retries.sweep()),
+                }
+                let (taken, forgettable) = retries.places.counts();
+                prop_assert!(taken <= ROOM);
+                let entered: usize = retries.exchanges.iter().map(|exchanges| exchanges.len()).sum();
+                let unknown_here = clicks.iter().filter(|(_, click, _)| click.registered.is_none()).count();
+                prop_assert_eq!(taken, entered + unknown_here);
+                let count = |which: fn(&Exchange) -> bool| {
+                    retries.exchanges.iter().map(|all| all.iter().filter(|one| which(one)).count()).sum::<usize>()
+                };
+                prop_assert_eq!(retries.kept(), count(Exchange::is_kept));
+                prop_assert_eq!(forgettable, count(|one| one.is_kept() && !one.may_be_bought_twice()));
+            }
+        }
+    }
 }

@@ -66,7 +66,7 @@ const SAMPLES: &[(&str, &[&str])] = &[
     ("reload.watch", &["false"]),
     ("replies.ratelimit_headers", &["false"]),
     ("retries.idempotency", &["0s"]),
-    ("retries.max_kept", &["0"]),
+    ("retries.max_kept", &["7"]),
     ("retries.undelivered", &["7s"]),
     ("retries.unknown", &["7s"]),
     ("state.dir", &["state"]),

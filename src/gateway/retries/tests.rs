@@ -339,13 +339,16 @@ mod random {
     /// A code that was bought, or may have been, and that no client has been told of; until when it may not be forgotten.
     type Untold = (Fingerprint, Moment);
 
+    /// A click whose client is there, and how it has ended.
+    type Open<'r> = (Fingerprint, Click<'r>, Option<Ending>);
+
     proptest! {
         #[test]
         fn no_more_is_kept_than_there_is_room_for_and_no_code_that_was_not_told_is_forgotten(
             steps in prop::collection::vec(step(), 1..120)
         ) {
             let (retries, clock) = with_room_for(ROOM);
-            let (mut clicks, mut untold): (Vec<(Fingerprint, Click<'_>, Option<Ending>)>, Vec<Untold>) = (vec![], vec![]);
+            let (mut clicks, mut untold): (Vec<Open<'_>>, Vec<Untold>) = (vec![], vec![]);
             for step in steps {
                 match step {
                     Step::Ask(hash, keyed) => {

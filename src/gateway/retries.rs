@@ -14,20 +14,22 @@
 //!
 //! `retries.max_kept` bounds what is kept (`retries/places.rs`): every new click has a place for its answer before it is charged.
 
+mod as_it_is;
 pub mod estate;
 mod places;
 
-use std::hash::{BuildHasherDefault, Hasher};
+use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
-use dashmap::mapref::entry::{Entry, OccupiedEntry};
+use dashmap::mapref::entry::Entry;
 use serde::{Deserialize, Serialize};
 use tokio::sync::SetOnce;
 
+use self::as_it_is::AsItIs;
 use self::places::Places;
 use super::reply::Reply;
 use crate::clock::{Clock, Moment};
@@ -81,24 +83,6 @@ struct Exchange {
 
 /// What an exchange's clients are told, as soon as it has ended.
 type Told = Arc<SetOnce<Reply>>;
-
-/// A fingerprint is a keyed hash: it needs no other.
-#[derive(Debug, Default)]
-struct AsItIs(u64);
-
-impl Hasher for AsItIs {
-    fn write_u128(&mut self, hash: u128) {
-        self.0 = hash as u64;
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        self.0 = bytes.iter().fold(self.0, |hash, byte| hash.rotate_left(8) ^ u64::from(*byte));
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
-}
 
 impl Exchange {
     /// Whether it is over and no client waits for it: only retries can want it.
@@ -235,57 +219,6 @@ impl Retries {
     /// How many there may be.
     pub fn max_kept(&self) -> usize {
         self.settings.load().max_kept
-    }
-
-    /// Drops the answers that have been kept long enough. Returns how many there were.
-    pub fn sweep(&self) -> usize {
-        let now = self.clock.now();
-        let mut dropped = 0;
-        self.exchanges.retain(|_, exchanges| {
-            exchanges.retain(|exchange| {
-                let stays = exchange.clients > 0 || self.kept_until(exchange).is_none_or(|until| until > now);
-                if !stays {
-                    dropped += 1;
-                    self.places.is_wanted(exchange.serial);
-                }
-                stays
-            });
-            !exchanges.is_empty()
-        });
-        self.kept.fetch_sub(dropped, Ordering::Relaxed);
-        self.places.release(dropped);
-        dropped
-    }
-
-    /// Forgets the oldest answer that may be forgotten. Returns whether there was one.
-    fn forget_oldest(&self) -> bool {
-        while let Some((serial, hash)) = self.places.oldest() {
-            let Entry::Occupied(entry) = self.exchanges.entry(hash) else { continue };
-            // A retry may have adopted it since.
-            let is_it = |exchange: &Exchange| {
-                exchange.serial == serial && exchange.is_kept() && !exchange.may_be_bought_twice()
-            };
-            if let Some(place) = entry.get().iter().position(is_it) {
-                self.places.is_wanted(serial);
-                self.kept.fetch_sub(1, Ordering::Relaxed);
-                self.remove(entry, place);
-                return true;
-            }
-        }
-        false
-    }
-
-    /// Sweeps early, once a second at most: that looks at all of them. Returns whether it dropped any.
-    fn forget_expired(&self) -> bool {
-        self.places.may_sweep(self.clock.now()) && self.sweep() > 0
-    }
-
-    fn remove(&self, mut entry: OccupiedEntry<'_, u128, Vec<Exchange>>, place: usize) {
-        entry.get_mut().swap_remove(place);
-        if entry.get().is_empty() {
-            entry.remove();
-        }
-        self.places.release(1);
     }
 
     fn is_open_to_retries(&self, exchange: &Exchange, now: Moment) -> bool {

@@ -7,8 +7,10 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use dashmap::mapref::entry::{Entry, OccupiedEntry};
 use parking_lot::Mutex;
 
+use super::{Exchange, Retries};
 use crate::clock::Moment;
 
 /// How often a full table may be swept between the regular sweeps, in microseconds.
@@ -63,5 +65,58 @@ impl Places {
     #[cfg(test)]
     pub(super) fn counts(&self) -> (usize, usize) {
         (self.taken.load(Ordering::Relaxed), self.forgettable.lock().len())
+    }
+}
+
+impl Retries {
+    /// Drops the answers that have been kept long enough. Returns how many there were.
+    pub fn sweep(&self) -> usize {
+        let now = self.clock.now();
+        let mut dropped = 0;
+        self.exchanges.retain(|_, exchanges| {
+            exchanges.retain(|exchange| {
+                let stays = exchange.clients > 0 || self.kept_until(exchange).is_none_or(|until| until > now);
+                if !stays {
+                    dropped += 1;
+                    self.places.is_wanted(exchange.serial);
+                }
+                stays
+            });
+            !exchanges.is_empty()
+        });
+        self.kept.fetch_sub(dropped, Ordering::Relaxed);
+        self.places.release(dropped);
+        dropped
+    }
+
+    /// Forgets the oldest answer that may be forgotten. Returns whether there was one.
+    pub(super) fn forget_oldest(&self) -> bool {
+        while let Some((serial, hash)) = self.places.oldest() {
+            let Entry::Occupied(entry) = self.exchanges.entry(hash) else { continue };
+            // A retry may have adopted it since.
+            let is_it = |exchange: &Exchange| {
+                exchange.serial == serial && exchange.is_kept() && !exchange.may_be_bought_twice()
+            };
+            if let Some(place) = entry.get().iter().position(is_it) {
+                self.places.is_wanted(serial);
+                self.kept.fetch_sub(1, Ordering::Relaxed);
+                self.remove(entry, place);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Sweeps early, once a second at most: that looks at all of them. Returns whether it dropped any.
+    pub(super) fn forget_expired(&self) -> bool {
+        self.places.may_sweep(self.clock.now()) && self.sweep() > 0
+    }
+
+    pub(super) fn remove(&self, mut entry: OccupiedEntry<'_, u128, Vec<Exchange>>, place: usize) {
+        entry.get_mut().swap_remove(place);
+        if entry.get().is_empty() {
+            entry.remove();
+        }
+        self.places.release(1);
     }
 }

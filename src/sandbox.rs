@@ -34,6 +34,7 @@ mod reply;
 mod route;
 mod serve;
 mod state;
+mod strict;
 mod verification;
 
 use std::fmt;

@@ -19,6 +19,10 @@ mod client;
 mod counting;
 #[path = "e2e/disguises.rs"]
 mod disguises;
+#[path = "support/frames.rs"]
+mod frames;
+#[path = "e2e/framing.rs"]
+mod framing;
 #[path = "e2e/front.rs"]
 mod front;
 #[path = "e2e/limits.rs"]

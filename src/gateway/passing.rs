@@ -50,6 +50,14 @@ pub(super) fn request(upstream: &mut RequestHeader, host: &HeaderValue, request:
     Ok(())
 }
 
+/// Takes an empty last piece of a body away. pingora would write it as a chunk: one of size 0, which ends the body, and then the end
+/// itself, which Sendly would take for the beginning of the next request (cloudflare/pingora#935).
+pub(super) fn end_once(piece: &mut Option<Bytes>, end: bool) {
+    if end && piece.as_ref().is_some_and(Bytes::is_empty) {
+        *piece = None;
+    }
+}
+
 /// Makes an answer one that this client can read.
 pub(super) fn response(answer: &mut ResponseHeader, client: Version) -> pingora::Result<()> {
     if answer.status == StatusCode::SWITCHING_PROTOCOLS {

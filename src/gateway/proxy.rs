@@ -135,6 +135,17 @@ impl ProxyHttp for Proxy {
         passing::response(answer, session.req_header().version)
     }
 
+    async fn request_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        end: bool,
+        _streaming: &mut Streaming,
+    ) -> pingora::Result<()> {
+        passing::end_once(body, end);
+        Ok(())
+    }
+
     fn upstream_response_body_filter(
         &self,
         _session: &mut Session,

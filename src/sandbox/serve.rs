@@ -1,4 +1,4 @@
-//! The sandbox over a socket: HTTP/1.1, and the ways in which an answer may fail to arrive.
+//! The sandbox over a socket: HTTP/1.1, strict about where a request ends, and the ways in which an answer may fail to arrive.
 
 use std::fmt;
 use std::io;
@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use super::strict::Strict;
 use super::{Begun, Leaves, Refusal, Sandbox};
 use crate::clock::Clock;
 use crate::sendly::body::MAX_REQUEST;
@@ -102,7 +103,7 @@ impl Desk {
             let service = service_fn(|request| self.clone().exchange(request));
             let mut http = http1::Builder::new();
             http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
-            let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
+            let mut connection = pin!(http.serve_connection(TokioIo::new(Strict::new(stream)), service));
             tokio::select! {
                 ended = connection.as_mut() => return ended.map_err(io::Error::other),
                 _ = stopping.wait_for(|stop| *stop) => connection.as_mut().graceful_shutdown(),

@@ -1,5 +1,6 @@
 //! TLS on both sides: to clients by ALPN, HTTP/2 included; to Sendly with its certificate verified, on both ways there.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use rustls::crypto::ring::default_provider;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use sendly_gateway::clock::ManualClock;
+use sendly_gateway::server::Running;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
@@ -66,6 +68,37 @@ impl Authority {
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         Signed { pem: certificate.pem(), certificate: certificate.der().clone(), key }
     }
+
+    /// What makes a gateway speak TLS to its clients, under the name that [`connect`](Self::connect) looks for.
+    fn tls(&self) -> String {
+        let signed = self.sign(&["gateway.test"], 4096);
+        let (cert, key) = (file("cert", &signed.pem), file("key", &signed.key.serialize_pem()));
+        format!("[tls]\ncert_file = {cert:?}\nkey_file = {key:?}\n")
+    }
+
+    /// A client of a gateway.
+    async fn connect(&self, address: SocketAddr, protocols: &[&str]) -> TlsStream<TcpStream> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.certificate.clone()).unwrap();
+        let mut config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+        let stream = TcpStream::connect(address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        let name = ServerName::try_from("gateway.test").unwrap();
+        TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap()
+    }
+}
+
+/// A gateway before this upstream, and a connection to it on which HTTP/2 is to be spoken.
+pub(crate) async fn http2_before(upstream: &str) -> (Running, TlsStream<TcpStream>) {
+    let authority = Authority::new();
+    let running = serve(&authority.tls(), upstream, ManualClock::new(START).into()).await;
+    let stream = authority.connect(running.address, &["h2"]).await;
+    (running, stream)
 }
 
 struct Signed {
@@ -96,25 +129,11 @@ struct Secure {
 impl Secure {
     async fn start(config: &str) -> Self {
         let authority = Authority::new();
-        let signed = authority.sign(&["gateway.test"], 4096);
-        let (cert, key) = (file("cert", &signed.pem), file("key", &signed.key.serialize_pem()));
-        let tls = format!("[tls]\ncert_file = {cert:?}\nkey_file = {key:?}\n");
-        Self { gateway: gateway_with(&format!("{config}\n{tls}")).await, authority }
+        Self { gateway: gateway_with(&format!("{config}\n{}", authority.tls())).await, authority }
     }
 
     async fn connect(&self, protocols: &[&str]) -> TlsStream<TcpStream> {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.authority.certificate.clone()).unwrap();
-        let mut config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
-        let stream = TcpStream::connect(self.gateway.running.address).await.unwrap();
-        stream.set_nodelay(true).unwrap();
-        let name = ServerName::try_from("gateway.test").unwrap();
-        TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap()
+        self.authority.connect(self.gateway.running.address, protocols).await
     }
 
     async fn http2<B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Unpin + Send + 'static>(

@@ -1,13 +1,17 @@
 //! A Sendly that hears bytes: it keeps every request exactly as it stood on the wire, strange ones too, and answers with
 //! whatever bytes it is told to. hyper would refuse, unseen, what a lenient server takes.
+//!
+//! It is strict about where requests end: it counts every byte, and keeps those that belong to none ([`Raw::outside`]).
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
@@ -61,8 +65,18 @@ type Script = Arc<dyn Fn(&Heard) -> Say + Send + Sync>;
 
 pub(crate) struct Raw {
     pub(crate) address: SocketAddr,
-    heard: Arc<Mutex<Vec<Heard>>>,
+    notes: Arc<Notes>,
     tasks: Vec<JoinHandle<()>>,
+}
+
+/// What it knows of what came.
+#[derive(Default)]
+struct Notes {
+    heard: Mutex<Vec<Heard>>,
+    outside: Mutex<Vec<u8>>,
+    /// All bytes that came, and the connections that are open.
+    received: watch::Sender<usize>,
+    open: watch::Sender<usize>,
 }
 
 impl Raw {
@@ -83,27 +97,29 @@ impl Raw {
     async fn listen(tls: Option<TlsAcceptor>, script: Script) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let heard = Arc::new(Mutex::new(Vec::new()));
-        let hearing = Arc::clone(&heard);
+        let notes = Arc::new(Notes::default());
+        let hearing = Arc::clone(&notes);
         let task = tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
                 stream.set_nodelay(true).unwrap();
-                let (tls, script, heard) = (tls.clone(), Arc::clone(&script), Arc::clone(&hearing));
+                let (tls, script, notes) = (tls.clone(), Arc::clone(&script), Arc::clone(&hearing));
+                notes.open.send_modify(|open| *open += 1);
                 tokio::spawn(async move {
                     match tls {
-                        None => serve(stream, script, heard).await,
+                        None => serve(stream, script, &notes).await,
                         // A client that does not trust the certificate goes away here.
                         Some(tls) => {
                             if let Ok(stream) = tls.accept(stream).await {
-                                serve(stream, script, heard).await;
+                                serve(stream, script, &notes).await;
                             }
                         }
                     }
+                    notes.open.send_modify(|open| *open -= 1);
                 });
             }
         });
-        Self { address, heard, tasks: vec![task] }
+        Self { address, notes, tasks: vec![task] }
     }
 
     pub(crate) fn url(&self) -> String {
@@ -112,7 +128,31 @@ impl Raw {
 
     /// All that came so far.
     pub(crate) fn heard(&self) -> Vec<Heard> {
-        self.heard.lock().clone()
+        self.notes.heard.lock().clone()
+    }
+
+    /// The bytes that came outside of any request.
+    pub(crate) fn outside(&self) -> String {
+        String::from_utf8_lossy(&self.notes.outside.lock()).into_owned()
+    }
+
+    /// How many bytes have come so far.
+    pub(crate) fn received(&self) -> usize {
+        *self.notes.received.borrow()
+    }
+
+    /// Waits until more than so many bytes have come.
+    pub(crate) async fn receives_more_than(&self, bytes: usize) {
+        let mut received = self.notes.received.subscribe();
+        let more = received.wait_for(|received| *received > bytes);
+        tokio::time::timeout(Duration::from_secs(20), more).await.expect("nothing more comes").unwrap();
+    }
+
+    /// Waits until every connection is closed, so that all that was sent has come.
+    pub(crate) async fn all_have_closed(&self) {
+        let mut open = self.notes.open.subscribe();
+        let closed = open.wait_for(|open| *open == 0);
+        tokio::time::timeout(Duration::from_secs(20), closed).await.expect("a connection stays open").unwrap();
     }
 
     /// The only request that came.
@@ -154,11 +194,11 @@ pub(crate) fn like_sendly() -> impl Fn(&Heard) -> Say + Send + Sync + 'static {
     }
 }
 
-async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, script: Script, heard: Arc<Mutex<Vec<Heard>>>) {
+async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, script: Script, notes: &Notes) {
     let mut bytes = Vec::new();
-    while let Some(request) = hear(&mut stream, &mut bytes).await {
+    while let Some(request) = hear(&mut stream, &mut bytes, notes).await {
         let say = script(&request);
-        heard.lock().push(request);
+        notes.heard.lock().push(request);
         let (Say::Bytes(answer) | Say::Last(answer)) = &say else {
             // Until the gateway goes.
             while stream.read(&mut [0; 64]).await.is_ok_and(|read| read > 0) {}
@@ -166,14 +206,20 @@ async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, script: Script, 
         };
         if stream.write_all(answer).await.is_err() || matches!(say, Say::Last(_)) {
             let _ = stream.shutdown().await;
+            while more(&mut stream, &mut bytes, notes).await.is_some() {}
+            notes.outside.lock().extend_from_slice(&bytes);
             return;
         }
     }
 }
 
-/// Reads one request; `None` at the end of the connection.
-async fn hear(stream: &mut (impl AsyncRead + Unpin), bytes: &mut Vec<u8>) -> Option<Heard> {
-    let head = take_through(stream, bytes, b"\r\n\r\n").await?;
+/// Reads one request; `None` at the end of the connection, or where what comes is no request.
+async fn hear(stream: &mut (impl AsyncRead + Unpin), bytes: &mut Vec<u8>, notes: &Notes) -> Option<Heard> {
+    let head = take_through(stream, bytes, b"\r\n\r\n", notes).await?;
+    if !head[0].is_ascii_alphabetic() {
+        notes.outside.lock().extend_from_slice(&head);
+        return None;
+    }
     let head = String::from_utf8_lossy(&head).into_owned();
     let mut lines = head.split("\r\n").take_while(|line| !line.is_empty());
     let first = lines.next()?;
@@ -185,9 +231,13 @@ async fn hear(stream: &mut (impl AsyncRead + Unpin), bytes: &mut Vec<u8>) -> Opt
     let chunked = heard.all("transfer-encoding").iter().any(|value| value.eq_ignore_ascii_case("chunked"));
     if chunked {
         loop {
-            let line = take_through(stream, bytes, b"\r\n").await?;
+            let line = take_through(stream, bytes, b"\r\n", notes).await?;
             let size = usize::from_str_radix(std::str::from_utf8(&line).ok()?.trim(), 16).ok()?;
-            let chunk = take(stream, bytes, size + 2).await?;
+            let chunk = take(stream, bytes, size + 2, notes).await?;
+            if !chunk.ends_with(b"\r\n") {
+                notes.outside.lock().extend_from_slice(&chunk[size..]);
+                return None;
+            }
             heard.body.extend_from_slice(&chunk[..size]);
             if size == 0 {
                 return Some(heard);
@@ -195,28 +245,39 @@ async fn hear(stream: &mut (impl AsyncRead + Unpin), bytes: &mut Vec<u8>) -> Opt
         }
     }
     let length = heard.all("content-length").first().map_or(0, |value| value.parse().unwrap_or(0));
-    heard.body = take(stream, bytes, length).await?;
+    heard.body = take(stream, bytes, length, notes).await?;
     Some(heard)
 }
 
-async fn take_through(stream: &mut (impl AsyncRead + Unpin), bytes: &mut Vec<u8>, mark: &[u8]) -> Option<Vec<u8>> {
+async fn take_through(
+    stream: &mut (impl AsyncRead + Unpin),
+    bytes: &mut Vec<u8>,
+    mark: &[u8],
+    notes: &Notes,
+) -> Option<Vec<u8>> {
     loop {
         if let Some(place) = bytes.windows(mark.len()).position(|window| window == mark) {
             return Some(bytes.drain(..place + mark.len()).collect());
         }
-        more(stream, bytes).await?;
+        more(stream, bytes, notes).await?;
     }
 }
 
-async fn take(stream: &mut (impl AsyncRead + Unpin), bytes: &mut Vec<u8>, length: usize) -> Option<Vec<u8>> {
+async fn take(
+    stream: &mut (impl AsyncRead + Unpin),
+    bytes: &mut Vec<u8>,
+    length: usize,
+    notes: &Notes,
+) -> Option<Vec<u8>> {
     while bytes.len() < length {
-        more(stream, bytes).await?;
+        more(stream, bytes, notes).await?;
     }
     Some(bytes.drain(..length).collect())
 }
 
-async fn more(stream: &mut (impl AsyncRead + Unpin), bytes: &mut Vec<u8>) -> Option<()> {
+async fn more(stream: &mut (impl AsyncRead + Unpin), bytes: &mut Vec<u8>, notes: &Notes) -> Option<()> {
     bytes.reserve(64 * 1024);
     let read = stream.read_buf(bytes).await.ok()?;
+    notes.received.send_modify(|received| *received += read);
     (read > 0).then_some(())
 }

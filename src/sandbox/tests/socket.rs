@@ -151,3 +151,25 @@ async fn a_body_may_have_64_kib() {
     assert_eq!(served.post(padded(64 * 1024)).await.unwrap().status(), 201);
     served.stop().await;
 }
+
+#[tokio::test]
+async fn a_byte_outside_of_a_request_breaks_its_connection() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let served = Served::start().await;
+    let body = "{\"to\":\"+15550100004\"}";
+    let send = format!(
+        "POST /api/v1/verify HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {TEST_KEY}\r\ncontent-type: application/json\r\n\
+         transfer-encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n",
+        body.len()
+    );
+    for (stray, is_answered) in [("", true), ("0\r\n\r\n", false)] {
+        let mut stream = tokio::net::TcpStream::connect(served.origin.trim_start_matches("http://")).await.unwrap();
+        stream.write_all(format!("{send}{stray}").as_bytes()).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut answer = String::new();
+        // A reset is an end as well.
+        let _ = stream.read_to_string(&mut answer).await;
+        assert_eq!(answer.starts_with("HTTP/1.1 201"), is_answered, "{stray:?}: {answer}");
+    }
+    served.stop().await;
+}

@@ -149,6 +149,10 @@ pub struct Clients {
     pub min_rate: u32,
     /// Between two writes of an answer.
     pub write_timeout: Duration,
+    /// Connections at a time, at most.
+    pub max_connections: usize,
+    /// Connections at a time of one address, at most. Trusted proxies may have as many as there may be at all.
+    pub max_per_address: usize,
     /// Whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpNet>,
 }

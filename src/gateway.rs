@@ -6,6 +6,7 @@
 
 mod buffer;
 mod caller;
+pub mod caps;
 pub mod estate;
 pub mod exchange;
 pub mod exemptions;
@@ -77,6 +78,7 @@ pub struct Gateway {
     gate: Gate,
     /// Connections of clients.
     connections: Work,
+    caps: caps::Caps,
     retries: Retries,
     lookups: lookup::Lookups,
     metrics: Metrics,
@@ -112,6 +114,7 @@ impl Gateway {
             saving: Saving::default(),
             gate: Gate::default(),
             connections: Work::default(),
+            caps: caps::Caps::default(),
             retries: Retries::new(config.retries, clock.clone()),
             lookups: lookup::Lookups::default(),
             metrics,
@@ -178,6 +181,7 @@ impl Gateway {
     /// The metrics as text, sizes brought up to date.
     pub fn expose(&self) -> Vec<u8> {
         self.metrics.sizes(self.sizes());
+        self.metrics.capped(&self.capped());
         if let Some(saved) = self.saved() {
             self.metrics.saved(saved);
         }

@@ -4,6 +4,7 @@
 //! never a phone, an id or a key. The series that the request path touches are looked up once: when the gateway starts, when a
 //! configuration is loaded ([`Series`]), or when they begin. A limit has none for what it can never say. `docs/metrics.md` tells of each, and a test holds it to that.
 
+mod caps;
 mod codes;
 mod journal;
 mod ledger;
@@ -25,6 +26,7 @@ use crate::policy::subject::Verification;
 use crate::policy::{Decision, Kind, Policy, Refusal, Subject};
 use crate::sendly::Operation;
 use crate::sendly::tariff::Tariff;
+pub use caps::{Capped, Late, TurnedAway};
 pub use codes::Fate;
 pub use journal::{Found as Restored, Saved};
 pub use ledger::Shared;
@@ -100,6 +102,7 @@ pub struct Metrics {
     codes: codes::Codes,
     upstream: upstream::Upstream,
     state: state::State,
+    caps: caps::OfCaps,
     ledger: ledger::OfLedger,
     reloads: reloads::Reloads,
     journal: journal::Journal,
@@ -172,6 +175,7 @@ impl Metrics {
             codes: codes::Codes::new(register)?,
             upstream: upstream::Upstream::new(register)?,
             state: state::State::new(register)?,
+            caps: caps::OfCaps::new(register)?,
             ledger: ledger::OfLedger::new(register)?,
             reloads: reloads::Reloads::new(register, started)?,
             journal: journal::Journal::new()?,
@@ -258,6 +262,11 @@ impl Metrics {
     /// The sizes of what is kept, as they are now.
     pub fn sizes(&self, sizes: Sizes) {
         self.state.sizes(sizes);
+    }
+
+    /// What has a cap, as it is now.
+    pub fn capped(&self, capped: &Capped) {
+        self.caps.set(capped);
     }
 
     /// State is kept that outlives the process, and this was found of it.

@@ -1,25 +1,22 @@
 //! The wiring: from a configuration and its sockets to a gateway that serves.
 //!
-//! pingora's services run on the caller's runtime. Its own `Server` is left out: it sleeps out a fixed grace period when it is
-//! told to stop, and panics inside a task where a socket cannot be bound.
+//! What serves runs on the caller's runtime. pingora's own `Server` is left out: it sleeps out a fixed grace period when it is
+//! told to stop, and panics inside a task where a socket cannot be bound. Its `Service` is, too: see `server/accept.rs`.
 
+mod accept;
+mod accepted;
 mod reload;
 mod tls;
 
-use std::io;
-use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsFd, IntoRawFd};
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use pingora::apps::HttpServerOptions;
-use pingora::listeners::{L4BufferSettings, ListenerConfig};
-use pingora::server::Fds;
+use pingora::listeners::tls::TlsSettings;
 use pingora::server::configuration::ServerConf;
-use pingora::services::Service as _;
-use pingora::services::listening::Service;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -28,10 +25,14 @@ use crate::admin::board::Board;
 use crate::admin::{Admin, Draining};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::gateway::caps::Admitted;
 use crate::gateway::front::Front;
 use crate::gateway::{self, Gateway};
 use crate::handover::{self, Estate, Given, NotTaken};
+use crate::metrics::Late;
 use crate::policy::subject::HashKey;
+use crate::work::{UnderWay, Work};
+use accept::{Admission, Listener};
 pub use reload::{Applied, Prepared, Reload};
 use tls::{Certificate, Shown};
 
@@ -49,12 +50,9 @@ const LAST_SPANS: Duration = Duration::from_secs(2);
 /// How often what was written of the state is made to outlive the machine.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
 
-/// The write buffer of a connection, in bytes: an answer's head and the body of nearly all that Sendly says leave in one write.
-const WRITE_BUFFER: usize = 2048;
-
-/// Its read buffer. pingora reads heads and bodies into buffers that they have anyway; its 64 KiB in front of those would be most
-/// of what an idle connection costs.
-const READ_BUFFER: usize = 0;
+/// Connections to the admin listener, at most: a few scrapers, probes and browsers. They have descriptors of their own, which clients cannot
+/// take (`config/file/capacity.rs`).
+const ADMIN_CONNECTIONS: usize = 64;
 
 /// Bound sockets, not served yet.
 #[derive(Debug)]
@@ -190,23 +188,19 @@ impl Prepare {
         // HTTP/1.1 connections get theirs from each request; pingora keeps idle HTTP/2 ones for ever.
         let mut options = HttpServerOptions::default();
         options.h2_idle_timeout = Some(keep_alive);
-        let mut proxy = Service::new("proxy".to_owned(), Front::new(Arc::clone(&gateway), conf, options));
-        let mut fds = Fds::new();
-        let mut listener = ListenerConfig::tcp(hand_over(&mut fds, sockets.proxy)?);
-        if let Some(shown) = &shown {
-            listener = listener.tls(tls::settings(Arc::clone(shown))?);
-        }
-        proxy.add_listener(listener.l4_buffer(L4BufferSettings::new(READ_BUFFER, WRITE_BUFFER)));
+        let front = Front::new(Arc::clone(&gateway), conf, options);
+        let acceptor =
+            shown.as_ref().map(|shown| tls::settings(Arc::clone(shown))).transpose()?.map(TlsSettings::build);
+        let admitted = Clients(Arc::clone(&gateway));
+        let proxy = Listener::new(sockets.proxy, front, admitted, acceptor).map_err(|error| error.to_string())?;
         let board = Arc::new(Board::new(Arc::clone(&gateway)));
         let admin = Admin::new(Arc::clone(&gateway), draining.clone(), Arc::clone(&board));
-        let mut admin = Service::new("admin".to_owned(), admin);
-        admin.add_listener(ListenerConfig::tcp(hand_over(&mut fds, sockets.admin)?));
+        let admitted = Operators { gateway: Arc::clone(&gateway), open: Work::default() };
+        let admin = Listener::new(sockets.admin, admin, admitted, None).map_err(|error| error.to_string())?;
 
-        let fds = Arc::new(Mutex::new(fds));
-        let proxy_fds = Arc::clone(&fds);
         let tasks = vec![
-            tokio::spawn(async move { proxy.start_service(Some(proxy_fds), stopping, 1).await }),
-            tokio::spawn(async move { admin.start_service(Some(fds), closing, 1).await }),
+            tokio::spawn(proxy.serve(stopping)),
+            tokio::spawn(admin.serve(closing)),
             tokio::spawn(sweep(Arc::clone(&gateway))),
             tokio::spawn(save(Arc::clone(&gateway))),
             tokio::spawn(tell_spans(Arc::clone(&gateway))),
@@ -361,11 +355,47 @@ fn local(listener: &TcpListener) -> Result<SocketAddr, String> {
     listener.local_addr().map_err(|error| error.to_string())
 }
 
-/// Gives a bound socket to pingora, under the name by which its listener asks for it.
-fn hand_over(fds: &mut Fds, listener: TcpListener) -> Result<String, String> {
-    let name = local(&listener)?.to_string();
-    let non_blocking: io::Result<()> = listener.set_nonblocking(true);
-    non_blocking.map_err(|error| error.to_string())?;
-    fds.add(name.clone(), listener.into_raw_fd());
-    Ok(name)
+/// Clients are admitted as their caps allow.
+struct Clients(Arc<Gateway>);
+
+impl Admission for Clients {
+    type Admitted = Admitted;
+
+    fn admit(&self, peer: IpAddr) -> Option<Admitted> {
+        self.0.admit(peer)
+    }
+
+    fn handshake_timeout(&self) -> Duration {
+        self.0.settings().config().clients.header_timeout
+    }
+
+    fn handshake_was_late(&self) {
+        self.0.client_was_late(Late::Handshake);
+    }
+}
+
+/// Operators are admitted up to a constant.
+struct Operators {
+    gateway: Arc<Gateway>,
+    open: Work,
+}
+
+impl Admission for Operators {
+    type Admitted = UnderWay;
+
+    fn admit(&self, _peer: IpAddr) -> Option<UnderWay> {
+        if self.open.count() < ADMIN_CONNECTIONS {
+            return Some(self.open.begin());
+        }
+        self.gateway.turned_operator_away();
+        None
+    }
+
+    fn handshake_timeout(&self) -> Duration {
+        self.gateway.settings().config().clients.header_timeout
+    }
+
+    fn handshake_was_late(&self) {
+        self.gateway.client_was_late(Late::Handshake);
+    }
 }

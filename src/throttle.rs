@@ -122,7 +122,7 @@ fn limiter_of(settings: &Settings, clock: &Clock) -> Arc<Limiter> {
 }
 
 /// Who a client is: its address, or its /64, since one IPv6 host has as many addresses as it likes (RFC 7707, RFC 6177).
-fn network(address: IpAddr) -> IpAddr {
+pub fn network(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
         IpAddr::V6(v6) => match v6.to_ipv4_mapped() {

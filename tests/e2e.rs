@@ -13,10 +13,14 @@
 mod admin;
 #[path = "e2e/bodies.rs"]
 mod bodies;
+#[path = "e2e/caps.rs"]
+mod caps;
 #[path = "support/client.rs"]
 mod client;
 #[path = "e2e/counting.rs"]
 mod counting;
+#[path = "e2e/deadlines.rs"]
+mod deadlines;
 #[path = "e2e/disguises.rs"]
 mod disguises;
 #[path = "support/frames.rs"]

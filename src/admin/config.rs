@@ -47,6 +47,8 @@ pub(super) fn shown(config: &Config) -> Value {
             "body_timeout": span(clients.body_timeout),
             "min_rate": clients.min_rate,
             "write_timeout": span(clients.write_timeout),
+            "max_connections": clients.max_connections,
+            "max_per_address": clients.max_per_address,
             "trusted_proxies": clients.trusted_proxies.iter().map(ToString::to_string).collect::<Vec<_>>(),
         },
         "admin": {

@@ -6,6 +6,7 @@
 //! Every key can be overridden by an environment variable that is named after it (`SENDLY_GATEWAY_UPSTREAM_URL`,
 //! `SENDLY_GATEWAY_LIMITS_PHONE_10M_MAX`), or by the contents of the file that the same variable with `_FILE` names.
 
+mod capacity;
 mod credits;
 mod environment;
 mod given;
@@ -180,7 +181,10 @@ fn tls(keys: &mut Section<'_, '_>) -> Option<Tls> {
 }
 
 fn clients(keys: &mut Section<'_, '_>) -> Clients {
+    let caps = capacity::of_clients(keys);
     Clients {
+        max_connections: caps.connections,
+        max_per_address: caps.per_address,
         // pingora counts it in seconds.
         keep_alive: keys.get("keep_alive", secs(60), duration(secs(1)..=hours(1))),
         header_timeout: keys.get("header_timeout", secs(10), duration(millis(1)..=minutes(10))),

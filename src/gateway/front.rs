@@ -100,7 +100,6 @@ fn session(stream: Stream, shutdown: &ShutdownWatch) -> ServerSession {
 #[async_trait]
 impl ServerApp for Front {
     async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
-        let _open = self.gateway.connections.begin();
         if stream.selected_alpn_proto() == Some(ALPN::H2) {
             return self.proxy.process_new(stream, shutdown).await;
         }

@@ -121,18 +121,18 @@ impl Signed {
 }
 
 /// A gateway that speaks TLS to its clients, and whom they trust.
-struct Secure {
-    gateway: Gateway,
+pub(crate) struct Secure {
+    pub(crate) gateway: Gateway,
     authority: Authority,
 }
 
 impl Secure {
-    async fn start(config: &str) -> Self {
+    pub(crate) async fn start(config: &str) -> Self {
         let authority = Authority::new();
         Self { gateway: gateway_with(&format!("{config}\n{}", authority.tls())).await, authority }
     }
 
-    async fn connect(&self, protocols: &[&str]) -> TlsStream<TcpStream> {
+    pub(crate) async fn connect(&self, protocols: &[&str]) -> TlsStream<TcpStream> {
         self.authority.connect(self.gateway.running.address, protocols).await
     }
 

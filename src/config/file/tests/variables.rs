@@ -15,6 +15,8 @@ const SAMPLES: &[(&str, &[&str])] = &[
     ("clients.header_timeout", &["8s"]),
     ("clients.body_timeout", &["7s"]),
     ("clients.keep_alive", &["70s"]),
+    ("clients.max_connections", &["77"]),
+    ("clients.max_per_address", &["7"]),
     ("clients.min_rate", &["7"]),
     ("clients.trusted_proxies", &["10.0.0.0/8, ::1"]),
     ("clients.write_timeout", &["7s"]),

@@ -1,0 +1,157 @@
+//! How many connections there may be at a time, in all and per address, and what was turned away for it.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use ipnet::IpNet;
+use parking_lot::Mutex;
+
+use super::Gateway;
+use crate::config::Clients;
+use crate::metrics::{Capped, Late, TurnedAway};
+use crate::throttle::network;
+use crate::work::UnderWay;
+
+/// See the module's documentation.
+#[derive(Debug, Default)]
+pub(super) struct Caps {
+    /// Open connections by their clients' addresses, IPv6 by /64. Those of trusted proxies are not in it.
+    by_address: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    turned_away: [AtomicU64; TurnedAway::ALL.len()],
+    late: [AtomicU64; Late::ALL.len()],
+}
+
+/// A client's connection, counted until it is dropped.
+#[derive(Debug)]
+pub struct Admitted {
+    _open: UnderWay,
+    _place: Option<Place>,
+}
+
+#[derive(Debug)]
+struct Place {
+    by_address: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    address: IpAddr,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut by_address = self.by_address.lock();
+        if let Some(count) = by_address.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                by_address.remove(&self.address);
+                if by_address.capacity() > 4 * by_address.len().max(256) {
+                    by_address.shrink_to_fit();
+                }
+            }
+        }
+    }
+}
+
+impl Caps {
+    /// Something was turned away.
+    pub(super) fn turn_away(&self, reason: TurnedAway) {
+        count(&self.turned_away, reason as usize);
+    }
+
+    /// A client did not do its part in time.
+    pub(super) fn is_late(&self, phase: Late) {
+        count(&self.late, phase as usize);
+    }
+
+    /// How much was turned away, in the order of [`TurnedAway::ALL`].
+    pub(super) fn turned_away(&self) -> [u64; TurnedAway::ALL.len()] {
+        self.turned_away.each_ref().map(|count| count.load(Ordering::Relaxed))
+    }
+
+    /// How often a client was late, in the order of [`Late::ALL`].
+    pub(super) fn late(&self) -> [u64; Late::ALL.len()] {
+        self.late.each_ref().map(|count| count.load(Ordering::Relaxed))
+    }
+
+    /// A place for another connection of this address; `None` where it has as many as one address may.
+    fn place(&self, address: IpAddr, most: usize) -> Option<Place> {
+        let mut by_address = self.by_address.lock();
+        let count = by_address.entry(address).or_default();
+        if *count >= most {
+            return None;
+        }
+        *count += 1;
+        drop(by_address);
+        Some(Place { by_address: Arc::clone(&self.by_address), address })
+    }
+}
+
+fn count(counts: &[AtomicU64], place: usize) {
+    if let Some(count) = counts.get(place) {
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Gateway {
+    /// Counts a client's connection. `None` if it would be one too many, in all or of its address: then it is to be closed.
+    pub fn admit(&self, peer: IpAddr) -> Option<Admitted> {
+        let settings = self.settings.load();
+        let Clients { max_connections, max_per_address, trusted_proxies, .. } = &settings.config.clients;
+        if self.connections.count() >= *max_connections {
+            self.caps.turn_away(TurnedAway::Connections);
+            return None;
+        }
+        let place = match is_trusted(peer, trusted_proxies) {
+            true => None,
+            false => match self.caps.place(network(peer), *max_per_address) {
+                None => {
+                    self.caps.turn_away(TurnedAway::Address);
+                    return None;
+                }
+                place => place,
+            },
+        };
+        Some(Admitted { _open: self.connections.begin(), _place: place })
+    }
+
+    /// How much there is of what has a cap.
+    pub(super) fn capped(&self) -> Capped {
+        let settings = self.settings.load();
+        let clients = &settings.config.clients;
+        Capped {
+            connections: (self.connections.count(), clients.max_connections),
+            turned_away: self.caps.turned_away(),
+            late: self.caps.late(),
+        }
+    }
+
+    /// A client did not do its part of a phase in time.
+    pub fn client_was_late(&self, phase: Late) {
+        self.caps.is_late(phase);
+    }
+
+    /// A connection to the admin listener was one too many.
+    pub fn turned_operator_away(&self) {
+        self.caps.turn_away(TurnedAway::Admin);
+    }
+}
+
+fn is_trusted(peer: IpAddr, trusted: &[IpNet]) -> bool {
+    trusted.iter().any(|network| network.contains(&peer))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_has_its_places_and_gets_them_back() {
+        let caps = Caps::default();
+        let [one, other] = [IpAddr::from([192, 0, 2, 1]), IpAddr::from([192, 0, 2, 2])];
+        let places: Vec<_> = (0..3).map(|_| caps.place(one, 2)).collect();
+        assert_eq!(places.iter().flatten().count(), 2);
+        assert!(caps.place(other, 2).is_some(), "another address has its own");
+        drop(places);
+        assert!(caps.by_address.lock().is_empty(), "an address without a connection is forgotten");
+        assert!(caps.place(one, 1).is_some());
+    }
+}

@@ -1,0 +1,95 @@
+//! Caps: what comes beyond one is turned away at once, and what is inside goes on.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::client::Wire;
+use crate::start::{Gateway, gateway_with};
+
+async fn turned_away(gateway: &Gateway, cap: &str) -> u64 {
+    gateway.metric(&format!("sendly_gateway_turned_away_total{{cap=\"{cap}\"}}")).await
+}
+
+/// Whether the gateway has closed this connection without a word.
+async fn is_closed(stream: &mut TcpStream) -> bool {
+    let mut bytes = [0; 64];
+    let read = tokio::time::timeout(Duration::from_secs(20), stream.read(&mut bytes)).await;
+    matches!(read.expect("it stays open"), Ok(0) | Err(_))
+}
+
+async fn passes(wire: &mut Wire) -> bool {
+    wire.request("GET", "/api/v1/messages", &[], b"").await;
+    wire.answer().await.is_some_and(|answer| answer.status == 200)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_beyond_the_cap_is_closed_and_those_that_stand_go_on() {
+    let gateway = gateway_with("clients.max_connections = 2\nclients.max_per_address = 2").await;
+    let (mut one, mut other) = (gateway.connect().await, gateway.connect().await);
+    assert!(passes(&mut one).await && passes(&mut other).await);
+    let mut third = TcpStream::connect(gateway.running.address).await.unwrap();
+    assert!(is_closed(&mut third).await);
+    assert_eq!((turned_away(&gateway, "connections").await, turned_away(&gateway, "address").await), (1, 0));
+    assert_eq!(gateway.metric("sendly_gateway_connections_max").await, 2);
+    assert!(passes(&mut one).await && passes(&mut other).await);
+    drop(other);
+    gateway.shows("sendly_gateway_connections", 1).await;
+    assert!(passes(&mut gateway.connect().await).await, "there is room again");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_has_half_of_all_connections_unless_it_is_a_trusted_proxy() {
+    let gateway = gateway_with("clients.max_connections = 4").await;
+    let mut open = vec![gateway.connect().await, gateway.connect().await];
+    for wire in &mut open {
+        assert!(passes(wire).await);
+    }
+    assert!(is_closed(&mut TcpStream::connect(gateway.running.address).await.unwrap()).await);
+    assert_eq!((turned_away(&gateway, "connections").await, turned_away(&gateway, "address").await), (0, 1));
+
+    let behind_a_proxy = gateway_with("clients.max_connections = 4\nclients.trusted_proxies = [\"127.0.0.0/8\"]").await;
+    let mut open = Vec::new();
+    for _ in 0..4 {
+        open.push(behind_a_proxy.connect().await);
+        assert!(passes(open.last_mut().unwrap()).await);
+    }
+    assert!(is_closed(&mut TcpStream::connect(behind_a_proxy.running.address).await.unwrap()).await);
+    assert_eq!(turned_away(&behind_a_proxy, "connections").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reload_moves_the_caps() {
+    let gateway = gateway_with("clients.max_connections = 1").await;
+    let mut first = gateway.connect().await;
+    assert!(passes(&mut first).await);
+    assert!(is_closed(&mut TcpStream::connect(gateway.running.address).await.unwrap()).await);
+    gateway.reload("clients.max_connections = 2\nclients.max_per_address = 2").await;
+    assert!(passes(&mut gateway.connect().await).await && passes(&mut first).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn operators_have_connections_of_their_own_and_those_are_capped_too() {
+    let gateway = gateway_with("clients.max_connections = 1").await;
+    let mut only = gateway.connect().await;
+    assert!(passes(&mut only).await);
+    let mut open = Vec::new();
+    for _ in 0..64 {
+        let mut stream = TcpStream::connect(gateway.running.admin_address).await.unwrap();
+        stream.write_all(b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+        assert!(stream.read(&mut [0; 16]).await.unwrap() > 0);
+        open.push(stream);
+    }
+    assert!(is_closed(&mut TcpStream::connect(gateway.running.admin_address).await.unwrap()).await);
+    drop(open);
+    // The connections end on the gateway's side some time after they do here.
+    let again = async {
+        while {
+            let mut wire = Wire::connect(gateway.running.admin_address).await;
+            !wire.try_write(b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n").await || wire.answer().await.is_none()
+        } {}
+    };
+    tokio::time::timeout(Duration::from_secs(20), again).await.expect("operators are kept out");
+    assert!(turned_away(&gateway, "admin").await >= 1);
+}

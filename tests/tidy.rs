@@ -101,6 +101,7 @@ const OWNERS: &[(&str, &[&str])] = &[
             "metrics",
             "reload",
             "sandbox",
+            "server/accept",
             "supervisor",
             "telemetry",
         ],

@@ -51,6 +51,8 @@ pub struct Config {
     pub upgrade: Upgrade,
     /// How an SDK's retry is recognised.
     pub retries: Retries,
+    /// Which phones are taken for numbers.
+    pub phones: Phones,
     /// How refusals look.
     pub replies: Replies,
     /// What is logged, and how.
@@ -208,6 +210,13 @@ pub struct Retries {
     pub idempotency: Duration,
     /// Answers kept at most, for any of these reasons.
     pub max_kept: usize,
+}
+
+/// Which phones are taken for numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Phones {
+    /// Whether a send to what cannot be a number is refused ([`Phone::is_possible`]).
+    pub strict: bool,
 }
 
 /// How refusals look.

@@ -1,5 +1,8 @@
 //! A phone number in E.164, small enough to be a key and careful enough to be printed.
 
+mod plans;
+mod possible;
+
 use std::fmt;
 use std::num::NonZeroU64;
 use std::str::FromStr;

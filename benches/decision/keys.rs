@@ -33,7 +33,7 @@ pub(crate) struct Keys {
 impl Keys {
     pub(crate) fn new(count: u64) -> Result<Self, Box<dyn Error>> {
         let hash_key = HashKey::random();
-        let phones: Option<Vec<Phone>> = (0..count).map(|nth| Phone::from_digits(155_500_000_000 + nth)).collect();
+        let phones: Option<Vec<Phone>> = (0..count).map(|nth| Phone::from_digits(15_550_000_000 + nth)).collect();
         Ok(Self {
             phones: phones.ok_or("no phone")?,
             verifications: (0..count).map(|nth| hash_key.verification(&format!("ver_{nth:032x}"))).collect(),

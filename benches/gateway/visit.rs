@@ -76,7 +76,7 @@ pub(crate) struct Visitor {
 
 impl Visitor {
     pub(crate) fn new(drive: Drive, upstream: Seen, span: Duration) -> Self {
-        Self { drive, upstream, span, body: 0, fresh: 155_500_000_000 }
+        Self { drive, upstream, span, body: 0, fresh: 15_550_000_000 }
     }
 
     /// Puts a proxy under load, and measures it when it is warm.

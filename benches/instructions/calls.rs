@@ -62,7 +62,7 @@ impl World {
         let memory = || Arc::new(Memory::new(Bounds { keys, when_full, verifications: keys, remember: APART }));
         let (policy, full) = (Policy::new(Config::parse("", "defaults", std::iter::empty())?.limits), memory());
         let subject = |nth: u64| {
-            let phone: Phone = format!("+{}", 155_500_000_000 + nth).parse().map_err(|_| "no phone")?;
+            let phone: Phone = format!("+{}", 15_550_000_000 + nth).parse().map_err(|_| "no phone")?;
             let subject = Subject { phone: Some(phone), verification: None, account: hash_key.account(&[nth as u8]) };
             for key in subject.keys() {
                 // As many as ten minutes allow.

@@ -81,7 +81,7 @@ fn serve(more: Option<Path>) -> io::Result<Profile> {
 
 fn ask(drive: &mut Drive, upstream: &Seen, address: SocketAddr, more: Option<Path>) -> io::Result<()> {
     let many = |path| FIRST + if more == Some(path) { MORE } else { 0 };
-    let any = 155_500_000_000_u64.next_multiple_of(PER_ACCOUNT);
+    let any = 15_550_000_000_u64.next_multiple_of(PER_ACCOUNT);
     let (full, cooling, learned) = (any + 1, any + 2, any + PER_ACCOUNT);
     // Every run learns as many ids, so that those who resend do not count the sends before.
     let sends = (learned + FIRST + MORE).next_multiple_of(PER_ACCOUNT);

@@ -72,6 +72,7 @@ pub(super) fn shown(config: &Config) -> Value {
             "idempotency": span(retries.idempotency),
             "max_kept": retries.max_kept,
         },
+        "phones": { "strict": config.phones.strict },
         "replies": { "ratelimit_headers": config.replies.ratelimit_headers },
         "log": {
             "filter": log.filter,

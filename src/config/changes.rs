@@ -40,6 +40,7 @@ impl Config {
             ("state", self.state == other.state),
             ("upgrade", self.upgrade == other.upgrade),
             ("retries", self.retries == other.retries),
+            ("phones", self.phones == other.phones),
             ("replies", self.replies == other.replies),
             ("log", self.log == other.log),
             ("traces", self.traces == other.traces),

@@ -41,8 +41,8 @@ use section::Section;
 use span::{days, hours, millis, minutes, secs};
 
 use super::{
-    Admin, Clients, Config, Log, LogFormat, Memory, Origin, Protocol, Reload, Replies, Retries, State, Tls, Token,
-    Upgrade, Upstream, WhenFull,
+    Admin, Clients, Config, Log, LogFormat, Memory, Origin, Phones, Protocol, Reload, Replies, Retries, State, Tls,
+    Token, Upgrade, Upstream, WhenFull,
 };
 use crate::policy::subject::HashKey;
 use crate::policy::{self, Per};
@@ -137,6 +137,7 @@ fn config<'t>(keys: &mut Section<'_, 't>, default_limits: &'t Document<'t>) -> C
         state: keys.section("state", |keys| State { dir: keys.optional("dir", path) }),
         upgrade: keys.section("upgrade", |keys| Upgrade { socket: keys.optional("socket", path) }),
         retries: keys.section("retries", retries),
+        phones: keys.section("phones", |keys| Phones { strict: keys.get("strict", true, flag) }),
         replies: keys
             .section("replies", |keys| Replies { ratelimit_headers: keys.get("ratelimit_headers", true, flag) }),
         log: keys.section("log", log),

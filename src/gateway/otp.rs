@@ -60,6 +60,9 @@ pub(super) async fn serve<C: Caller>(
     let kind = match call.operation {
         Operation::Resend => Kind::Resend,
         _ => match body::read_send(caller.body()) {
+            Ok(to) if settings.config.phones.strict && !to.is_possible() => {
+                return reject(caller, request, Reply::impossible_phone()).await;
+            }
             Ok(to) => {
                 subject.phone = Some(to);
                 Kind::Send

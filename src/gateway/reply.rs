@@ -136,6 +136,15 @@ impl Reply {
         }
     }
 
+    /// A send to what cannot be a number.
+    pub fn impossible_phone() -> Self {
+        Self::error(
+            StatusCode::BAD_REQUEST,
+            code::INVALID_PHONE_FORMAT,
+            "to must be a number that can be: no 0 behind the country code unless numbers there begin so, and a possible length.",
+        )
+    }
+
     /// No API key, or none that could be read in one way.
     pub fn unauthorized() -> Self {
         let message = "Authorization must be Bearer and an API key.";
@@ -210,6 +219,7 @@ mod tests {
         let others = [
             Reply::not_a_route(),
             Reply::wrong_method("POST"),
+            Reply::impossible_phone(),
             Reply::unauthorized(),
             Reply::head_timeout(),
             Reply::body_timeout(),

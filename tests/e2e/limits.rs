@@ -235,8 +235,9 @@ async fn at_the_bound_a_new_phone_is_refused_and_no_counted_one_forgotten() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_spellings_of_a_number_that_sendly_takes_for_one_share_its_codes() {
     let gateway = gateway().await;
-    const TRUNK: &str = "+4407911123456";
-    const REAL: &str = "+447911123456";
+    // Both are of a possible length: Argentina's mobiles are dialled with and without a 9.
+    const TRUNK: &str = "+5491123456789";
+    const REAL: &str = "+541123456789";
     gateway.upstream.script(|seen| Act::verification(201, &format!("ver_{}", seen.body.len()), REAL));
     for phone in [TRUNK, REAL, TRUNK, REAL, TRUNK] {
         gateway.send_ok(phone).await;
@@ -246,6 +247,25 @@ async fn two_spellings_of_a_number_that_sendly_takes_for_one_share_its_codes() {
     }
     gateway.wait(10 * MINUTE);
     gateway.send_ok(REAL).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_a_number_is_refused_unless_the_configuration_says_otherwise() {
+    const NONE: [&str; 3] = ["+4407700900123", "+155501001234", "+4477009001"];
+    const SOME: [&str; 4] = ["+447700900123", "+390612345678", "+2250123456789", "+24106031234"];
+    let strict = gateway().await;
+    for phone in NONE {
+        let refused = strict.send(phone).await;
+        assert_eq!((refused.status.as_u16(), refused.error().as_str()), (400, "invalid_phone_format"), "{phone}");
+    }
+    assert!(strict.upstream.seen().is_empty());
+    for phone in SOME {
+        strict.send_ok(phone).await;
+    }
+    let lenient = gateway_with("[phones]\nstrict = false\n").await;
+    for phone in NONE {
+        lenient.send_ok(phone).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

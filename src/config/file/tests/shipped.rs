@@ -51,6 +51,7 @@ pub(super) fn known(in_full: &str) -> BTreeSet<String> {
         "state",
         "upgrade",
         "retries",
+        "phones",
         "replies",
         "log",
         "traces",

@@ -65,6 +65,7 @@ const SAMPLES: &[(&str, &[&str])] = &[
     ("memory.remember_verifications", &["7d"]),
     ("memory.sweep_every", &["7s"]),
     ("memory.when_full", &["allow"]),
+    ("phones.strict", &["false"]),
     ("reload.watch", &["false"]),
     ("replies.ratelimit_headers", &["false"]),
     ("retries.idempotency", &["0s"]),

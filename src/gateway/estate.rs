@@ -83,6 +83,13 @@ impl Gateway {
         Ok(())
     }
 
+    /// Only this process judges from now on: what its folder told of another time counts no more. It waits for the disk.
+    pub fn discard_earlier_state(&self) {
+        if let Some(journal) = self.durable.journal() {
+            journal.discard_earlier();
+        }
+    }
+
     /// All is taken over.
     pub fn has_inherited(&self) {
         if let Ledger::Redis(redis) = &self.ledger {
@@ -116,12 +123,12 @@ impl Gateway {
         let _ = self.exemptions.put(phone, until, self.clock.now());
     }
 
-    /// Writes what happens into the folder of its state from now on, of which it knows what it tells.
+    /// Writes what happens into the folder of its state from now on. `is_its_own`: the process that this one takes over from wrote there.
     ///
     /// # Errors
     /// What is wrong with the folder.
-    pub fn succeed(&self, dir: &Path) -> Result<(), String> {
-        let opened = self.durable.succeed(dir, &self.hash_key, self.clock.now());
+    pub fn succeed(&self, dir: &Path, is_its_own: bool) -> Result<(), String> {
+        let opened = self.durable.succeed(dir, &self.hash_key, is_its_own, self.clock.now());
         opened.map_err(|error| format!("state.dir: {error}"))?;
         self.metrics.restored(crate::metrics::Restored::default());
         // A first file, so that nothing has to wait for one.

@@ -1,5 +1,6 @@
 //! The old process' side.
 
+use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
@@ -63,7 +64,8 @@ pub fn give(path: &Path, gateway: &Arc<Gateway>, given: &Given<'_>, runtime: &Ha
         admin: given.admin.0,
         drawn_key,
         key_check,
-        state: gateway.config().state.dir,
+        // Without what it means only in this process' working directory.
+        state: gateway.config().state.dir.map(|dir| fs::canonicalize(&dir).unwrap_or(dir)),
     };
     line.give([given.listen.1, given.admin.1]).map_err(broke)?;
     line.say(&Message::Hello(hello)).map_err(broke)?;

@@ -160,9 +160,10 @@ impl Estate {
         }
         let dir = gateway.config().state.dir;
         let real = |dir: &Option<PathBuf>| dir.as_ref().and_then(|dir| fs::canonicalize(dir).ok());
-        let is_written = dir.is_some() && real(&dir) == real(&self.hello.state);
+        // A folder that is not there yet is not the one that the old process writes to.
+        let is_written = real(&dir).is_some_and(|dir| Some(dir) == real(&self.hello.state));
         let succeed = |at_once: bool| match &dir {
-            Some(dir) if at_once != is_written => gateway.succeed(dir),
+            Some(dir) if at_once != is_written => gateway.succeed(dir, is_written),
             _ => Ok(()),
         };
         succeed(true)?;
@@ -209,6 +210,7 @@ impl Taken {
                 None => break,
             }
         }
+        gateway.discard_earlier_state();
         gateway.go_on();
         line.may_be_silent().map_err(broke)?;
         let gateway = Arc::clone(gateway);

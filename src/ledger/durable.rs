@@ -5,10 +5,10 @@
 //! a client sees the id. What a sudden end cuts off in between has had no consequence yet.
 
 use std::fmt;
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -76,14 +76,19 @@ impl Durable {
         Ok(restored)
     }
 
-    /// Writes what happens from now on into a folder whose last process has told all that stands there
-    /// ([`inherit`](Self::inherit)), or did not keep one.
+    /// Writes what happens from now on into a folder. `is_its_own`: the process that this one takes over from has written there all that it
+    /// tells ([`inherit`](Self::inherit)). Otherwise all of that is written here, in place of what is there
+    /// ([`Journal::discard_earlier`]).
     ///
     /// # Errors
     /// As of [`restore`](Self::restore).
-    pub fn succeed(&self, dir: &Path, hash_key: &HashKey, now: Moment) -> Result<(), String> {
+    pub fn succeed(&self, dir: &Path, hash_key: &HashKey, is_its_own: bool, now: Moment) -> Result<(), String> {
         let journal = Journal::open(dir, key_check(hash_key))?;
-        journal.leave_as_it_is(now);
+        if is_its_own {
+            journal.leave_as_it_is(now);
+        } else {
+            journal.supersede();
+        }
         let _ = self.journal.set(journal);
         Ok(())
     }
@@ -260,18 +265,9 @@ pub fn hash_key(dir: &Path, drawn: [u8; 16]) -> Result<HashKey, String> {
     let wrong = |error: io::Error| format!("{}: {error}", path.display());
     let text = match fs::read_to_string(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let text = format!("{:032x}\n", u128::from_le_bytes(drawn));
-            // Whole or not at all: half a key would be another one.
-            let temporary = dir.join(format!("new-{KEY_FILE}"));
-            let write = || {
-                let mut options = OpenOptions::new();
-                let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-                file.write_all(text.as_bytes())?;
-                file.sync_all()?;
-                fs::rename(&temporary, &path)
-            };
-            write().map_err(wrong)?;
-            text
+            write_key(dir, &path, drawn).map_err(wrong)?;
+            // Of two processes that start at once the first one's stands there, and both go on with that.
+            fs::read_to_string(&path).map_err(wrong)?
         }
         read => read.map_err(wrong)?,
     };
@@ -279,4 +275,29 @@ pub fn hash_key(dir: &Path, drawn: [u8; 16]) -> Result<HashKey, String> {
     let bits = Some(text.trim_end()).filter(is_key).and_then(|digits| u128::from_str_radix(digits, 16).ok());
     let bits = bits.ok_or_else(|| format!("{}: not 32 hexadecimal digits", path.display()))?;
     Ok(HashKey::drawn(bits.to_le_bytes()))
+}
+
+/// Puts a key in its file, whole or not at all (half a key would be another one), unless there is one.
+fn write_key(dir: &Path, path: &Path, drawn: [u8; 16]) -> io::Result<()> {
+    let (temporary, mut file) = begin_key(dir)?;
+    file.write_all(format!("{:032x}\n", u128::from_le_bytes(drawn)).as_bytes())?;
+    file.sync_all()?;
+    match fs::hard_link(&temporary, path) {
+        Ok(()) => fs::remove_file(&temporary),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => fs::remove_file(&temporary),
+        // A file system that has no links.
+        Err(_) => fs::rename(&temporary, path),
+    }
+}
+
+/// A file of a name that no other process uses, which may start at the same time.
+fn begin_key(dir: &Path) -> io::Result<(PathBuf, File)> {
+    let mut nth = 0_u32;
+    loop {
+        let temporary = dir.join(format!("new-{KEY_FILE}-{}-{nth}", std::process::id()));
+        match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => nth += 1,
+            begun => return begun.map(|file| (temporary, file)),
+        }
+    }
 }

@@ -18,9 +18,12 @@ pub mod record;
 mod segment;
 mod squeeze;
 mod tending;
+#[cfg(test)]
+mod tests;
+mod writing;
 
 use std::fs::{self, File, TryLockError};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,7 +33,6 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::clock::Moment;
-use crate::turn::others_first;
 use record::{Found, Record, SIZE};
 pub use segment::KeyCheck;
 
@@ -45,6 +47,8 @@ pub struct Journal {
     open: Mutex<Open>,
     /// Files that are written no more, oldest first. Who holds it tends the journal.
     closed: Mutex<Vec<Told>>,
+    /// Files that count until this process serves, and not afterwards.
+    superseded: Mutex<Vec<Told>>,
     closed_bytes: AtomicU64,
     /// The number of the last record that is in the kernel's hands, or waits for a disk.
     handed: AtomicU64,
@@ -52,6 +56,9 @@ pub struct Journal {
     saved: AtomicU64,
     failures: AtomicU64,
     lock: Mutex<Lock>,
+    /// What a test has the disk refuse.
+    #[cfg(test)]
+    faults: writing::Faults,
 }
 
 /// Whose the folder is.
@@ -149,6 +156,8 @@ impl Journal {
         let wrong = |error: io::Error| format!("{}: {error}", dir.display());
         make(dir)?;
         let lock = lock(dir)?;
+        // A process that was killed while it wrote a file anew left half of it.
+        segment::remove_unfinished(dir);
         let numbers = segment::numbers(dir).map_err(wrong)?;
         let next = numbers.last().map_or(1, |last| last + 1);
         let closed = numbers.into_iter().map(|number| Told { number, ..Told::default() }).collect();
@@ -169,11 +178,14 @@ impl Journal {
             key,
             open: Mutex::new(open),
             closed: Mutex::new(closed),
+            superseded: Mutex::default(),
             closed_bytes: AtomicU64::new(0),
             handed: AtomicU64::new(0),
             saved: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             lock: Mutex::new(lock),
+            #[cfg(test)]
+            faults: writing::Faults::default(),
         })
     }
 
@@ -217,70 +229,21 @@ impl Journal {
         }
     }
 
-    /// Writes a record, behind all that came before. It cannot fail: see the module's documentation.
-    pub fn write(&self, record: &Record) {
-        let mut open = self.open.lock();
-        open.take(record);
-        self.hand_over(&mut open);
+    /// Reads nothing of what is there, which is to be deleted once what is written now counts instead
+    /// ([`discard_earlier`](Self::discard_earlier)).
+    pub fn supersede(&self) {
+        *self.superseded.lock() = std::mem::take(&mut *self.closed.lock());
     }
 
-    /// Takes a record that is to be written, behind all that came before. Returns its number, for [`written`](Self::written).
-    pub fn take(&self, record: &Record) -> u64 {
-        let mut open = self.open.lock();
-        open.take(record);
-        open.taken
-    }
-
-    /// Waits until the record of this number is written: by somebody else, who came a little later, or by this one.
-    pub async fn written(&self, number: u64) {
-        if self.handed.load(Ordering::Acquire) >= number {
-            return;
-        }
-        others_first().await;
-        if self.handed.load(Ordering::Acquire) < number {
-            self.hand_over(&mut self.open.lock());
-        }
-    }
-
-    /// Writes all that is to be written, in one call.
-    fn hand_over(&self, open: &mut Open) {
-        let Open { segment, pending, .. } = &mut *open;
-        if !pending.is_empty() {
-            // What is there of it after a failure may be torn, and is no longer written behind.
-            match segment.as_ref().map(|segment| (&*segment.file).write_all(pending)) {
-                Some(Ok(())) => {
-                    open.written += (open.pending.len() / SIZE) as u64;
-                    open.pending.clear();
-                }
-                _ => {
-                    self.failures.fetch_add(1, Ordering::Relaxed);
-                    // Behind nothing: as long as anything waits, nothing is taken to be written at once.
-                    open.waiting = std::mem::take(&mut open.pending);
-                    open.retire();
-                }
+    /// Deletes the files that what was written since stands in place of, if there are any. It waits for the disk.
+    pub fn discard_earlier(&self) {
+        for Told { number, .. } in std::mem::take(&mut *self.superseded.lock()) {
+            let file = segment::name(number);
+            match segment::remove(&self.dir, number) {
+                Ok(()) => tracing::warn!(file, "what this file told is replaced by what the old process knew"),
+                Err(error) => tracing::error!(%error, file, "a file that counts no more cannot be deleted"),
             }
         }
-        self.handed.store(open.taken, Ordering::Release);
-    }
-
-    /// The end: the same once more, and the folder is another process'. What comes afterwards is not written.
-    ///
-    /// # Errors
-    /// What the disk refused.
-    pub fn finish(&self, now: Moment, horizon: Duration) -> Result<(), String> {
-        let tended = self.tend(now, horizon);
-        let mut open = self.open.lock();
-        self.hand_over(&mut open);
-        open.is_over = true;
-        open.retire();
-        drop(open);
-        *self.lock.lock() = Lock::Left;
-        tended
-    }
-
-    /// The folder is this process' again, once the other one has left it ([`tend`](Self::tend) finds out). What came in between is not in it.
-    pub fn resume(&self) {
-        self.open.lock().is_over = false;
     }
 
     /// How it stands.
@@ -294,30 +257,6 @@ impl Journal {
             failures: self.failures.load(Ordering::Relaxed),
             saved: Moment::from_micros(self.saved.load(Ordering::Relaxed)),
         }
-    }
-}
-
-impl Open {
-    fn take(&mut self, record: &Record) {
-        if self.is_over {
-            return;
-        }
-        self.taken += 1;
-        match &mut self.segment {
-            Some(segment) if !self.is_behind => {
-                segment.told.note(record);
-                segment.since.get_or_insert(record.at());
-                self.pending.extend_from_slice(&record.encode());
-            }
-            _ if self.waiting.len() < ROOM => self.waiting.extend_from_slice(&record.encode()),
-            _ => self.lost += 1,
-        }
-    }
-
-    /// Writes no more into the file that is there.
-    fn retire(&mut self) {
-        self.retired.extend(self.segment.take());
-        self.is_behind = true;
     }
 }
 

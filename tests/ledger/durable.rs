@@ -279,6 +279,29 @@ fn the_key_that_was_drawn_is_the_key_of_the_next_process() {
 }
 
 #[test]
+fn of_processes_that_start_at_once_in_an_empty_folder_all_have_the_key_that_is_kept_there() {
+    for _ in 0..50 {
+        let folder = Folder::new();
+        let barrier = std::sync::Barrier::new(4);
+        let keys: Vec<HashKey> = std::thread::scope(|scope| {
+            let start = |nth| {
+                let (folder, barrier) = (&folder, &barrier);
+                scope.spawn(move || {
+                    barrier.wait();
+                    durable::hash_key(&folder.0, [nth; 16]).unwrap()
+                })
+            };
+            let all: Vec<_> = (1..=4).map(start).collect();
+            all.into_iter().map(|one| one.join().unwrap()).collect()
+        });
+        let kept = durable::hash_key(&folder.0, [9; 16]).unwrap();
+        assert!(keys.iter().all(|key| *key == kept));
+        let names: Vec<_> = fs::read_dir(&folder.0).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names, ["hash_key"]);
+    }
+}
+
+#[test]
 fn under_another_key_phones_are_known_and_nothing_is_taken_for_what_it_is_not() {
     let (folder, policy) = (Folder::new(), policy([limit(Per::Phone, 1, HOUR), limit(Per::Account, 1, HOUR)]));
     let process = Process::start(&folder, &policy, START);

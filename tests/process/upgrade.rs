@@ -245,6 +245,43 @@ async fn a_state_that_begins_with_the_new_process_has_what_the_old_one_knew() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_folder_that_begins_with_the_new_process_is_written_under_a_configured_key_too() {
+    let meeting = Meeting::new("hash_key = \"0123456789abcdef0123456789abcdef\"\n").await;
+    let dir = meeting.config.replace(".toml", ".state");
+    let old = meeting.old().await;
+    assert_eq!(sends(&old, "+15550100001", 5).await, [201; 5]);
+    let new = meeting.succeed(&old, &[("STATE_DIR", &dir)]).await;
+    assert_eq!(old.process.code().await, 0);
+    new.process.signal("KILL");
+    new.process.code().await;
+    let next = Serving::of(meeting.start(&[], &[("STATE_DIR", &dir)])).await;
+    assert_eq!(sends(&next, "+15550100001", 1).await, [429]);
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_new_folder_told_before_is_counted_no_more_once_the_new_process_serves() {
+    let meeting = Meeting::new("").await;
+    let dir = meeting.config.replace(".toml", ".state");
+    let old = meeting.old().await;
+    assert_eq!(sends(&old, "+15550100001", 3).await, [201; 3]);
+    // As an attempt leaves it that died late: it had written all that it was told.
+    std::fs::create_dir(&dir).unwrap();
+    let first = meeting.succeed(&old, &[("STATE_DIR", &dir)]).await;
+    assert_eq!(old.process.code().await, 0);
+    assert!(std::fs::metadata(format!("{dir}/journal-00000001")).unwrap().len() > 3 * 48);
+    let second = meeting.succeed(&first, &[]).await;
+    assert_eq!(first.process.code().await, 0);
+    let third = meeting.succeed(&second, &[("STATE_DIR", &dir)]).await;
+    assert_eq!(second.process.code().await, 0);
+    third.process.signal("KILL");
+    third.process.code().await;
+    let next = Serving::of(meeting.start(&[], &[("STATE_DIR", &dir)])).await;
+    assert_eq!(sends(&next, "+15550100001", 3).await, [201, 201, 429], "three, and not six");
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_that_cannot_take_over_says_why_and_the_old_one_goes_on() {
     let meeting = Meeting::new("").await;
     let dir = meeting.config.replace(".toml", ".state");

@@ -14,6 +14,9 @@ const MAGIC: &[u8; 16] = b"sendly-journal-1";
 
 const PREFIX: &str = "journal-";
 
+/// What the name of a file that is written anew begins with, until it is whole.
+const UNFINISHED: &str = "new-";
+
 /// Which key the ids and accounts in a file were hashed under: a hash itself, which does not tell the key.
 pub type KeyCheck = [u8; 16];
 
@@ -56,6 +59,17 @@ pub(super) fn numbers(dir: &Path) -> io::Result<Vec<u64>> {
     Ok(numbers)
 }
 
+/// Deletes what a process that was killed has left of files that it wrote anew: the ones that they were to replace are there.
+pub(super) fn remove_unfinished(dir: &Path) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        if name.to_str().and_then(|name| name.strip_prefix(UNFINISHED)).is_some_and(|name| name.starts_with(PREFIX)) {
+            // It is in nobody's way: the next process tries again.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
 /// Reads a whole file.
 ///
 /// # Errors
@@ -75,7 +89,7 @@ pub(super) fn read(dir: &Path, number: u64, key: KeyCheck) -> io::Result<Content
 /// # Errors
 /// Those of the system. The file is as it was then.
 pub(super) fn replace(dir: &Path, number: u64, key: KeyCheck, records: &[Record]) -> io::Result<u64> {
-    let temporary = dir.join(format!("new-{}", name(number)));
+    let temporary = dir.join(format!("{UNFINISHED}{}", name(number)));
     let bytes: Vec<u8> = { header(key) }.into_iter().chain(records.iter().flat_map(Record::encode)).collect();
     let written = (|| {
         let mut file = private().write(true).create(true).truncate(true).open(&temporary)?;

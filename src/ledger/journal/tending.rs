@@ -1,13 +1,13 @@
 //! What is done for a journal from time to time, by somebody who may wait for the disk.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::record::{self, Found, SIZE};
-use super::{Journal, Lock, Segment, Told, lock, segment, squeeze};
+use super::{Journal, Segment, Told, segment, squeeze};
 use crate::clock::Moment;
 
 /// A file takes no more than about so many bytes: what is read at a time, and deleted at a time.
@@ -33,12 +33,7 @@ impl Journal {
         if self.open.lock().is_over {
             return Ok(());
         }
-        {
-            let mut held = self.lock.lock();
-            if matches!(*held, Lock::Left) {
-                *held = lock(&self.dir)?;
-            }
-        }
+        self.take_back()?;
         let tended = self.try_to_tend(&mut closed, now, horizon);
         self.closed_bytes.store(closed.iter().map(|told| told.bytes).sum(), Ordering::Relaxed);
         tended.map_err(|(what, error)| {
@@ -50,7 +45,7 @@ impl Journal {
     fn try_to_tend(&self, closed: &mut Vec<Told>, now: Moment, horizon: Duration) -> Result<(), Refused> {
         let wants_another = |segment: &Segment| segment.is_full() || segment.is_old(now, horizon);
         if self.open.lock().segment.as_ref().is_none_or(wants_another) {
-            self.begin()?;
+            self.begin(closed, now)?;
         }
         self.catch_up()?;
         self.sync(closed)?;
@@ -72,10 +67,21 @@ impl Journal {
     }
 
     /// Begins another file. What is to be written belongs into the one before it.
-    fn begin(&self) -> Result<(), Refused> {
+    fn begin(&self, closed: &mut Vec<Told>, now: Moment) -> Result<(), Refused> {
         // Whoever tends the journal is alone.
-        let number = self.open.lock().next;
-        let begun = segment::create(&self.dir, number, self.key);
+        let mut number = self.open.lock().next;
+        let begun = loop {
+            match segment::create(&self.dir, number, self.key) {
+                // Somebody else put it there. It stays as long as if it had been written now, and the next number is as good.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    let bytes = segment::size(&self.dir, number).unwrap_or_default();
+                    closed.push(Told { number, bytes, newest: now, ..Told::default() });
+                    number += 1;
+                    self.open.lock().next = number;
+                }
+                begun => break begun,
+            }
+        };
         let file = Arc::new(begun.map_err(|error| ("a file cannot be begun", error))?);
         let told = Told { number, bytes: SIZE as u64, ..Told::default() };
         let mut open = self.open.lock();
@@ -96,7 +102,7 @@ impl Journal {
                 let file = Arc::clone(&segment.file);
                 (std::mem::take(&mut open.waiting), file)
             };
-            let (done, written) = write(&file, &batch);
+            let (done, written) = self.put(&file, &batch);
             let mut open = self.open.lock();
             for record in batch.get(..done).into_iter().flat_map(record::Records::of) {
                 let (Found::Record(record), Some(segment)) = (record, open.segment.as_mut()) else { continue };
@@ -163,18 +169,4 @@ impl Segment {
     fn is_old(&self, now: Moment, horizon: Duration) -> bool {
         self.since.is_some_and(|since| since + horizon / SPANS <= now)
     }
-}
-
-/// Writes records. Returns how many bytes of whole ones were written, and why no more.
-fn write(mut file: &File, records: &[u8]) -> (usize, io::Result<()>) {
-    let mut done = 0;
-    while let Some(rest) = records.get(done..).filter(|rest| !rest.is_empty()) {
-        match file.write(rest) {
-            Ok(0) => return (done - done % SIZE, Err(io::ErrorKind::WriteZero.into())),
-            Ok(more) => done += more,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return (done - done % SIZE, Err(error)),
-        }
-    }
-    (done, Ok(()))
 }

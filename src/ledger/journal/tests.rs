@@ -1,0 +1,157 @@
+//! A disk that refuses: at any byte, with any error, in pieces of any size.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use proptest::prelude::*;
+use rustix::io::Errno;
+
+use super::*;
+use crate::ledger::Charge;
+use crate::phone::Phone;
+use crate::policy::{Key, Kind};
+
+const HORIZON: Duration = Duration::from_secs(60 * 60);
+
+/// A folder of its own, gone with this.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Self {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let nth = COUNT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("sendly-journal-{}-{nth}", std::process::id()));
+        let _ = fs::remove_dir_all(&path);
+        Self(path)
+    }
+
+    /// The records in its files, in their order.
+    fn records(&self) -> Vec<Record> {
+        let records = Mutex::new(Vec::new());
+        Journal::open(&self.0, [0; 16]).unwrap().restore(|found, _| records.lock().extend_from_slice(found));
+        records.into_inner()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn moment(nth: u64) -> Moment {
+    Moment::from_micros(1_000_000 + nth)
+}
+
+fn record(nth: u64) -> Record {
+    Record::Charged(Charge::of(Key::Phone(Phone::from_digits(15_550_100_123).unwrap()), Kind::Send, moment(nth)))
+}
+
+fn records(many: u64) -> Vec<Record> {
+    (0..many).map(record).collect()
+}
+
+fn opened(folder: &Folder) -> Journal {
+    let journal = Journal::open(&folder.0, [0; 16]).unwrap();
+    journal.tend(moment(0), HORIZON).unwrap();
+    journal
+}
+
+/// Writes batches of these sizes on a disk that takes `room` bytes and then refuses for a while. Returns what stands in the folder.
+fn written_on_a_failing_disk(batches: &[u64], room: usize, most: usize, error: Errno, is_tended: bool) -> Vec<Record> {
+    let folder = Folder::new();
+    let journal = opened(&folder);
+    journal.faults.most.store(most, Ordering::Relaxed);
+    *journal.faults.fails.lock() = Some((room, error));
+    let mut nth = 0;
+    for size in batches {
+        for _ in 0..*size {
+            journal.take(&record(nth));
+            nth += 1;
+        }
+        journal.hand_over(&mut journal.open.lock());
+        if is_tended {
+            // It may fail: the disk still does.
+            let _ = journal.tend(moment(nth), HORIZON);
+        }
+    }
+    *journal.faults.fails.lock() = None;
+    journal.tend(moment(nth), HORIZON).unwrap();
+    let standing = journal.standing();
+    assert_eq!((standing.written, standing.waiting, standing.lost), (nth, 0, 0));
+    drop(journal);
+    folder.records()
+}
+
+#[test]
+fn a_disk_that_fails_at_any_byte_has_no_record_twice_and_none_is_missing() {
+    const BATCHES: [u64; 2] = [2, 1];
+    let all = records(BATCHES.iter().sum());
+    for room in 0..=all.len() * SIZE {
+        for (error, most, is_tended) in
+            [(Errno::NOSPC, 0, false), (Errno::IO, 0, true), (Errno::NOSPC, 7, true), (Errno::IO, 7, false)]
+        {
+            let found = written_on_a_failing_disk(&BATCHES, room, most, error, is_tended);
+            assert_eq!(found, all, "{error:?} after {room} bytes, {most} at a time");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn whatever_a_disk_takes_each_record_stands_there_once(
+        batches in prop::collection::vec(1..20_u64, 1..10),
+        room in 0..10_000_usize,
+        most in 0..200_usize,
+        is_tended in any::<bool>(),
+    ) {
+        let found = written_on_a_failing_disk(&batches, room, most, Errno::NOSPC, is_tended);
+        prop_assert_eq!(found, records(batches.iter().sum()));
+    }
+}
+
+#[test]
+fn a_process_that_dies_before_it_serves_leaves_no_file_in_the_way_and_no_record_twice() {
+    let folder = Folder::new();
+    let old = opened(&folder);
+    old.write(&record(0));
+    old.finish(moment(1), HORIZON).unwrap();
+    // It has the folder, begins a file of the next number, and writes what the old one tells it of an exchange that ends there.
+    let new = Journal::open(&folder.0, [0; 16]).unwrap();
+    new.leave_as_it_is(moment(1));
+    new.tend(moment(1), HORIZON).unwrap();
+    old.write(&record(1));
+    new.write(&record(1));
+    old.resume();
+    assert!(old.tend(moment(2), HORIZON).is_err(), "the other process still has the folder");
+    old.write(&record(2));
+    drop(new);
+    old.tend(moment(2), HORIZON).unwrap();
+    old.write(&record(3));
+    drop(old);
+    assert_eq!(folder.records(), records(4));
+}
+
+#[test]
+fn a_number_that_is_taken_is_passed_over() {
+    let folder = Folder::new();
+    let journal = Journal::open(&folder.0, [0; 16]).unwrap();
+    for number in [1, 2] {
+        fs::write(folder.0.join(segment::name(number)), b"").unwrap();
+    }
+    journal.tend(moment(0), HORIZON).unwrap();
+    journal.write(&record(0));
+    drop(journal);
+    assert_eq!(folder.records(), records(1));
+}
+
+#[test]
+fn what_a_kill_leaves_of_a_file_that_is_written_anew_is_deleted() {
+    let folder = Folder::new();
+    drop(opened(&folder));
+    let left = folder.0.join(format!("new-{}", segment::name(1)));
+    fs::write(&left, b"half of it").unwrap();
+    drop(opened(&folder));
+    assert!(!left.exists());
+}

@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use proptest::prelude::*;
-use rustix::io::Errno;
 
 use super::*;
 use crate::ledger::Charge;
@@ -59,7 +58,13 @@ fn opened(folder: &Folder) -> Journal {
 }
 
 /// Writes batches of these sizes on a disk that takes `room` bytes and then refuses for a while. Returns what stands in the folder.
-fn written_on_a_failing_disk(batches: &[u64], room: usize, most: usize, error: Errno, is_tended: bool) -> Vec<Record> {
+fn written_on_a_failing_disk(
+    batches: &[u64],
+    room: usize,
+    most: usize,
+    error: io::ErrorKind,
+    is_tended: bool,
+) -> Vec<Record> {
     let folder = Folder::new();
     let journal = opened(&folder);
     journal.faults.most.store(most, Ordering::Relaxed);
@@ -89,9 +94,12 @@ fn a_disk_that_fails_at_any_byte_has_no_record_twice_and_none_is_missing() {
     const BATCHES: [u64; 2] = [2, 1];
     let all = records(BATCHES.iter().sum());
     for room in 0..=all.len() * SIZE {
-        for (error, most, is_tended) in
-            [(Errno::NOSPC, 0, false), (Errno::IO, 0, true), (Errno::NOSPC, 7, true), (Errno::IO, 7, false)]
-        {
+        for (error, most, is_tended) in [
+            (io::ErrorKind::StorageFull, 0, false),
+            (io::ErrorKind::Other, 0, true),
+            (io::ErrorKind::StorageFull, 7, true),
+            (io::ErrorKind::Other, 7, false),
+        ] {
             let found = written_on_a_failing_disk(&BATCHES, room, most, error, is_tended);
             assert_eq!(found, all, "{error:?} after {room} bytes, {most} at a time");
         }
@@ -107,7 +115,7 @@ proptest! {
         most in 0..200_usize,
         is_tended in any::<bool>(),
     ) {
-        let found = written_on_a_failing_disk(&batches, room, most, Errno::NOSPC, is_tended);
+        let found = written_on_a_failing_disk(&batches, room, most, io::ErrorKind::StorageFull, is_tended);
         prop_assert_eq!(found, records(batches.iter().sum()));
     }
 }

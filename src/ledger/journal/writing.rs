@@ -161,7 +161,7 @@ pub(super) fn write_whole(mut file: impl Write, records: &[u8]) -> (usize, io::R
 #[derive(Debug, Default)]
 pub(super) struct Faults {
     /// How many more bytes it takes, and the error that it answers the next one with; none: it takes all.
-    pub(super) fails: parking_lot::Mutex<Option<(usize, rustix::io::Errno)>>,
+    pub(super) fails: parking_lot::Mutex<Option<(usize, io::ErrorKind)>>,
     /// The most that it takes at a time; 0: any number.
     pub(super) most: std::sync::atomic::AtomicUsize,
 }

@@ -14,6 +14,7 @@ use super::relay::Heir;
 pub use super::retries::estate::Kept;
 use crate::clock::Moment;
 use crate::ledger::Ledger;
+use crate::ledger::journal::Journal;
 use crate::ledger::journal::record::{Found, Record, Records};
 use crate::phone::Phone;
 
@@ -85,8 +86,12 @@ impl Gateway {
 
     /// Only this process judges from now on: what its folder told of another time counts no more. It waits for the disk.
     pub fn discard_earlier_state(&self) {
-        if let Some(journal) = self.durable.journal() {
-            journal.discard_earlier();
+        match self.durable.journal().map(Journal::discard_earlier) {
+            Some(Ok(files)) if !files.is_empty() => {
+                tracing::warn!(?files, "what these files told is replaced by what the old process knew");
+            }
+            Some(Err(error)) => tracing::error!(error, "a file of the state that counts no more cannot be deleted"),
+            _ => {}
         }
     }
 

@@ -234,15 +234,18 @@ impl Journal {
         *self.superseded.lock() = std::mem::take(&mut *self.closed.lock());
     }
 
-    /// Deletes the files that what was written since stands in place of, if there are any. It waits for the disk.
-    pub fn discard_earlier(&self) {
+    /// Deletes the files that what was written since stands in place of, if there are any. Returns their names. It waits for the disk.
+    ///
+    /// # Errors
+    /// One of them, and why it cannot be deleted.
+    pub fn discard_earlier(&self) -> Result<Vec<String>, String> {
+        let mut discarded = Vec::new();
         for Told { number, .. } in std::mem::take(&mut *self.superseded.lock()) {
             let file = segment::name(number);
-            match segment::remove(&self.dir, number) {
-                Ok(()) => tracing::warn!(file, "what this file told is replaced by what the old process knew"),
-                Err(error) => tracing::error!(%error, file, "a file that counts no more cannot be deleted"),
-            }
+            segment::remove(&self.dir, number).map_err(|error| format!("{file}: {error}"))?;
+            discarded.push(file);
         }
+        Ok(discarded)
     }
 
     /// How it stands.

@@ -102,9 +102,8 @@ impl Journal {
         // next start they would count it twice.
         let own = self.open.lock().next;
         for number in segment::numbers(&self.dir).into_iter().flatten().filter(|number| *number >= own) {
-            if let Err(error) = segment::remove(&self.dir, number) {
-                tracing::error!(%error, file = segment::name(number), "a file of a process that did not take over cannot be deleted");
-            }
+            let removed = segment::remove(&self.dir, number);
+            removed.map_err(|error| format!("{}, of a process that did not serve: {error}", segment::name(number)))?;
         }
         Ok(())
     }

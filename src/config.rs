@@ -96,6 +96,8 @@ pub struct Upstream {
     pub idle_timeout: Duration,
     /// Idle connections kept at most.
     pub max_idle: usize,
+    /// Connections in use at a time, at most.
+    pub max_connections: usize,
 }
 
 /// A protocol that Sendly is spoken to in.
@@ -155,6 +157,10 @@ pub struct Clients {
     pub max_connections: usize,
     /// Connections at a time of one address, at most. Trusted proxies may have as many as there may be at all.
     pub max_per_address: usize,
+    /// Streams at a time of one connection of HTTP/2, at most; one that was reset counts until its exchange has ended.
+    pub max_streams: u32,
+    /// Requests in flight, at most; an exchange with Sendly is one more.
+    pub max_requests: usize,
     /// Whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpNet>,
 }

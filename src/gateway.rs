@@ -29,6 +29,7 @@ mod reply;
 pub mod retries;
 mod session;
 pub mod settings;
+mod slots;
 mod state;
 mod store;
 mod traces;
@@ -47,7 +48,7 @@ use crate::ledger::durable::{self, Durable};
 use crate::ledger::memory::{Bounds, Dropped, Memory};
 use crate::ledger::redis::Reason;
 use crate::ledger::{self, Ledger};
-use crate::metrics::{Metrics, Outcome, Reload, Shared, Sizes, Swept};
+use crate::metrics::{Metrics, Outcome, Reload, Shared, Sizes, Swept, TurnedAway};
 use crate::phone::Phone;
 use crate::policy::subject::{Account, HashKey};
 use crate::sendly::{Operation, body};
@@ -60,6 +61,7 @@ pub use proxy::Proxy;
 use reply::Reply;
 use retries::Retries;
 use settings::Settings;
+use slots::Slot;
 use state::Saving;
 
 /// One gateway: its settings, what it knows, and its way to Sendly. Shared by all requests.
@@ -292,7 +294,7 @@ impl Gateway {
         request.under_way = Some(self.work.begin());
     }
 
-    /// Finds out who calls, and asks the throttles. Returns what a caller is told whom one of them refuses.
+    /// Finds out who calls, and asks whether there are too many requests, and the throttles. Returns what a caller is told that is refused.
     fn throttle(&self, settings: &Settings, caller: &impl Caller, request: &mut Request) -> Option<Reply> {
         let fields = caller.fields();
         request.client = caller::client(caller.peer(), fields, &settings.config.clients.trusted_proxies);
@@ -301,6 +303,9 @@ impl Gateway {
             None if self.access.is_on() => Context::passing(fields.all("traceparent")),
             None => None,
         };
+        if self.work.count() > settings.config.clients.max_requests {
+            return Some(self.turn_request_away(request, TurnedAway::Requests));
+        }
         if settings.throttles.is_empty() {
             return None;
         }
@@ -374,6 +379,8 @@ pub struct Request {
     answered: Option<u16>,
     failure: Option<Failure>,
     traced: Option<Box<trace::Call>>,
+    /// A connection to Sendly that pingora may use for it.
+    to_sendly: Option<[Slot; 2]>,
     /// There from the moment that its header was read.
     under_way: Option<UnderWay>,
 }

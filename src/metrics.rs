@@ -55,6 +55,8 @@ pub enum Outcome {
     Rejected,
     /// There was no room to count it.
     NoRoom,
+    /// There were as many requests, or connections to Sendly, as there may be.
+    Overloaded,
     /// Something broke: Sendly, the way there, or the gateway.
     Failed,
     /// The client left before it could be told.
@@ -63,7 +65,7 @@ pub enum Outcome {
 
 impl Outcome {
     /// Every outcome, in the order of its discriminants.
-    pub const ALL: [Outcome; 9] = [
+    pub const ALL: [Outcome; 10] = [
         Outcome::Passed,
         Outcome::Allowed,
         Outcome::Retry,
@@ -71,6 +73,7 @@ impl Outcome {
         Outcome::Throttled,
         Outcome::Rejected,
         Outcome::NoRoom,
+        Outcome::Overloaded,
         Outcome::Failed,
         Outcome::Abandoned,
     ];
@@ -85,6 +88,7 @@ impl Outcome {
             Outcome::Throttled => "throttled",
             Outcome::Rejected => "rejected",
             Outcome::NoRoom => "no_room",
+            Outcome::Overloaded => "overloaded",
             Outcome::Failed => "failed",
             Outcome::Abandoned => "abandoned",
         }

@@ -127,6 +127,8 @@ pub mod code {
     pub const ANSWER_TOO_LARGE: &str = "answer_too_large";
     /// 503, the gateway's own: it tracks as many keys, or keeps as many answers, as its configuration lets it.
     pub const AT_CAPACITY: &str = "at_capacity";
+    /// 503, the gateway's own: it serves as many requests at a time as its configuration lets it.
+    pub const OVERLOADED: &str = "overloaded";
     /// 503, the gateway's own: the ledger that it shares with others cannot be asked, and it is configured to refuse then.
     pub const LEDGER_AWAY: &str = "ledger_unavailable";
 }

@@ -159,7 +159,7 @@ impl Prepare {
         let shown = certificate.as_ref().map(Shown::new);
         let conf = Arc::new(ServerConf {
             threads: config.workers,
-            upstream_keepalive_pool_size: config.upstream.max_idle,
+            upstream_keepalive_pool_size: config.upstream.max_idle.min(config.upstream.max_connections.div_ceil(2)),
             ca_file: config.upstream.ca_file.as_ref().map(|file| file.display().to_string()),
             // Of connecting; and of an idempotent request whose reused connection was dead. Never of a POST.
             max_retries: 2,

@@ -39,6 +39,7 @@ pub(super) fn shown(config: &Config) -> Value {
             "write_timeout": span(upstream.write_timeout),
             "idle_timeout": span(upstream.idle_timeout),
             "max_idle": upstream.max_idle,
+            "max_connections": upstream.max_connections,
         },
         "tls": config.tls.as_ref().map(tls),
         "clients": {
@@ -49,6 +50,8 @@ pub(super) fn shown(config: &Config) -> Value {
             "write_timeout": span(clients.write_timeout),
             "max_connections": clients.max_connections,
             "max_per_address": clients.max_per_address,
+            "max_streams": clients.max_streams,
+            "max_requests": clients.max_requests,
             "trusted_proxies": clients.trusted_proxies.iter().map(ToString::to_string).collect::<Vec<_>>(),
         },
         "admin": {

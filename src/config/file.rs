@@ -171,6 +171,7 @@ fn upstream(keys: &mut Section<'_, '_>) -> Upstream {
         // shortest common keep-alive is Node's, 5 s.
         idle_timeout: keys.get("idle_timeout", secs(4), duration(millis(1)..=hours(1))),
         max_idle: keys.get("max_idle", 1024, count(0..=65_536)),
+        max_connections: capacity::of_upstream(keys),
     }
 }
 
@@ -186,6 +187,8 @@ fn clients(keys: &mut Section<'_, '_>) -> Clients {
     Clients {
         max_connections: caps.connections,
         max_per_address: caps.per_address,
+        max_streams: caps.streams,
+        max_requests: caps.requests,
         // pingora counts it in seconds.
         keep_alive: keys.get("keep_alive", secs(60), duration(secs(1)..=hours(1))),
         header_timeout: keys.get("header_timeout", secs(10), duration(millis(1)..=minutes(10))),

@@ -1,16 +1,20 @@
-//! How many connections there may be at a time, in all and per address, and what was turned away for it.
+//! How many connections of clients, requests and connections to Sendly there may be at a time, and what was turned away for it.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use ipnet::IpNet;
 use parking_lot::Mutex;
 
-use super::Gateway;
+use super::reply::Reply;
+use super::settings::Settings;
+use super::slots::{Slot, Slots};
+use super::{Gateway, Request};
 use crate::config::Clients;
-use crate::metrics::{Capped, Late, TurnedAway};
+use crate::metrics::{Capped, Late, Outcome, TurnedAway};
 use crate::throttle::network;
 use crate::work::UnderWay;
 
@@ -19,9 +23,15 @@ use crate::work::UnderWay;
 pub(super) struct Caps {
     /// Open connections by their clients' addresses, IPv6 by /64. Those of trusted proxies are not in it.
     by_address: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    /// Connections to Sendly that are in use; and those among them that pingora uses.
+    to_sendly: Slots,
+    passing: Slots,
     turned_away: [AtomicU64; TurnedAway::ALL.len()],
     late: [AtomicU64; Late::ALL.len()],
 }
+
+/// How long a request waits for a connection to Sendly, where all are in use.
+const WAIT_FOR_SENDLY: Duration = Duration::from_secs(1);
 
 /// A client's connection, counted until it is dropped.
 #[derive(Debug)]
@@ -113,12 +123,38 @@ impl Gateway {
         Some(Admitted { _open: self.connections.begin(), _place: place })
     }
 
+    /// Leave to use a connection to Sendly, if one is free.
+    pub(super) fn try_sendly_slot(&self, settings: &Settings) -> Option<Slot> {
+        self.caps.to_sendly.try_take(settings.config.upstream.max_connections)
+    }
+
+    /// Leave to use a connection to Sendly, for a code and what has to be known for it. It is waited for, within bounds.
+    pub(super) fn sendly_slot(&self, settings: &Settings) -> impl Future<Output = Option<Slot>> + Send {
+        self.caps.to_sendly.take(settings.config.upstream.max_connections, WAIT_FOR_SENDLY)
+    }
+
+    /// Leave for pingora to use one. Half of them are for codes alone: whatever passes may last, as a stream or for a client that reads slowly.
+    pub(super) async fn passing_slot(&self, settings: &Settings) -> Option<[Slot; 2]> {
+        let most = settings.config.upstream.max_connections;
+        let passing = self.caps.passing.take(most.div_ceil(2), WAIT_FOR_SENDLY).await?;
+        Some([passing, self.caps.to_sendly.take(most, WAIT_FOR_SENDLY).await?])
+    }
+
+    /// What a client is told whose request is one too many.
+    pub(super) fn turn_request_away(&self, request: &mut Request, reason: TurnedAway) -> Reply {
+        self.caps.turn_away(reason);
+        request.outcome = Outcome::Overloaded;
+        Reply::overloaded()
+    }
+
     /// How much there is of what has a cap.
     pub(super) fn capped(&self) -> Capped {
         let settings = self.settings.load();
         let clients = &settings.config.clients;
         Capped {
             connections: (self.connections.count(), clients.max_connections),
+            max_requests: clients.max_requests,
+            to_sendly: (self.caps.to_sendly.taken(), settings.config.upstream.max_connections),
             turned_away: self.caps.turned_away(),
             late: self.caps.late(),
         }

@@ -23,7 +23,7 @@ use super::settings::Settings;
 use super::{Gateway, Request};
 use crate::clock::Moment;
 use crate::ledger::{Reservation, Settlement, Verdict};
-use crate::metrics::{Fate, Outcome};
+use crate::metrics::{Fate, Outcome, TurnedAway};
 use crate::phone::Phone;
 use crate::policy::{Key, Kind, Policy, Subject};
 use crate::sendly::{Operation, body, path};
@@ -92,6 +92,15 @@ pub(super) async fn serve<C: Caller>(
         }
     };
 
+    // Before anything is charged, and for the look-up too. It is given back where the exchange has ended.
+    let slot = match gateway.try_sendly_slot(settings) {
+        None => watch(caller, gateway.sendly_slot(settings), || click.give_up()).await,
+        slot => slot,
+    };
+    let Some(slot) = slot else {
+        let reply = gateway.turn_request_away(request, TurnedAway::Upstream);
+        return stop(caller, click, reply).await;
+    };
     if kind == Kind::Resend {
         let id = call.id(caller.path());
         let asked = hash_key.verification(id);
@@ -154,6 +163,7 @@ pub(super) async fn serve<C: Caller>(
     let call = settings.upstream.sendly.compose(&Method::POST, path, fields, traced.as_deref(), caller.body());
     let exchange = carry_out(gateway, settings, (call, traced), &subject, kind, reservation, now);
     let (reply, ending) = watch(caller, exchange, || click.give_up()).await;
+    drop(slot);
     if matches!(ending, Ending::Unknown | Ending::Nothing) {
         request.outcome = Outcome::Failed;
     }

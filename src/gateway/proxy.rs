@@ -14,7 +14,7 @@ use super::reply::Reply;
 use super::session::{self, Streamed};
 use super::settings::Settings;
 use super::{Gateway, Request, otp, passing};
-use crate::metrics::Outcome;
+use crate::metrics::{Outcome, TurnedAway};
 use crate::sendly::Operation;
 use crate::sendly::path::{self, Reading};
 use crate::trace::Context;
@@ -63,14 +63,10 @@ impl ProxyHttp for Proxy {
                 }
                 _ => {
                     request.path = call.respelled;
-                    session::expect_continue(session).await?;
-                    Ok(false)
+                    pass(gateway, settings, session, request).await
                 }
             },
-            Reading::Other => {
-                session::expect_continue(session).await?;
-                Ok(false)
-            }
+            Reading::Other => pass(gateway, settings, session, request).await,
             Reading::NotARoute => early(session, request, Outcome::Rejected, Reply::not_a_route()).await,
             Reading::WrongMethod(allowed) => {
                 early(session, request, Outcome::Rejected, Reply::wrong_method(allowed)).await
@@ -221,6 +217,23 @@ impl ProxyHttp for Proxy {
             session.body_bytes_sent(),
         );
     }
+}
+
+/// Lets a request pass, if there is a connection to Sendly for it. Returns whether it was answered instead.
+async fn pass(
+    gateway: &Gateway,
+    settings: &Settings,
+    session: &mut Session,
+    request: &mut Request,
+) -> pingora::Result<bool> {
+    request.to_sendly = gateway.passing_slot(settings).await;
+    if request.to_sendly.is_none() {
+        let reply = gateway.turn_request_away(request, TurnedAway::Upstream);
+        session::refuse(session, reply).await?;
+        return Ok(true);
+    }
+    session::expect_continue(session).await?;
+    Ok(false)
 }
 
 /// Answers before the body was read.

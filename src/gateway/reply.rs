@@ -94,6 +94,13 @@ impl Reply {
         Self::build(StatusCode::SERVICE_UNAVAILABLE, &Body { error: code::LEDGER_AWAY, message, retry_after })
     }
 
+    /// There are as many requests, or connections to Sendly, as there may be.
+    pub fn overloaded() -> Self {
+        let message = "The gateway serves as many requests as it is configured for. Nothing was sent.";
+        let retry_after = Some(whole_seconds(Duration::from_secs(1)));
+        Self::build(StatusCode::SERVICE_UNAVAILABLE, &Body { error: code::OVERLOADED, message, retry_after })
+    }
+
     /// A path that reads as the verify family and is none of its routes.
     pub fn not_a_route() -> Self {
         let message = "No such route. Verifications stand under /api/v1/verify, spelled exactly so.";
@@ -230,6 +237,7 @@ mod tests {
             Reply::upstream_timeout(),
             Reply::internal(),
             Reply::no_room(),
+            Reply::overloaded(),
             Reply::no_room_for_answers(),
             Reply::ledger_away(),
         ];

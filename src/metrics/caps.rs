@@ -13,17 +13,33 @@ pub enum TurnedAway {
     Address,
     /// A connection to the admin listener.
     Admin,
+    /// A stream, beyond `clients.max_streams`.
+    Streams,
+    /// A request, beyond `clients.max_requests`.
+    Requests,
+    /// A request that needs a connection to Sendly, beyond `upstream.max_connections`.
+    Upstream,
 }
 
 impl TurnedAway {
     /// All of them, in the order of their discriminants.
-    pub const ALL: [TurnedAway; 3] = [TurnedAway::Connections, TurnedAway::Address, TurnedAway::Admin];
+    pub const ALL: [TurnedAway; 6] = [
+        TurnedAway::Connections,
+        TurnedAway::Address,
+        TurnedAway::Admin,
+        TurnedAway::Streams,
+        TurnedAway::Requests,
+        TurnedAway::Upstream,
+    ];
 
     const fn name(self) -> &'static str {
         match self {
             TurnedAway::Connections => "connections",
             TurnedAway::Address => "address",
             TurnedAway::Admin => "admin",
+            TurnedAway::Streams => "streams",
+            TurnedAway::Requests => "requests",
+            TurnedAway::Upstream => "upstream",
         }
     }
 }
@@ -31,17 +47,26 @@ impl TurnedAway {
 /// What a client did not do in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Late {
-    /// Its TLS handshake.
+    /// Its TLS handshake, or the beginning of HTTP/2.
     Handshake,
+    /// A request's head.
+    Head,
+    /// A request's body.
+    Body,
+    /// Reading what it is sent.
+    Read,
 }
 
 impl Late {
     /// All of them, in the order of their discriminants.
-    pub const ALL: [Late; 1] = [Late::Handshake];
+    pub const ALL: [Late; 4] = [Late::Handshake, Late::Head, Late::Body, Late::Read];
 
     const fn name(self) -> &'static str {
         match self {
             Late::Handshake => "handshake",
+            Late::Head => "head",
+            Late::Body => "body",
+            Late::Read => "read",
         }
     }
 }
@@ -51,6 +76,10 @@ impl Late {
 pub struct Capped {
     /// Connections of clients.
     pub connections: (usize, usize),
+    /// Requests and exchanges under way, at most.
+    pub max_requests: usize,
+    /// Connections to Sendly in use.
+    pub to_sendly: (usize, usize),
     /// What was turned away, in the order of [`TurnedAway::ALL`].
     pub turned_away: [u64; TurnedAway::ALL.len()],
     /// Which clients were late, in the order of [`Late::ALL`].
@@ -61,6 +90,8 @@ pub struct Capped {
 #[derive(Debug)]
 pub(super) struct OfCaps {
     connections: [IntGauge; 2],
+    max_requests: IntGauge,
+    to_sendly: [IntGauge; 2],
     turned_away: [IntCounter; TurnedAway::ALL.len()],
     late: [IntCounter; Late::ALL.len()],
 }
@@ -82,6 +113,12 @@ impl OfCaps {
                 register.gauge("connections", "Connections of clients that are open.")?,
                 register.gauge("connections_max", "How many there may be.")?,
             ],
+            // `in_flight` tells how many there are.
+            max_requests: register.gauge("in_flight_max", "How many requests and exchanges there may be.")?,
+            to_sendly: [
+                register.gauge("upstream_connections", "Connections to Sendly that are in use.")?,
+                register.gauge("upstream_connections_max", "How many there may be.")?,
+            ],
             turned_away: TurnedAway::ALL.map(|reason| turned_away.with_label_values(&[reason.name()])),
             late: Late::ALL.map(|phase| late.with_label_values(&[phase.name()])),
         })
@@ -89,6 +126,8 @@ impl OfCaps {
 
     pub(super) fn set(&self, capped: &Capped) {
         set(&self.connections, capped.connections);
+        self.max_requests.set(i64::try_from(capped.max_requests).unwrap_or(i64::MAX));
+        set(&self.to_sendly, capped.to_sendly);
         raise(&self.turned_away, &capped.turned_away);
         raise(&self.late, &capped.late);
     }

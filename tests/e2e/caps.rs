@@ -5,8 +5,9 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::client::Wire;
-use crate::start::{Gateway, gateway_with};
+use crate::client::{Answer, Wire};
+use crate::start::{Gateway, gateway_with, send_body};
+use crate::upstream::Act;
 
 async fn turned_away(gateway: &Gateway, cap: &str) -> u64 {
     gateway.metric(&format!("sendly_gateway_turned_away_total{{cap=\"{cap}\"}}")).await
@@ -92,4 +93,78 @@ async fn operators_have_connections_of_their_own_and_those_are_capped_too() {
     };
     tokio::time::timeout(Duration::from_secs(20), again).await.expect("operators are kept out");
     assert!(turned_away(&gateway, "admin").await >= 1);
+}
+
+/// That this is what a request is told which is one too many.
+#[track_caller]
+fn is_overloaded(answer: &Answer) {
+    assert_eq!((answer.status.as_u16(), answer.error().as_str()), (503, "overloaded"), "{answer:?}");
+    assert_eq!((answer.header("retry-after"), &answer.json()["retryAfter"]), (Some("1"), &1.into()));
+}
+
+/// Asks for a code, and does not wait for the answer.
+async fn ask_for_code(gateway: &Gateway, phone: &str) -> Wire {
+    let mut wire = gateway.connect().await;
+    wire.request("POST", "/api/v1/verify", &[], send_body(phone).as_bytes()).await;
+    wire
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_send_that_finds_no_connection_to_sendly_is_503_and_charged_nothing_and_running_ones_end_as_ever() {
+    let gateway = gateway_with("upstream.max_connections = 2").await;
+    gateway.upstream.script(|_| Act::AnswerWhenLet(201, r#"{"id":"ver_1","status":"pending"}"#.into()));
+    let mut running = [ask_for_code(&gateway, "+15550100001").await, ask_for_code(&gateway, "+15550100002").await];
+    gateway.upstream.has_seen(2).await;
+    is_overloaded(&gateway.send("+15550100003").await);
+    assert_eq!(gateway.upstream.seen().len(), 2, "Sendly was not asked");
+    assert_eq!(gateway.metric("sendly_gateway_upstream_connections").await, 2);
+    assert_eq!(gateway.metric("sendly_gateway_upstream_connections_max").await, 2);
+    assert_eq!(turned_away(&gateway, "upstream").await, 1);
+
+    // One that waits when a connection comes free has it.
+    let mut waiting = ask_for_code(&gateway, "+15550100004").await;
+    gateway.upstream.let_go(2);
+    for wire in &mut running {
+        assert_eq!(wire.answer().await.unwrap().status, 201);
+    }
+    gateway.upstream.let_go(1);
+    assert_eq!(waiting.answer().await.unwrap().status, 201);
+    gateway.shows("sendly_gateway_upstream_connections", 0).await;
+    assert_eq!(gateway.codes_left("+15550100003").await, 5, "the one that was turned away was not charged");
+    assert_eq!(gateway.codes_left("+15550100004").await, 4);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_passes_through_leaves_half_of_the_connections_to_codes() {
+    let gateway = gateway_with("upstream.max_connections = 2").await;
+    gateway.upstream.script(|seen| match seen.is_send() {
+        true => Act::verification(201, "ver_1", "+15550100001"),
+        false => Act::Hang,
+    });
+    let mut slow = gateway.connect().await;
+    slow.request("GET", "/api/v1/messages", &[], b"").await;
+    gateway.upstream.has_seen(1).await;
+    is_overloaded(&gateway.ask("GET", "/api/v1/messages", &[], "").await);
+    is_overloaded(&gateway.ask("POST", "/api/v1/verify/ver_1/check", &[], r#"{"code":"123456"}"#).await);
+    assert_eq!(gateway.send("+15550100001").await.status, 201);
+    drop(slow);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_beyond_the_cap_is_503_and_charged_nothing() {
+    // A request and its exchange are two.
+    let gateway = gateway_with("clients.max_requests = 2").await;
+    gateway.upstream.script(|_| Act::AnswerWhenLet(201, r#"{"id":"ver_1","status":"pending"}"#.into()));
+    let mut running = ask_for_code(&gateway, "+15550100001").await;
+    gateway.upstream.has_seen(1).await;
+    is_overloaded(&gateway.send("+15550100002").await);
+    is_overloaded(&gateway.ask("GET", "/api/v1/messages", &[], "").await);
+    assert_eq!(turned_away(&gateway, "requests").await, 2);
+    assert_eq!(gateway.metric("sendly_gateway_in_flight_max").await, 2);
+    let overloaded = r#"sendly_gateway_requests_total{operation="send",outcome="overloaded"}"#;
+    assert_eq!(gateway.metric(overloaded).await, 1);
+    gateway.upstream.let_go(1);
+    assert_eq!(running.answer().await.unwrap().status, 201);
+    gateway.is_idle().await;
+    assert_eq!(gateway.codes_left("+15550100002").await, 5);
 }

@@ -18,6 +18,8 @@ const MIN: usize = 16;
 pub(super) struct OfClients {
     pub(super) connections: usize,
     pub(super) per_address: usize,
+    pub(super) streams: u32,
+    pub(super) requests: usize,
 }
 
 /// `clients.max_connections` and those like it; 0 is what follows from the descriptors, and from the other keys.
@@ -27,6 +29,19 @@ pub(super) fn of_clients(keys: &mut Section<'_, '_>) -> OfClients {
     OfClients {
         connections,
         per_address: given_or(keys.get("max_per_address", 0, count(0..=10_000_000)), connections.div_ceil(2)),
+        streams: keys.get("max_streams", 100, count(1..=10_000)),
+        requests: given_or(
+            keys.get("max_requests", 0, count(0..=10_000_000)),
+            connections.max(4 * to_sendly(descriptors())),
+        ),
+    }
+}
+
+/// `upstream.max_connections`; 0 is what follows from the descriptors.
+pub(super) fn of_upstream(keys: &mut Section<'_, '_>) -> usize {
+    match keys.get("max_connections", 0, count(0..=1_000_000)) {
+        0 => to_sendly(descriptors()),
+        given => given,
     }
 }
 

@@ -68,7 +68,8 @@ impl Client {
     /// # Errors
     /// What is wrong with the origin's name.
     pub(super) fn new(upstream: &Upstream, authorities: &Authorities, clock: Clock) -> Result<Self, String> {
-        let pool = Pool::new(upstream.max_idle, upstream.idle_timeout);
+        let most = upstream.max_idle.min(upstream.max_connections.div_ceil(2));
+        let pool = Pool::new(most, upstream.idle_timeout);
         Ok(Self { pool, connector: Connector::new(upstream, authorities)?, clock })
     }
 

@@ -18,7 +18,6 @@ mod lookup;
 mod meaning;
 pub mod operators;
 mod otp;
-#[allow(dead_code, reason = "the readers of bodies are about to ask it")]
 mod pace;
 mod passing;
 mod peer;

@@ -119,6 +119,8 @@ pub mod code {
     pub const REQUEST_TIMEOUT: &str = "request_timeout";
     /// 413, the gateway's own.
     pub const PAYLOAD_TOO_LARGE: &str = "payload_too_large";
+    /// 431, the gateway's own: the request's head is too large.
+    pub const HEADERS_TOO_LARGE: &str = "headers_too_large";
     /// 502, the gateway's own: Sendly could not be reached, or broke off.
     pub const UPSTREAM_UNREACHABLE: &str = "upstream_unreachable";
     /// 504, the gateway's own: Sendly did not answer in time.

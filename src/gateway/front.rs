@@ -1,15 +1,18 @@
 //! The clients' connections: each request's head is read here first, and then it is the gateway's own or pingora's.
 //!
+//! Every head of HTTP/1 is judged in `front/request.rs`: how long it is, whether it can be read in one way only, and where its request ends.
 //! The gateway's own are the plain sends and resends (`front/plain.rs`): of HTTP/1.1, with one length, whole, and with nothing about them
-//! that would need a second thought. It answers them itself, in one write. Everything else goes to pingora byte for byte as it came, which
-//! reads it again: other routes, chunks, `Expect`, HTTP/2, whatever is malformed. Both ways end in the same code (`gateway/otp.rs`), and
-//! a connection may change between them with every request.
+//! that would need a second thought. It answers them itself, in one write. The rest goes to pingora byte for byte as it came, which
+//! reads it again: other routes, chunks, `Expect`. Both ways end in the same code (`gateway/otp.rs`), and a connection may change between
+//! them with every request. pingora has a connection for one request at a time, and never waits for a head.
 //!
 //! Why: pingora makes a session, a context and a future of several kilobytes anew for each request, before any code of the gateway runs.
 //! That is most of what a refusal used to cost, and of what an idle connection keeps. See ARCHITECTURE.md.
 
+mod chunks;
 mod own;
 mod plain;
+mod request;
 mod wire;
 
 use std::net::IpAddr;
@@ -19,7 +22,7 @@ use std::time::Duration;
 
 use arc_swap::Cache;
 use async_trait::async_trait;
-use pingora::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp};
+use pingora::apps::{HttpServerApp, HttpServerOptions, ServerApp};
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::l4::socket::SocketAddr;
 use pingora::protocols::{ALPN, Stream};
@@ -27,10 +30,12 @@ use pingora::proxy::HttpProxy;
 use pingora::server::ShutdownWatch;
 use pingora::server::configuration::ServerConf;
 
+use super::reply::Reply;
 use super::settings::Settings;
 use super::{Gateway, Proxy};
 use own::Own;
 use plain::Plain;
+use request::Framing;
 use wire::{Next, Wire};
 
 /// How long a connection may be idle once another process has taken over.
@@ -67,26 +72,20 @@ impl Front {
         keeps
     }
 
-    /// Lets pingora serve a request whose length is known. Returns the connection, if it stands for another.
-    async fn pass(&self, mut wire: Wire, length: usize, shutdown: &ShutdownWatch) -> Option<Wire> {
-        wire.lend(Some(length));
+    /// Lets pingora serve a request. Returns the connection, if it stands for another.
+    async fn pass(
+        &self,
+        mut wire: Wire,
+        framing: Framing,
+        settings: &Settings,
+        shutdown: &ShutdownWatch,
+    ) -> Option<Wire> {
+        wire.lend(framing, settings.config.clients.min_rate);
         let reused = self.proxy.process_new_http(session(Box::new(wire), shutdown), shutdown).await?;
         let (stream, _) = reused.consume();
-        let wire = stream.into_any().downcast::<Wire>().ok()?;
-        wire.is_whole().then_some(*wire)
-    }
-
-    /// Lets pingora have a connection to its end: only it knows where this request ends.
-    async fn hand_over(&self, mut wire: Wire, shutdown: &ShutdownWatch) {
-        wire.lend(None);
-        let mut reused = self.proxy.process_new_http(session(Box::new(wire), shutdown), shutdown).await;
-        while let Some((stream, settings)) = reused.map(ReusedHttpStream::consume) {
-            let mut session = ServerSession::new_http1(stream);
-            if let Some(settings) = settings {
-                settings.apply_to_session(&mut session);
-            }
-            reused = self.proxy.process_new_http(session, shutdown).await;
-        }
+        let mut wire = stream.into_any().downcast::<Wire>().ok().filter(|wire| wire.is_whole())?;
+        wire.next_request(0);
+        Some(*wire)
     }
 }
 
@@ -107,7 +106,7 @@ impl ServerApp for Front {
             SocketAddr::Inet(address) => Some(address.ip()),
             SocketAddr::Unix(_) => None,
         });
-        let mut wire = Wire::new(stream);
+        let mut wire = Wire::new(stream, self.gateway.clock.clone());
         // Asked before each request whether they still stand: that is a look at a pointer. They stay where they are while it lasts.
         let mut settings = Cache::new(&self.gateway.settings);
         let mut stopping = shutdown.clone();
@@ -136,13 +135,17 @@ impl ServerApp for Front {
                     }
                 }
                 // Boxed: it is large, and a connection that is idle should not be.
-                Next::Other(Some(length)) => wire = Box::pin(self.pass(wire, length, shutdown)).await?,
-                Next::Other(None) => {
-                    Box::pin(self.hand_over(wire, shutdown)).await;
+                Next::Passing(framing) => {
+                    wire = Box::pin(self.pass(wire, framing, settings.load(), shutdown)).await?;
+                }
+                Next::Refused(refused) => {
+                    let reply = refused.reply();
+                    Own::turn_away(&self.gateway, settings.load(), &mut wire, peer, (refused.method, reply)).await;
                     return None;
                 }
                 Next::Late => {
-                    Own::too_late(&self.gateway, settings.load(), &mut wire, peer).await;
+                    let late = ("", Reply::head_timeout());
+                    Own::turn_away(&self.gateway, settings.load(), &mut wire, peer, late).await;
                     return None;
                 }
                 Next::Closed => return None,

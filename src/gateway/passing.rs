@@ -1,5 +1,7 @@
 //! What is done to a request that streams through, and to its answer: as little as can be.
 
+use std::io;
+
 use bytes::{Bytes, BytesMut};
 use http::header::{self, HeaderName, HeaderValue};
 use http::{StatusCode, Uri, Version};
@@ -118,7 +120,15 @@ pub(super) fn hold_back(capture: &mut Option<Capture>, chunk: &mut Option<Bytes>
 /// the client that has gone.
 pub(super) fn failure(error: &Error, sent: bool) -> (Outcome, Option<Reply>) {
     use ErrorType::{ConnectionClosed, HTTPStatus, ReadError, ReadTimedout, WriteError, WriteTimedout};
+    // What the client's own connection says of its request's body (`front/wire.rs`).
+    let kind = error.root_cause().downcast_ref::<io::Error>().map(io::Error::kind);
     let (outcome, reply) = match (error.esource(), error.etype()) {
+        (ErrorSource::Downstream, ReadError) if kind == Some(io::ErrorKind::InvalidData) => {
+            (Outcome::Rejected, Reply::invalid_request("The request's body is in no chunks that could be read."))
+        }
+        (ErrorSource::Downstream, ReadError) if kind == Some(io::ErrorKind::TimedOut) => {
+            (Outcome::Rejected, Reply::body_timeout())
+        }
         (ErrorSource::Downstream, WriteError | WriteTimedout | ReadError | ConnectionClosed) => {
             return (Outcome::Abandoned, None);
         }

@@ -170,6 +170,12 @@ impl Reply {
         Self::error(StatusCode::REQUEST_TIMEOUT, code::REQUEST_TIMEOUT, message)
     }
 
+    /// The head is more than a request may have.
+    pub fn head_too_large() -> Self {
+        let message = "The head of a request may have 16 KiB and 100 fields.";
+        Self::error(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, code::HEADERS_TOO_LARGE, message)
+    }
+
     /// The body is more than the gateway judges.
     pub fn body_too_large() -> Self {
         let message = "The body of a send or resend may have 64 KiB.";
@@ -230,6 +236,7 @@ mod tests {
             Reply::unauthorized(),
             Reply::head_timeout(),
             Reply::body_timeout(),
+            Reply::head_too_large(),
             Reply::body_too_large(),
             Reply::unreachable(),
             Reply::broken_off(),

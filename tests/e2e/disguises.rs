@@ -24,15 +24,13 @@ enum Told {
     Full,
     /// The gateway's own refusal, in Sendly's shape.
     Refused(u16, &'static str),
-    /// No request at all, says the HTTP parser, before the gateway sees any of it. What it says is not the gateway's to shape.
-    NoRequest,
     /// It is no code, and goes to Sendly as what it is: this method, this target.
     Passes(&'static str, &'static str),
     /// Go on, says the gateway, to a client that has asked for leave to send its body.
     GoOn,
 }
 
-use Told::{Full, GoOn, NoRequest, Passes, Refused};
+use Told::{Full, GoOn, Passes, Refused};
 
 const NOT_A_ROUTE: Told = Refused(404, "not_found");
 const INVALID: Told = Refused(400, "invalid_request");
@@ -94,10 +92,7 @@ impl Door {
         for told in told {
             let head = bytes.starts_with(b"HEAD ");
             let answer = if head { wire.bodiless_answer().await } else { wire.answer().await };
-            let as_expected = match told {
-                NoRequest => is_no_request(answer.as_ref()) && wire.is_closed().await,
-                told => answer.as_ref().is_some_and(|answer| is_told(*told, answer, head)),
-            };
+            let as_expected = answer.as_ref().is_some_and(|answer| is_told(*told, answer, head));
             if !as_expected {
                 let answer = answer.map(|answer| (answer.status, String::from_utf8_lossy(&answer.body).into_owned()));
                 self.wrong.lock().push(format!("{name}: not {told:?}, but {answer:?}"));
@@ -134,12 +129,7 @@ fn is_told(told: Told, answer: &Answer, head: bool) -> bool {
         Refused(status, error) => answer.status == status && (head || speaks_sendly(error)),
         Passes(..) => answer.status == 200,
         GoOn => answer.status == 100,
-        NoRequest => false,
     }
-}
-
-fn is_no_request(answer: Option<&Answer>) -> bool {
-    answer.is_none_or(|answer| answer.status == 400 || answer.status == 405)
 }
 
 /// Whether a request has one reading only: its target has one of the usual forms, and is a route of the verify family if it
@@ -297,7 +287,6 @@ async fn no_spelling_of_its_path_lets_a_send_pass() {
         "/api/v1/verify%00x",
         "/api/v1/verify%20",
         "/api/v1/verify%20x",
-        "/api/v1/verify x",
         "/api/v1/%20verify",
         "/api/v1/verify%09",
         "/api/v1/ver%09ify",
@@ -339,6 +328,7 @@ async fn no_spelling_of_its_path_lets_a_send_pass() {
         "gateway:80",
         "./api/v1/verify",
         "\\api\\v1\\verify",
+        "/api/v1/verify x",
     ];
     let others = [
         ("/api/v1/verify/send", WRONG_METHOD),
@@ -348,14 +338,14 @@ async fn no_spelling_of_its_path_lets_a_send_pass() {
         ("http://gateway//api/v1/verify?x", Full),
         ("http://gateway/api/v1/verify/", NOT_A_ROUTE),
         ("http://gateway//other/api/v1/verify", NOT_A_ROUTE),
-        ("http://other/api/v1/verify", NoRequest),
-        ("http://gateway@other/api/v1/verify", NoRequest),
-        ("http://gateway:80/api/v1/verify", NoRequest),
-        ("http:/api/v1/verify", NoRequest),
-        ("http:api/v1/verify", NoRequest),
-        ("http:///api/v1/verify", NoRequest),
-        ("http:\\\\gateway\\api\\v1\\verify", NoRequest),
-        ("://gateway/api/v1/verify", NoRequest),
+        ("http://other/api/v1/verify", INVALID),
+        ("http://gateway@other/api/v1/verify", INVALID),
+        ("http://gateway:80/api/v1/verify", INVALID),
+        ("http:/api/v1/verify", INVALID),
+        ("http:api/v1/verify", INVALID),
+        ("http:///api/v1/verify", INVALID),
+        ("http:\\\\gateway\\api\\v1\\verify", INVALID),
+        ("://gateway/api/v1/verify", INVALID),
         ("http://gateway/api/v1/messages", Passes("POST", "/api/v1/messages")),
         ("http://gateway/api/v1/messages?to=a%20b", Passes("POST", "/api/v1/messages?to=a%20b")),
         ("http://gateway", Passes("POST", "/")),
@@ -371,10 +361,10 @@ async fn no_spelling_of_its_path_lets_a_send_pass() {
         door.tries(target, &post(target, &[], &body), &[told]).await;
     }
     for (target, told) in [
-        (b"/api/v1/verify\xff".as_slice(), NoRequest),
+        (b"/api/v1/verify\xff".as_slice(), INVALID),
         (b"/api/v1/\xef\xbd\x96erify", INVALID),
         (b"/api/v1/verify\xc2\xa0", INVALID),
-        (b"http://gateway/api/v1/verify\xff", NoRequest),
+        (b"http://gateway/api/v1/verify\xff", INVALID),
         (b"http://gateway/api/v1/\xef\xbd\x96erify", INVALID),
     ] {
         let bytes = [b"POST ", target, &post("", &[], &body)[b"POST ".len()..]].concat();
@@ -449,8 +439,11 @@ async fn no_method_lets_a_send_pass() {
         door.tries(method, &request(method, &resend, &[], ""), &[WRONG_METHOD]).await;
     }
     door.tries("GET", &request("GET", &format!("/api/v1/verify/{id}/resend"), &[], ""), &[WRONG_METHOD]).await;
-    for (method, target) in [("CONNECT", "gateway:80"), ("CONNECT", SEND), ("", SEND), ("PO@ST", SEND)] {
-        door.tries("no method", &request(method, target, &[], &body), &[NoRequest]).await;
+    for (method, target) in [("CONNECT", "gateway:80"), ("CONNECT", SEND)] {
+        door.tries("CONNECT", &request(method, target, &[], &body), &[WRONG_METHOD]).await;
+    }
+    for method in ["", "PO@ST"] {
+        door.tries("no method", &request(method, SEND, &[], &body), &[INVALID]).await;
     }
     door.tries("two methods", &request("PO ST", SEND, &[], &body), &[INVALID]).await;
     for header in [
@@ -743,37 +736,47 @@ async fn no_framing_lets_a_send_pass() {
             framed(&[("transfer-encoding", "gzip, chunked")], &chunked("\u{1f}x", 9, "")),
             vec![INVALID],
         ),
-        ("xchunked", framed(&[("transfer-encoding", "xchunked")], &chunked(&body, 9, "")), vec![NoRequest]),
+        ("xchunked", framed(&[("transfer-encoding", "xchunked")], &chunked(&body, 9, "")), vec![INVALID]),
         (
             "chunked, identity",
             framed(&[("transfer-encoding", "chunked, identity")], &chunked(&body, 9, "")),
-            vec![NoRequest],
+            vec![INVALID],
         ),
-        ("identity", framed(&[("transfer-encoding", "identity")], &body), vec![NoRequest]),
+        ("identity", framed(&[("transfer-encoding", "identity")], &body), vec![INVALID]),
         (
             "a space before the colon",
             framed(&[("transfer-encoding ", "chunked"), ("content-length", "-")], &chunked(&body, 9, "")),
-            vec![NoRequest],
+            vec![INVALID],
         ),
         (
             "both lengths",
             framed(&[("content-length", &length), ("transfer-encoding", "chunked")], &chunked(&body, 9, "")),
-            vec![Full],
+            vec![INVALID],
         ),
-        ("two lengths", framed(&[("content-length", &length), ("content-length", "0")], &body), vec![NoRequest]),
-        ("two equal lengths", framed(&[("content-length", &length), ("content-length", &length)], &body), vec![Full]),
-        ("a list of lengths", framed(&[("content-length", &format!("{length}, 0"))], &body), vec![NoRequest]),
-        ("a signed length", framed(&[("content-length", &format!("+{length}"))], &body), vec![NoRequest]),
-        ("a negative length", framed(&[("content-length", "-1")], &body), vec![NoRequest]),
-        ("a length in hex", framed(&[("content-length", "0x1b")], &body), vec![NoRequest]),
+        ("two lengths", framed(&[("content-length", &length), ("content-length", "0")], &body), vec![INVALID]),
+        (
+            "two equal lengths",
+            framed(&[("content-length", &length), ("content-length", &length)], &body),
+            vec![INVALID],
+        ),
+        (
+            "a list of equal lengths",
+            framed(&[("content-length", &format!("{length}, {length}"))], &body),
+            vec![INVALID],
+        ),
+        ("a length behind a zero", framed(&[("content-length", &format!("0{length}"))], &body), vec![INVALID]),
+        ("a list of lengths", framed(&[("content-length", &format!("{length}, 0"))], &body), vec![INVALID]),
+        ("a signed length", framed(&[("content-length", &format!("+{length}"))], &body), vec![INVALID]),
+        ("a negative length", framed(&[("content-length", "-1")], &body), vec![INVALID]),
+        ("a length in hex", framed(&[("content-length", "0x1b")], &body), vec![INVALID]),
         ("no length", framed(&[("content-length", "-")], ""), vec![INVALID]),
-        ("two hosts", framed(&[("host", "gateway"), ("host", "other")], &body), vec![NoRequest]),
+        ("two hosts", framed(&[("host", "gateway"), ("host", "other")], &body), vec![INVALID]),
         ("no host", framed(&[("host", "-")], &body), vec![Full]),
-        ("a folded header", framed(&[("x", "a\r\n b")], &body), vec![NoRequest]),
-        ("a folded type", framed(&[("content-type", "text/plain;\r\n application/json")], &body), vec![NoRequest]),
-        ("a header without a colon", framed(&[("x", "a\r\nPOST /x HTTP/1.1")], &body), vec![NoRequest]),
-        ("a null", framed(&[("x", "a\0b")], &body), vec![NoRequest]),
-        ("a bare carriage return", framed(&[("x", "a\rb")], &body), vec![NoRequest]),
+        ("a folded header", framed(&[("x", "a\r\n b")], &body), vec![INVALID]),
+        ("a folded type", framed(&[("content-type", "text/plain;\r\n application/json")], &body), vec![INVALID]),
+        ("a header without a colon", framed(&[("x", "a\r\nPOST /x HTTP/1.1")], &body), vec![INVALID]),
+        ("a null", framed(&[("x", "a\0b")], &body), vec![INVALID]),
+        ("a bare carriage return", framed(&[("x", "a\rb")], &body), vec![INVALID]),
         ("leave to send", framed(&[("expect", "100-continue")], &body), vec![GoOn, Full]),
         (
             "leave to send, chunked",
@@ -789,11 +792,11 @@ async fn no_framing_lets_a_send_pass() {
         (
             "HTTP/1.0, chunked",
             String::from_utf8(framed(CHUNKED, &chunked(&body, 9, ""))).unwrap().replace("HTTP/1.1", "HTTP/1.0").into(),
-            vec![NoRequest],
+            vec![INVALID],
         ),
-        ("HTTP/0.9", format!("POST {SEND}\r\n\r\n{body}").into(), vec![NoRequest]),
-        ("HTTP/1.2", String::from_utf8(send.clone()).unwrap().replace("HTTP/1.1", "HTTP/1.2").into(), vec![NoRequest]),
-        ("HTTP/2 without TLS", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), vec![NoRequest]),
+        ("HTTP/0.9", format!("POST {SEND}\r\n\r\n{body}").into(), vec![INVALID]),
+        ("HTTP/1.2", String::from_utf8(send.clone()).unwrap().replace("HTTP/1.1", "HTTP/1.2").into(), vec![INVALID]),
+        ("HTTP/2 without TLS", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), vec![INVALID]),
         // A send inside another request's body, for whoever reads that one's framing otherwise.
         (
             "behind a chunked end that a length hides",
@@ -802,12 +805,12 @@ async fn no_framing_lets_a_send_pass() {
                 &[("content-length", "9999"), ("transfer-encoding", "chunked")],
                 &["0\r\n\r\n", std::str::from_utf8(&send).unwrap()].concat(),
             ),
-            vec![elsewhere],
+            vec![INVALID],
         ),
         (
             "in a body that claims to be shorter",
             post("/api/v1/messages", &[("content-length", "0"), ("content-length", "100")], &body),
-            vec![NoRequest],
+            vec![INVALID],
         ),
         ("in a body", post("/api/v1/messages", &[], std::str::from_utf8(&send).unwrap()), vec![elsewhere]),
         (
@@ -819,7 +822,7 @@ async fn no_framing_lets_a_send_pass() {
         (
             "in a chunk extension",
             post("/api/v1/messages", CHUNKED, &chunked(&message, 4000, ";x=\nPOST /api/v1/verify HTTP/1.1")),
-            vec![elsewhere],
+            vec![INVALID],
         ),
     ] {
         door.tries(name, &bytes, &told).await;

@@ -143,3 +143,42 @@ async fn node_behind_the_gateway_sees_no_byte_outside_of_a_request() {
     client.piece(Data(""), true).await;
     assert_eq!(client.answer(usize::MAX).await, (true, b"0".to_vec()));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn framing_that_can_be_read_in_two_ways_is_refused_whatever_it_asks_for() {
+    let upstream = Raw::start().await;
+    let running = serve("", &upstream.url(), ManualClock::new(START).into()).await;
+    let chunked = "transfer-encoding: chunked\r\n";
+    for (fields, body) in [
+        ("content-length: 5\r\ncontent-length: 5\r\n".to_owned(), "abcde"),
+        ("content-length: 5, 5\r\n".to_owned(), "abcde"),
+        ("content-length: 05\r\n".to_owned(), "abcde"),
+        ("content-length: +5\r\n".to_owned(), "abcde"),
+        (format!("content-length: 5\r\n{chunked}"), "0\r\n\r\n"),
+        (format!("{chunked}{chunked}"), "0\r\n\r\n"),
+        ("transfer-encoding: gzip, chunked\r\n".to_owned(), "0\r\n\r\n"),
+        ("host: other\r\ncontent-length: 5\r\n".to_owned(), "abcde"),
+        (chunked.to_owned(), "5\nabcde\n0\n\n"),
+        (chunked.to_owned(), "5;a\nb\r\nabcde\r\n0\r\n\r\n"),
+        (chunked.to_owned(), "5\r\nabcdef\r\n0\r\n\r\n"),
+    ] {
+        for target in ["/api/v1/verify", "/api/v1/verify/ver_1/resend", TARGET, "/api/v1/verify/ver_1/check"] {
+            let mut wire = Wire::connect(running.address).await;
+            let key = crate::client::KEY;
+            let head = format!(
+                "POST {target} HTTP/1.1\r\nhost: g\r\nauthorization: {key}\r\ncontent-type: application/json\r\n{fields}\r\n"
+            );
+            wire.write(head + body).await;
+            let answer = wire.answer().await.unwrap_or_else(|| panic!("{target}, {fields:?}: not answered"));
+            assert_eq!(
+                (answer.status.as_u16(), answer.error().as_str(), answer.header("connection")),
+                (400, "invalid_request", Some("close")),
+                "{target}, {fields:?}"
+            );
+            assert!(wire.is_closed().await, "{target}, {fields:?}");
+        }
+    }
+    drop(running);
+    upstream.all_have_closed().await;
+    assert_eq!(upstream.heard().len(), 0);
+}

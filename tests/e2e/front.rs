@@ -231,3 +231,90 @@ async fn a_request_in_flight_when_the_gateway_drains_is_answered_and_its_connect
     assert_eq!((answer.status.as_u16(), answer.header("connection")), (201, Some("close")));
     assert!(wire.is_closed().await);
 }
+
+/// Brings a connection to its next request in one of the ways there are: fresh, behind one of the gateway's own, one of pingora's, and one
+/// in chunks.
+async fn behind(nth: usize, address: std::net::SocketAddr) -> Wire {
+    let mut wire = Wire::connect(address).await;
+    match nth {
+        0 => return wire,
+        1 => wire.request("POST", VERIFY, &[], b"{}").await,
+        2 => wire.request("PUT", "/api/v1/echo", &[], b"abc").await,
+        _ => {
+            let chunked =
+                "PUT /api/v1/echo HTTP/1.1\r\nhost: g\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
+            wire.write(chunked).await;
+        }
+    }
+    assert_eq!(wire.answer().await.unwrap().status, if nth == 1 { 400 } else { 200 });
+    wire
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_head_may_have_16_kib_and_100_fields_wherever_it_stands_on_its_connection() {
+    let gateway = gateway().await;
+    let long = format!("x: {}\r\n", "y".repeat(16 * 1024));
+    let many = "x: y\r\n".repeat(101);
+    let drips_on = format!("x: {}", "y".repeat(16 * 1024));
+    for nth in 0..4 {
+        for (line, fields) in [("GET /api/v1/echo", &long), ("GET /api/v1/echo", &many), ("POST /api/v1/verify", &long)]
+        {
+            let mut wire = behind(nth, gateway.running.address).await;
+            wire.write(format!("{line} HTTP/1.1\r\nhost: g\r\n{fields}\r\n")).await;
+            let answer = wire.answer().await.unwrap();
+            assert_eq!((answer.status.as_u16(), answer.error().as_str()), (431, "headers_too_large"), "{nth}: {line}");
+            assert_eq!(answer.header("connection"), Some("close"));
+            assert!(wire.is_closed().await);
+        }
+        // It is told before its end.
+        let mut wire = behind(nth, gateway.running.address).await;
+        wire.write(format!("GET / HTTP/1.1\r\nhost: g\r\n{drips_on}")).await;
+        assert_eq!(wire.answer().await.unwrap().status, 431);
+        let mut wire = behind(nth, gateway.running.address).await;
+        let fits = format!("x: {}\r\n{}", "y".repeat(15_000), "a: b\r\n".repeat(97));
+        wire.write(format!("GET /api/v1/echo HTTP/1.1\r\nhost: g\r\n{fits}\r\n")).await;
+        assert_eq!(wire.answer().await.unwrap().status, 200, "{nth}: 99 fields and less than 16 KiB");
+    }
+    let rejected = "sendly_gateway_requests_total{operation=\"other\",outcome=\"rejected\"}";
+    assert_eq!(gateway.metric(rejected).await, 16, "each has its line");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_head_has_its_deadline_and_every_idle_connection_wherever_it_stands() {
+    let gateway = gateway_with("clients.header_timeout = \"50ms\"\nclients.keep_alive = \"1s\"").await;
+    for nth in 0..4 {
+        let mut wire = behind(nth, gateway.running.address).await;
+        wire.write("GET /api/v1/echo HT").await;
+        let answer = wire.answer().await.unwrap();
+        assert_eq!((answer.status.as_u16(), answer.error().as_str()), (408, "request_timeout"), "{nth}");
+        assert!(wire.is_closed().await);
+    }
+    let address = gateway.running.address;
+    let mut idle =
+        [behind(0, address).await, behind(1, address).await, behind(2, address).await, behind(3, address).await];
+    for (nth, wire) in idle.iter_mut().enumerate() {
+        assert!(wire.is_closed().await, "{nth}: after a second");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_head_that_cannot_be_read_is_told_so_wherever_it_stands() {
+    let gateway = gateway().await;
+    let before = gateway.upstream.seen().len();
+    for nth in 0..4 {
+        for head in [
+            "nonsense\r\n\r\n",
+            "GET /api/v1/echo HTTP/1.1\r\nhost: g\r\n folded\r\n\r\n",
+            "GET http://other/api/v1/echo HTTP/1.1\r\nhost: g\r\n\r\n",
+            "\x16\x03\x01\x02\0\x01\0\x01",
+        ] {
+            let mut wire = behind(nth, gateway.running.address).await;
+            wire.write(head).await;
+            let answer = wire.answer().await.unwrap_or_else(|| panic!("{nth}: {head:?} is not answered"));
+            assert_eq!((answer.status.as_u16(), answer.error().as_str()), (400, "invalid_request"), "{nth}: {head:?}");
+            assert_eq!(answer.header("connection"), Some("close"));
+            assert!(wire.is_closed().await);
+        }
+    }
+    assert_eq!(gateway.upstream.seen().len(), before + 8, "only what stood before them");
+}

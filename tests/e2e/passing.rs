@@ -1,5 +1,7 @@
 //! Everything that is no code streams through as it came, both ways.
 
+use std::time::Duration;
+
 use sendly_gateway::clock::ManualClock;
 use sendly_gateway::server::Running;
 
@@ -342,6 +344,49 @@ async fn a_passed_body_that_does_not_come_is_408() {
         assert!(wire.is_closed().await);
     }
     assert_eq!(gateway.upstream.seen().len(), 0);
+}
+
+/// Drips a body with these many bytes each so many seconds of the gateway's clock. Returns the answer that comes meanwhile, if one does.
+async fn drip(config: &str, framing: &str, piece: usize, every: Duration) -> Option<Answer> {
+    let upstream = Raw::scripted(|_| Say::Bytes(ok("whole").into())).await;
+    let clock = ManualClock::new(START);
+    let running = serve(config, &upstream.url(), clock.clone().into()).await;
+    let mut wire = Wire::connect(running.address).await;
+    wire.write(format!("PUT /api/v1/media HTTP/1.1\r\nhost: g\r\n{framing}\r\n\r\n")).await;
+    upstream.receives_more_than(0).await;
+    let bytes = "x".repeat(piece);
+    let piece = if framing.contains("chunked") { format!("{piece:x}\r\n{bytes}\r\n") } else { bytes };
+    let mut waited = Duration::ZERO;
+    while waited < Duration::from_secs(150) {
+        let before = upstream.received();
+        wire.write(&piece).await;
+        tokio::select! {
+            biased;
+            () = upstream.receives_more_than(before) => {}
+            answer = wire.answer() => return answer,
+        }
+        (waited, _) = (waited + every, clock.advance(every));
+    }
+    None
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_passing_body_that_comes_too_slowly_is_408() {
+    for framing in ["content-length: 1000000", "transfer-encoding: chunked"] {
+        for (config, piece, every, is_too_slow) in [
+            ("", 1, 31, true),
+            ("", 100, 1, true),
+            ("", 600, 1, false),
+            ("", 20_000, 31, false),
+            ("clients.min_rate = 2000", 600, 1, true),
+            ("clients.min_rate = 0", 1, 31, false),
+        ] {
+            let answer = drip(config, framing, piece, Duration::from_secs(every)).await;
+            let told = answer.as_ref().map(|answer| (answer.status.as_u16(), answer.error()));
+            let expected = is_too_slow.then(|| (408, "request_timeout".to_owned()));
+            assert_eq!(told, expected, "{framing}, {config}: {piece} bytes each {every} s");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

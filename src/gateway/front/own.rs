@@ -73,15 +73,19 @@ impl<'w> Own<'w> {
         gateway.tell(&request, "POST", status, bytes);
     }
 
-    /// Tells a client whose head does not end, and closes.
-    pub(super) async fn too_late(gateway: &Gateway, settings: &Settings, wire: &mut Wire, peer: Option<IpAddr>) {
+    /// Tells a client whose head is no request that is served, and closes. Of a head that cannot be read, the method is not known.
+    pub(super) async fn turn_away(
+        gateway: &Gateway,
+        settings: &Settings,
+        wire: &mut Wire,
+        peer: Option<IpAddr>,
+        (method, reply): (&'static str, Reply),
+    ) {
         let mut request = Request::default();
         gateway.begin(&mut request);
         (request.outcome, request.client) = (Outcome::Rejected, peer.map(|peer| peer.to_canonical()));
-        let reply = Reply::head_timeout();
         let told = write(wire, &answer(&reply, false), settings.config.clients.write_timeout).await;
-        // It asked for nothing that could be told: neither a method nor a route.
-        gateway.tell(&request, "", reply.status.as_u16(), told.as_ref().map_or(0, |()| reply.body.len()));
+        gateway.tell(&request, method, reply.status.as_u16(), told.as_ref().map_or(0, |()| reply.body.len()));
         drop(request);
         if told.is_ok() {
             linger(wire).await;

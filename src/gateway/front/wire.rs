@@ -1,7 +1,8 @@
 //! One client's connection over HTTP/1: what has come on it, and whose it is.
 //!
 //! It is lent to pingora for one request at a time, as the stream that it is: pingora reads what has come already, and then not a byte
-//! beyond that request. So when it is given back, the next request is still here.
+//! beyond that request, be its length known or its body in chunks. So when it is given back, the next request is still here. While it
+//! is lent, it sees to it that the body comes fast enough.
 
 use std::future::poll_fn;
 use std::io;
@@ -19,17 +20,36 @@ use pingora::protocols::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::plain::{self, Head, Plain};
+use super::chunks::{ChunkFraming, Malformed};
+use super::plain::Plain;
+use super::request::{self, Framing, MAX_HEAD, RefusedHead, RequestHead};
+use crate::clock::Clock;
 use crate::gateway::buffer::Buffer;
 use crate::gateway::caller::within;
+use crate::gateway::pace::Pace;
+
+/// From how many bytes on, of which it is certain that they belong to a body, they are read into pingora's buffer instead of through
+/// this one's.
+const WORTH_IT: usize = 4 * 1024;
 
 /// See the module's documentation.
 #[derive(Debug)]
 pub(super) struct Wire {
     stream: Stream,
     buffer: Buffer,
-    /// How much of what comes pingora may still read. `None`: all of it.
-    lent: Option<usize>,
+    lent: Lent,
+    /// Of the body that is lent.
+    pace: Pace,
+    clock: Clock,
+}
+
+/// What pingora may still read of a request.
+#[derive(Debug)]
+enum Lent {
+    /// So many bytes.
+    Length(usize),
+    /// So many bytes of its head, and then its chunks.
+    Chunked(usize, ChunkFraming),
 }
 
 /// What comes next on a connection.
@@ -37,8 +57,10 @@ pub(super) struct Wire {
 pub(super) enum Next {
     /// A plain request.
     Plain(Plain),
-    /// Another; and its length, if that is known.
-    Other(Option<usize>),
+    /// Another.
+    Passing(Framing),
+    /// None that is served.
+    Refused(RefusedHead),
     /// A head that has begun, and does not end in time.
     Late,
     /// Nothing any more.
@@ -46,8 +68,8 @@ pub(super) enum Next {
 }
 
 impl Wire {
-    pub(super) fn new(stream: Stream) -> Self {
-        Self { stream, buffer: Buffer::new(), lent: None }
+    pub(super) fn new(stream: Stream, clock: Clock) -> Self {
+        Self { stream, buffer: Buffer::new(), lent: Lent::Length(0), pace: Pace::new(0), clock }
     }
 
     /// What has come and is not over.
@@ -69,8 +91,8 @@ impl Wire {
             }
         }
         // Nearly always the first read has all of it.
-        match plain::read(self.unread()) {
-            Head::Partial => {}
+        match request::read(self.unread()) {
+            RequestHead::Partial => {}
             head => return Next::from(head),
         }
         match tokio::time::timeout(rest, self.rest_of_head()).await {
@@ -87,11 +109,11 @@ impl Wire {
                 _ => return Next::Closed,
             }
             // Or each byte of a head that drips in would have all of it read anew.
-            if self.unread().len() < plain::MAX_HEAD && !ends_a_head(self.unread(), before) {
+            if self.unread().len() < MAX_HEAD && !ends_a_head(self.unread(), before) {
                 continue;
             }
-            match plain::read(self.unread()) {
-                Head::Partial => {}
+            match request::read(self.unread()) {
+                RequestHead::Partial => {}
                 head => return Next::from(head),
             }
         }
@@ -110,7 +132,7 @@ impl Wire {
         Poll::Ready(Ok(count))
     }
 
-    /// Forgets a request of this length, which is over.
+    /// Forgets a request that is over, of which so much is still unread.
     pub(super) fn next_request(&mut self, length: usize) {
         self.buffer.consume(length);
         self.buffer.slim();
@@ -131,23 +153,91 @@ impl Wire {
         within(patience, read).await;
     }
 
-    /// From now on, pingora reads a request of this length, and no more; or, where that is not known, all that comes.
-    pub(super) fn lend(&mut self, length: Option<usize>) {
-        self.lent = length;
+    /// From now on, pingora reads this request, and no more. Its body has to come with so many bytes a second.
+    pub(super) fn lend(&mut self, framing: Framing, min_rate: u32) {
+        self.pace = Pace::new(min_rate);
+        self.lent = match framing {
+            Framing::Length(length) => Lent::Length(length),
+            Framing::Chunked(head) => Lent::Chunked(head, ChunkFraming::new()),
+        };
     }
 
     /// Whether the request that was lent has been read to its end.
     pub(super) fn is_whole(&self) -> bool {
-        self.lent == Some(0)
+        match &self.lent {
+            Lent::Length(left) => *left == 0,
+            Lent::Chunked(head, body) => *head == 0 && body.is_over(),
+        }
+    }
+
+    /// So much came just now, and was passed on.
+    fn keeps_pace(&mut self, came: usize) -> io::Result<()> {
+        // What was here already, and what ends the request, is never too slow.
+        if came == 0 || self.is_whole() || self.pace.came(came, self.clock.now()) {
+            return Ok(());
+        }
+        Err(io::ErrorKind::TimedOut.into())
+    }
+
+    /// Reads as much as belongs to the request for certain straight into pingora's buffer, of which it takes at most `most` bytes.
+    fn poll_certain(
+        &mut self,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+        most: usize,
+    ) -> Poll<io::Result<usize>> {
+        let stream = Pin::new(&mut self.stream);
+        let before = into.filled().len();
+        if most >= into.remaining() {
+            ready!(stream.poll_read(context, into))?;
+        } else {
+            let mut part = ReadBuf::new(into.initialize_unfilled_to(most));
+            ready!(stream.poll_read(context, &mut part))?;
+            let count = part.filled().len();
+            into.advance(count);
+        }
+        let read = into.filled().get(before..).unwrap_or_default();
+        let count = self.lent.pass(read)?;
+        Poll::Ready(Ok(count))
     }
 }
 
-impl From<Head> for Next {
-    fn from(head: Head) -> Self {
+impl Lent {
+    /// How many of the next bytes belong to the request for certain.
+    fn certain(&self) -> usize {
+        match self {
+            Lent::Length(left) => *left,
+            Lent::Chunked(0, body) => body.certain(),
+            Lent::Chunked(head, _) => *head,
+        }
+    }
+
+    /// These bytes come next. Returns how many of them are the request's: so many pass.
+    fn pass(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Lent::Length(left) => {
+                let count = bytes.len().min(*left);
+                *left -= count;
+                Ok(count)
+            }
+            // The head by itself: that it can be served does not hang on its body.
+            Lent::Chunked(head @ 1.., _) => {
+                let count = bytes.len().min(*head);
+                *head -= count;
+                Ok(count)
+            }
+            Lent::Chunked(_, body) => body.follow(bytes).map_err(|Malformed| io::ErrorKind::InvalidData.into()),
+        }
+    }
+}
+
+impl From<RequestHead> for Next {
+    fn from(head: RequestHead) -> Self {
         match head {
-            Head::Plain(plain) => Next::Plain(plain),
-            Head::Other(length) => Next::Other(length),
-            Head::Partial => Next::Closed,
+            RequestHead::Plain(plain) => Next::Plain(plain),
+            RequestHead::Passing(framing) => Next::Passing(framing),
+            RequestHead::Refused(refused) => Next::Refused(refused),
+            RequestHead::Partial => Next::Closed,
         }
     }
 }
@@ -159,36 +249,37 @@ fn ends_a_head(bytes: &[u8], before: usize) -> bool {
 }
 
 impl AsyncRead for Wire {
-    /// What pingora reads of it.
+    /// What pingora reads of it. An error of the kind `InvalidData` says that the body cannot be read, and `TimedOut` that it comes too
+    /// slowly (`gateway/passing.rs` tells the client so).
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let wire = self.get_mut();
+        let mut came = 0;
         if wire.unread().is_empty() {
-            match wire.lent {
-                None => return Pin::new(&mut wire.stream).poll_read(context, into),
-                // No more can come than it may have.
-                Some(left) if left >= into.remaining() => {
-                    let before = into.filled().len();
-                    ready!(Pin::new(&mut wire.stream).poll_read(context, into))?;
-                    wire.lent = Some(left - (into.filled().len() - before));
-                    return Poll::Ready(Ok(()));
+            let certain = wire.lent.certain().min(into.remaining());
+            let is_direct = certain >= WORTH_IT || certain > 0 && certain == into.remaining();
+            let read = if is_direct { wire.poll_certain(context, into, certain) } else { wire.poll_more(context) };
+            let Poll::Ready(read) = read else {
+                if !wire.is_whole() {
+                    wire.pace.wait(wire.clock.now());
                 }
-                // That it has read all of its request does not mean that it wants no news of the client.
-                Some(_) => {
-                    if ready!(wire.poll_more(context))? == 0 {
-                        return Poll::Ready(Ok(()));
-                    }
-                }
+                return Poll::Pending;
+            };
+            came = read?;
+            if came == 0 || is_direct {
+                return Poll::Ready(wire.keeps_pace(came));
             }
         }
-        let count = wire.unread().len().min(into.remaining()).min(wire.lent.unwrap_or(usize::MAX));
+        let most = wire.buffer.unread().len().min(into.remaining());
+        let next = wire.buffer.unread().get(..most).unwrap_or_default();
+        let count = wire.lent.pass(next)?;
         if count == 0 {
-            // The client has sent its next request already, so it is there: nothing of this one will come, and no end either.
+            // That pingora has read all of its request does not mean that it wants no news of the client. But this one has sent its next
+            // request already, so it is there: nothing of this one will come, and no end either.
             return Poll::Pending;
         }
-        into.put_slice(wire.unread().get(..count).unwrap_or_default());
+        into.put_slice(next.get(..count).unwrap_or_default());
         wire.buffer.consume(count);
-        wire.lent = wire.lent.map(|left| left - count);
-        Poll::Ready(Ok(()))
+        Poll::Ready(wire.keeps_pace(came))
     }
 }
 

@@ -264,15 +264,25 @@ async fn a_client_that_leaves_before_it_is_told_has_abandoned_its_request() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_no_request_at_all_has_no_line() {
+async fn what_is_no_request_at_all_has_a_line_that_tells_nothing_of_it() {
     let upstream = Upstream::start().await;
     let serving = gateway(&upstream, "").await;
-    for bytes in ["NONSENSE\r\n\r\n", "POST / HTTP/1.1\r\nhost: g\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n"] {
+    for (nth, (bytes, method)) in [
+        ("NONSENSE\r\n\r\n", "_OTHER"),
+        ("POST / HTTP/1.1\r\nhost: g\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n", "POST"),
+        ("+15550100123 / HTTP/1.1\r\nhost: g\r\ncontent-length: 05\r\n\r\n", "_OTHER"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
         let mut wire = serving.connect().await;
         wire.write(bytes).await;
         assert_eq!(wire.answer().await.unwrap().status, 400);
+        let line = lines(&serving, nth + 1).await.pop().unwrap();
+        assert_eq!(what(&line), ["other", "rejected"]);
+        assert_eq!((&line["method"], &line["status"]), (&json!(method), &json!(400)));
     }
-    assert_eq!(all_lines(serving).await, Vec::<Value>::new());
+    assert_eq!(all_lines(serving).await.len(), 3);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

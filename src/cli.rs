@@ -67,6 +67,9 @@ enum Command {
     /// Phones that no limit refuses.
     #[command(subcommand)]
     Exempt(verbs::Exempt),
+    /// Starts a successor for the gateway that runs this.
+    #[command(hide = true)]
+    StartSuccessor(run::StartSuccessor),
 }
 
 /// How the program ends early: what to say, and with which code.
@@ -111,6 +114,7 @@ pub fn main() -> ExitCode {
         Command::Phone(asked) => verbs::of_phone(&asked),
         Command::Verification(asked) => verbs::of_verification(&asked),
         Command::Exempt(asked) => verbs::exempt(&asked),
+        Command::StartSuccessor(start) => start.run(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,6 +1,7 @@
 //! `run`: a gateway, from its configuration to its end.
 
 mod heir;
+mod spawn;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -21,6 +22,7 @@ use crate::server::{self, Running, Sockets};
 use crate::supervisor::{self, State};
 use crate::telemetry;
 use heir::Successor;
+pub(super) use spawn::StartSuccessor;
 
 #[derive(Debug, Args)]
 pub(super) struct Run {
@@ -47,7 +49,7 @@ enum From {
 
 /// Serves until it is told to stop, or another process has taken over.
 pub(super) fn run(run: &Run) -> Result<(), Failure> {
-    let successor = Successor::of_this_process();
+    let successor = Successor::of_this_process(run.config.clone());
     let mut source = Source::new(run.config.clone(), environment());
     (source.listen, source.is_sandbox) = (run.listen, run.sandbox);
     let Loaded { config, marks, .. } = source.load();
@@ -138,7 +140,7 @@ async fn serve(running: Running, signals: &mut Signals, successor: &Successor) {
         }
         None => tokio::select! {
             left = running.leave(patience) => tracing::info!(connections = left, "stopped"),
-            _ = signals.stop() => tracing::warn!("stopped at once, by another signal"),
+            () = signals.stop_now() => tracing::warn!("stopped at once, by another signal"),
         },
     }
 }

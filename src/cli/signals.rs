@@ -56,6 +56,18 @@ impl Signals {
         }
     }
 
+    /// Waits until it is to stop at once. What ends by itself already is not hurried by TERM: a supervisor that stops the service sends it
+    /// to every process of it, more than once.
+    pub(super) async fn stop_now(&mut self) {
+        loop {
+            match self.next().await {
+                Asked::Stop(Stop::Now) => return,
+                Asked::Stop(Stop::WhenIdle) => tracing::info!("TERM: this process ends with its last connection"),
+                Asked::HandOver => tracing::warn!("QUIT: there is nothing to hand over"),
+            }
+        }
+    }
+
     /// Waits until it is to stop.
     pub(super) async fn stop(&mut self) -> Stop {
         loop {

@@ -375,7 +375,46 @@ async fn where_nobody_waits_it_starts_its_successor_itself() {
     let child = serde_json::from_str::<serde_json::Value>(&line).unwrap()["process"].as_u64().unwrap();
     let _ended = EndLater(child.to_string());
     old.process.logs("another process has taken over").await;
+    let status = std::fs::read_to_string(format!("/proc/{child}/status")).unwrap();
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap().trim();
+    assert_ne!(parent, old.process.id().to_string(), "a supervisor could not wait for its end");
     assert_eq!(sends(&old, "+15550100001", 2).await, [201, 429], "at the same address");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_successor_with_a_mistake_in_its_configuration_is_told_of_at_once_in_a_line_of_the_log() {
+    let meeting = Meeting::new("reload.watch = false\n").await;
+    let old = meeting.old().await;
+    std::fs::write(&meeting.config, "drain_timeot = \"40s\"\n").unwrap();
+    old.process.signal("QUIT");
+    let line = old.process.lines("this process goes on", 1).await.remove(0);
+    let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+    let why = line["error"].as_str().unwrap();
+    assert!(why.contains("exit status: 64") && why.contains("drain_timeot"), "{why}");
+    assert!(!old.process.err().contains("\ndrain_timeot"), "and nowhere else");
+    assert_eq!(sends(&old, "+15550100001", 1).await, [201]);
+    old.process.signal("TERM");
+    assert_eq!(old.process.code().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_has_handed_over_keeps_its_clients_whatever_a_supervisor_sends_to_stop_the_service() {
+    let meeting = Meeting::new("").await;
+    let old = meeting.old().await;
+    let body = br#"{"id":"ver_9","phone":"+15550100001"}"#.as_slice();
+    meeting.upstream.script(move |_| Act::AnswerWhenLet(201, body.into()));
+    let mut sent = old.connect().await;
+    sent.request("POST", "/api/v1/verify", &[], br#"{"to":"+15550100001"}"#).await;
+    meeting.upstream.has_seen(1).await;
+    let _new = meeting.succeed(&old, &[]).await;
+    old.process.logs("another process has taken over").await;
+    for round in 1..=2 {
+        old.process.signal("TERM");
+        old.process.lines("this process ends with its last connection", round).await;
+    }
+    meeting.upstream.let_go(1);
+    assert_eq!(sent.answer().await.unwrap().status, 201);
+    assert_eq!(old.process.code().await, 0);
 }
 
 /// A process that a test has not started itself.

@@ -2,12 +2,11 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::thread;
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
+use super::spawn::Spawned;
 use crate::handover::NotTaken;
 use crate::server::Running;
 
@@ -15,22 +14,26 @@ use crate::server::Running;
 const LOOKS: usize = 1000;
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// How long a successor that broke off may take to end.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// How to start it.
 #[derive(Debug)]
 pub(super) struct Successor {
     /// The program, by its path when this one began: another may stand there now.
     program: Option<PathBuf>,
     arguments: Vec<OsString>,
+    config: Option<PathBuf>,
 }
 
 impl Successor {
-    /// Of this process.
-    pub(super) fn of_this_process() -> Self {
+    /// Of this process, which has its configuration from there.
+    pub(super) fn of_this_process(config: Option<PathBuf>) -> Self {
         let mut arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
         if !arguments.iter().any(|argument| argument == "--upgrade") {
             arguments.push("--upgrade".into());
         }
-        Self { program: std::env::current_exe().ok(), arguments }
+        Self { program: std::env::current_exe().ok(), arguments, config }
     }
 
     /// Lets it take over. Returns which process that is.
@@ -45,27 +48,47 @@ impl Successor {
             Err(NotTaken::Failed(error)) => return Err(error),
             Ok(process) => return Ok(process),
         }
-        self.start(&socket)?;
-        let mut looked = 0;
-        loop {
-            sleep(PAUSE).await;
-            looked += 1;
-            match running.hand_over(socket.clone()).await {
-                Err(NotTaken::NobodyWaits(_)) if looked < LOOKS => {}
-                Err(NotTaken::NobodyWaits(error) | NotTaken::Failed(error)) => return Err(error),
-                Ok(process) => return Ok(process),
+        let mut spawned = self.start(&socket).await?;
+        match meet(running, &socket, &mut spawned).await {
+            Ok(process) => {
+                spawned.release().await;
+                Ok(process)
+            }
+            Err(error) => {
+                // It serves nothing and never will: the hand-over it was started for has failed.
+                spawned.kill().await;
+                Err(error)
             }
         }
     }
 
-    fn start(&self, socket: &Path) -> Result<(), String> {
+    async fn start(&self, socket: &Path) -> Result<Spawned, String> {
         let nobody = || format!("nobody waits at {}, and the program is not to be found", socket.display());
         let program = self.program.as_ref().ok_or_else(nobody)?;
-        let started = Command::new(program).args(&self.arguments).spawn();
-        let mut child = started.map_err(|error| format!("{}: {error}", program.display()))?;
-        tracing::info!(process = child.id(), program = %program.display(), "starting a process that takes over");
-        // Somebody has to hear how it ends, should it end before this one.
-        let waiting = thread::Builder::new().name("successor".to_owned()).spawn(move || child.wait());
-        waiting.map(drop).map_err(|error| error.to_string())
+        let spawned = Spawned::start(program, &self.arguments, self.config.as_deref()).await?;
+        tracing::info!(process = spawned.process(), program = %program.display(), "starting a process that takes over");
+        Ok(spawned)
+    }
+}
+
+/// Hands over to a process that was started, once it waits.
+async fn meet(running: &Running, socket: &Path, spawned: &mut Spawned) -> Result<u32, String> {
+    let ended = |how: String| format!("the process that was to take over has ended: {how}");
+    let mut looked = 0;
+    loop {
+        tokio::select! {
+            () = sleep(PAUSE) => looked += 1,
+            how = spawned.ended() => return Err(ended(how)),
+        }
+        // Once it is under way it is not broken off: it knows best whether there is a way back.
+        match running.hand_over(socket.to_owned()).await {
+            Err(NotTaken::NobodyWaits(_)) if looked < LOOKS => {}
+            Err(NotTaken::NobodyWaits(error)) => return Err(error),
+            Err(NotTaken::Failed(error)) => {
+                let how = timeout(LAST_WORDS, spawned.ended()).await;
+                return Err(how.map_or(error.clone(), |how| format!("{error} ({how})")));
+            }
+            Ok(process) => return Ok(process),
+        }
     }
 }

@@ -134,6 +134,9 @@ fn environment() -> impl Iterator<Item = (String, String)> {
 
 fn check(file: &Path) -> Result<(), Failure> {
     let config = Config::load(file, environment())?;
+    for warning in &config.warnings {
+        say(&format!("warning: {warning}\n"))?;
+    }
     // What it names may be there and yet be of no use.
     let unusable = server::examine(&config);
     if !unusable.is_empty() {

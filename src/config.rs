@@ -71,6 +71,8 @@ pub struct Config {
     pub throttles: Vec<Throttle>,
     /// Phones that no limit refuses; their codes are charged all the same.
     pub exempt: Vec<Phone>,
+    /// What is allowed and is likely not meant: a line for each.
+    pub warnings: Vec<String>,
 }
 
 /// Sendly, as the gateway reaches it.
@@ -84,7 +86,10 @@ pub struct Upstream {
     pub ca_file: Option<PathBuf>,
     /// For a connection, TLS included.
     pub connect_timeout: Duration,
-    /// For a whole limited exchange. Well below the SDKs' 30 s, so that the gateway answers before they retry.
+    /// How long a client waits for the answer to a limited request, from the end of its body. With `body_timeout` below the SDKs' 30 s, so
+    /// that the gateway answers before they retry.
+    pub answer_within: Duration,
+    /// For a whole limited exchange. It may go on after its client was answered: the client's retry joins it.
     pub exchange_timeout: Duration,
     /// For the look-up of an unknown id.
     pub lookup_timeout: Duration,

@@ -20,6 +20,7 @@ pub mod operators;
 mod otp;
 mod pace;
 mod passing;
+mod patience;
 mod peer;
 mod proxy;
 mod refusals;
@@ -322,7 +323,7 @@ impl Gateway {
         if request.under_way.is_none() {
             return;
         }
-        let at = self.clock.now();
+        let at = request.told.unwrap_or_else(|| self.clock.now());
         let took = at.since(request.began);
         self.metrics.request(request.operation, request.outcome, took);
         self.served(request, method, status, at);
@@ -380,6 +381,8 @@ pub struct Request {
     traced: Option<Box<trace::Call>>,
     /// A connection to Sendly that pingora may use for it.
     to_sendly: Option<[Slot; 2]>,
+    /// When its client was told, where the request went on after that.
+    told: Option<Moment>,
     /// There from the moment that its header was read.
     under_way: Option<UnderWay>,
 }

@@ -33,6 +33,7 @@ pub(super) fn shown(config: &Config) -> Value {
             "protocol": match upstream.protocol { Protocol::Http1 => "http1", Protocol::Http2 => "http2" },
             "ca_file": upstream.ca_file.as_deref().map(path),
             "connect_timeout": span(upstream.connect_timeout),
+            "answer_within": span(upstream.answer_within),
             "exchange_timeout": span(upstream.exchange_timeout),
             "lookup_timeout": span(upstream.lookup_timeout),
             "read_timeout": span(upstream.read_timeout),

@@ -78,6 +78,9 @@ pub(super) fn run(run: &Run) -> Result<(), Failure> {
             _ = signals.stop() => return Ok(()),
         };
         tracing::info!(address = %running.address, admin = %running.admin_address, "serving");
+        for warning in &running.reload().config().warnings {
+            tracing::warn!(warning, "the configuration is allowed, and likely not meant");
+        }
         supervisor::tell(State::Ready);
         if run.sandbox {
             say(&welcome(running.address, running.admin_address))?;

@@ -50,7 +50,7 @@ use crate::policy::{self, Per};
 /// When Sendly's SDKs give up on a request. They send it again then, so a limited request has to be answered before.
 const SDKS_GIVE_UP: Duration = secs(30);
 
-/// The longest that one step of an exchange may take, with room for an answer before [`SDKS_GIVE_UP`].
+/// The longest that a client may wait for one step, with room for an answer before [`SDKS_GIVE_UP`].
 const MAX_STEP: Duration = secs(29);
 
 /// Test numbers, and no list of customers.
@@ -109,7 +109,8 @@ impl Config {
         let (document, syntax) = Document::parse(origin, text);
         let (default_limits, _) = Document::parse("default limits", limits::DEFAULT);
         let mut reader = Reader::new(Environment::new(environment));
-        let config = Section::root(&mut reader, &document).read(|keys| config(keys, &default_limits));
+        let mut config = Section::root(&mut reader, &document).read(|keys| config(keys, &default_limits));
+        config.warnings = reader.warnings.iter().map(Mistake::to_string).collect();
         let files = std::mem::take(&mut reader.files);
         (reader.finish(syntax).map_or(Ok(config), Err), files)
     }
@@ -118,7 +119,7 @@ impl Config {
 fn config<'t>(keys: &mut Section<'_, 't>, default_limits: &'t Document<'t>) -> Config {
     let hash_key = keys.secret("hash_key", "hash_key_file", passphrase).map(|text| HashKey::from_passphrase(&text));
     let (ledger, its_key) = keys.section("ledger", |keys| ledger::ledger(keys, hash_key.as_ref()));
-    let config = Config {
+    let mut config = Config {
         listen: keys.get("listen", loopback(8080), address),
         workers: match keys.get("workers", 0, count(0..=1024)) {
             0 => available_parallelism().map_or(1, usize::from),
@@ -126,8 +127,7 @@ fn config<'t>(keys: &mut Section<'_, 't>, default_limits: &'t Document<'t>) -> C
         },
         // Gateways that share a ledger know ids and API keys by the same hashes.
         hash_key: hash_key.or(its_key).unwrap_or_else(HashKey::random),
-        // Kubernetes kills a pod 30 s after it was told to stop.
-        drain_timeout: keys.get("drain_timeout", secs(30), duration(secs(0)..=hours(1))),
+        drain_timeout: keys.optional("drain_timeout", duration(secs(0)..=hours(1))).unwrap_or_default(),
         upstream: keys.section("upstream", upstream),
         tls: keys.section("tls", tls),
         clients: keys.section("clients", clients),
@@ -147,7 +147,11 @@ fn config<'t>(keys: &mut Section<'_, 't>, default_limits: &'t Document<'t>) -> C
         limits: keys.entries("limits", policy::MAX_LIMITS, Some(default_limits), limits::limit),
         throttles: keys.entries("throttles", throttles::MAX_THROTTLES, None, throttles::throttle),
         exempt: keys.get("exempt", Vec::new(), phones(MAX_EXEMPT)),
+        warnings: Vec::new(),
     };
+    if !keys.is_given("drain_timeout") {
+        config.drain_timeout = drains_all(&config.upstream);
+    }
     rules(keys, &config);
     config
 }
@@ -163,7 +167,8 @@ fn upstream(keys: &mut Section<'_, '_>) -> Upstream {
         ),
         ca_file: keys.file("ca_file"),
         connect_timeout: keys.get("connect_timeout", secs(3), duration(millis(1)..=MAX_STEP)),
-        exchange_timeout: keys.get("exchange_timeout", secs(20), duration(millis(1)..=MAX_STEP)),
+        answer_within: keys.get("answer_within", secs(20), duration(millis(1)..=MAX_STEP)),
+        exchange_timeout: keys.get("exchange_timeout", secs(60), duration(millis(1)..=minutes(5))),
         lookup_timeout: keys.get("lookup_timeout", secs(3), duration(millis(1)..=MAX_STEP)),
         read_timeout: keys.get("read_timeout", secs(60), duration(millis(1)..=hours(1))),
         write_timeout: keys.get("write_timeout", secs(30), duration(millis(1)..=hours(1))),
@@ -225,7 +230,8 @@ fn memory(keys: &mut Section<'_, '_>) -> Memory {
 fn retries(keys: &mut Section<'_, '_>) -> Retries {
     Retries {
         undelivered: keys.get("undelivered", secs(60), duration(secs(0)..=hours(1))),
-        unknown: keys.get("unknown", secs(15), duration(secs(0)..=hours(1))),
+        // Ruby's SDK pauses 2, 4 and 8 s, and its tries take time.
+        unknown: keys.get("unknown", secs(30), duration(secs(0)..=hours(1))),
         idempotency: keys.get("idempotency", minutes(10), duration(secs(0)..=hours(24))),
         max_kept: keys.get("max_kept", 100_000, count(1..=100_000_000)),
     }
@@ -252,18 +258,22 @@ fn rules(keys: &mut Section<'_, '_>, config: &Config) {
         &["upstream.connect_timeout", "upstream.exchange_timeout"],
         "connect_timeout to be no longer than exchange_timeout, of which it is a part",
     );
-    let answered = upstream.lookup_timeout + upstream.exchange_timeout;
-    keys.rule(
-        answered < SDKS_GIVE_UP,
-        &["upstream.exchange_timeout", "upstream.lookup_timeout"],
-        "lookup_timeout and exchange_timeout to be less than 30s together (SDKs give up then, and retry)",
-    );
-    keys.rule(
-        answered <= config.drain_timeout,
+    let is_answered_in_time = config.clients.body_timeout + upstream.answer_within < SDKS_GIVE_UP;
+    let answered = ["upstream.answer_within", "clients.body_timeout"];
+    let in_time = "body_timeout and answer_within to be less than 30s together (SDKs give up then, and retry)";
+    if keys.is_given("upstream.answer_within") {
+        keys.rule(is_answered_in_time, &answered, in_time);
+    } else {
+        // Files of 0.1 may have a long body_timeout, and still start.
+        keys.advise(is_answered_in_time, &answered, in_time);
+    }
+    keys.advise(
+        drains_all(upstream) <= config.drain_timeout,
         &["drain_timeout", "upstream.exchange_timeout", "upstream.lookup_timeout"],
         format!(
-            "drain_timeout to be at least lookup_timeout and exchange_timeout together ({}), so that no code is cut off",
-            span::text(answered)
+            "drain_timeout to be at least {}: lookup_timeout, exchange_timeout and 2s. What is in flight at its end stays charged, and its \
+             retry is not recognised",
+            span::text(drains_all(upstream))
         ),
     );
     keys.rule(
@@ -285,6 +295,11 @@ fn rules(keys: &mut Section<'_, '_>, config: &Config) {
             format!("at least {}, twice the window of the limit {}", span::text(longest.window * 2), longest.name),
         );
     }
+}
+
+/// How long the last limited request may take, and its answer.
+fn drains_all(upstream: &Upstream) -> Duration {
+    upstream.lookup_timeout + upstream.exchange_timeout + secs(2)
 }
 
 /// Whether two listeners cannot both have their addresses. Port 0 is any free port, and `[::]` takes IPv4 too.

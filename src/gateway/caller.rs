@@ -43,6 +43,9 @@ pub(super) trait Caller: Send {
     /// Tells it a whole answer.
     fn tell(&mut self, reply: &Reply) -> impl Future<Output = Result<(), Self::Error>> + Send;
 
+    /// Tells it a whole answer while its request goes on without it. The client sees at once that this is the end.
+    fn dismiss(&mut self, reply: &Reply) -> impl Future<Output = Result<(), Self::Error>> + Send;
+
     /// Tells it an answer to a request whose body nobody wants, if there is more of it. A body of a reasonable size is read away first,
     /// and the connection lives on.
     fn refuse(&mut self, reply: Reply) -> impl Future<Output = Result<(), Self::Error>> + Send;

@@ -53,8 +53,8 @@ impl Gateway {
         self.durable.bequeath(self.clock.now(), heir);
     }
 
-    /// The answers that wait for a retry.
-    pub fn kept_answers(&self) -> Vec<Kept> {
+    /// The answers that wait for a retry, each with the hash of a key that an SDK made up, if it has one.
+    pub fn kept_answers(&self) -> Vec<(Option<u128>, Kept)> {
         self.retries.leave_behind()
     }
 
@@ -118,8 +118,8 @@ impl Gateway {
     }
 
     /// Keeps an answer of another process for its retry.
-    pub fn inherit_answer(&self, kept: Kept) {
-        self.retries.inherit(kept);
+    pub fn inherit_answer(&self, key: Option<u128>, kept: Kept) {
+        self.retries.inherit(key, kept);
     }
 
     /// Exempts a phone for as long as another process would have.

@@ -5,16 +5,18 @@ use super::fields::Fields;
 use super::reply::Reply;
 use super::retries::Fingerprint;
 use crate::policy::subject::{Account, HashKey, Parts};
-use crate::sendly::Operation;
+use crate::sendly::{Operation, client};
 
 /// A header by which a request can be judged.
 #[derive(Debug)]
 pub(super) struct Head {
     /// Whose API key it carries.
     pub(super) account: Account,
-    /// What the header has of the request's fingerprint.
+    /// What the header has of the request's identity.
     parts: Parts,
     keyed: bool,
+    /// The hash of an `Idempotency-Key` that an SDK made up.
+    made_up_key: Option<u128>,
 }
 
 impl Head {
@@ -62,9 +64,12 @@ impl Head {
         let account = hash_key.account(authorization);
         // The account stands for its key, which is longer.
         let parts = hash_key.parts(b"exchange").and(&account.bits().get().to_le_bytes());
+        let is_made_up = client::is_made_up_key(key);
+        let chosen_key = if is_made_up { &[] } else { key };
         Ok(Self {
             account,
-            parts: parts.and(organization.unwrap_or_default()).and(key),
+            parts: parts.and(organization.unwrap_or_default()).and(chosen_key),
+            made_up_key: is_made_up.then(|| hash_key.hash(b"idempotency-key", [key])),
             // Sendly takes 1 to 255 printable ASCII characters. What is no key names nothing.
             keyed: (1..=255).contains(&key.len()) && key.iter().all(|byte| (b' '..=b'~').contains(byte)),
         })
@@ -72,7 +77,10 @@ impl Head {
 
     /// What makes two requests with such headers the same.
     pub(super) fn fingerprint(self, path: &str, body: &[u8]) -> Fingerprint {
-        Fingerprint { hash: self.parts.and(path.as_bytes()).and(body).hash(), keyed: self.keyed }
+        let parts = self.parts.and(path.as_bytes()).and(body);
+        let identity = parts.hash();
+        let key = self.made_up_key.map_or(identity, |key| parts.and(&key.to_le_bytes()).hash());
+        Fingerprint { identity, key, keyed: self.keyed }
     }
 }
 

@@ -9,7 +9,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use http::Method;
+use http::{Method, StatusCode};
 
 use super::caller::{Caller, NoBody, user_agent};
 use super::exchange::{self, Answer, Outcome as Exchanged};
@@ -17,6 +17,7 @@ use super::gate::Entered;
 use super::head::Head;
 use super::lookup::Whose;
 use super::meaning::{self, Meaning};
+use super::patience::Patience;
 use super::reply::Reply;
 use super::retries::{Click, Ending, Place, Ticket};
 use super::settings::Settings;
@@ -72,17 +73,38 @@ pub(super) async fn serve<C: Caller>(
     };
     request.phone = subject.phone;
 
-    let _inside = match gateway.gate.enter().await {
+    let late = pin!(tokio::time::sleep(settings.config.upstream.answer_within));
+    let mut patience = Patience::new(late, &gateway.clock);
+    let served = serve_within(gateway, settings, caller, request, (call, head, kind, subject), &mut patience).await;
+    if let Some(told_at) = patience.told_at() {
+        (request.outcome, request.told) = (Outcome::Failed, Some(told_at));
+    }
+    served
+}
+
+/// The same, from the end of its body on: for as long as the client is patient, and then without it.
+async fn serve_within<C: Caller>(
+    gateway: &Arc<Gateway>,
+    settings: &Arc<Settings>,
+    caller: &mut C,
+    request: &mut Request,
+    (call, head, kind, mut subject): (&path::Call, Head, Kind, Subject),
+    patience: &mut Patience<'_>,
+) -> Result<(), C::Error> {
+    let hash_key = &gateway.hash_key;
+    let _inside = match patience.watch(caller, gateway.gate.enter(), || {}).await {
+        // It has been told that its answer is late, and nothing was sent: a retry of it is judged.
+        _ if patience.told_at().is_some() => return Ok(()),
         Entered::Here(inside) => inside,
         Entered::There(heir) => {
             // It counts it, and has a line for it in its own log.
             request.under_way = None;
-            return heir.serve(caller).await;
+            return heir.serve(caller, patience).await;
         }
     };
     let mut click = match gateway.retries.place(head.fingerprint(call.path(caller.path()), caller.body())) {
         Place::New(click) => click,
-        Place::Retry(ticket) => return repeat(caller, request, ticket).await,
+        Place::Retry(ticket) => return repeat(caller, request, ticket, patience).await,
         Place::Full => {
             request.outcome = Outcome::NoRoom;
             if !gateway.said_full_of_answers.swap(true, Ordering::Relaxed) {
@@ -94,12 +116,12 @@ pub(super) async fn serve<C: Caller>(
 
     // Before anything is charged, and for the look-up too. It is given back where the exchange has ended.
     let slot = match gateway.try_sendly_slot(settings) {
-        None => watch(caller, gateway.sendly_slot(settings), || click.give_up()).await,
+        None => patience.watch(caller, gateway.sendly_slot(settings), || click.give_up()).await,
         slot => slot,
     };
     let Some(slot) = slot else {
         let reply = gateway.turn_request_away(request, TurnedAway::Upstream);
-        return stop(caller, click, reply).await;
+        return stop(caller, patience, click, reply, Ending::Nothing).await;
     };
     if kind == Kind::Resend {
         let id = call.id(caller.path());
@@ -108,7 +130,7 @@ pub(super) async fn serve<C: Caller>(
             Some(known) => Whose::Known(known),
             None => {
                 let asking = gateway.look_up(settings, asked, id, caller.fields(), request.trace);
-                watch(caller, asking, || click.give_up()).await
+                patience.watch(caller, asking, || click.give_up()).await
             }
         };
         subject.verification = Some(asked);
@@ -120,7 +142,7 @@ pub(super) async fn serve<C: Caller>(
             Whose::Nobody(answer) => {
                 request.outcome = Outcome::Rejected;
                 let reply = meaning::reply(Exchanged::Answered(answer));
-                return stop(caller, click, reply).await;
+                return stop(caller, patience, click, reply, Ending::Nothing).await;
             }
             // Per verification alone; its answer names the phone, which is charged then.
             Whose::Unknown => {}
@@ -140,19 +162,20 @@ pub(super) async fn serve<C: Caller>(
             request.outcome = Outcome::Refused;
             request.refused_by = Some(settings.refusals.name(refusal.by));
             gateway.metrics.refused(&settings.series, &refusal, kind, &subject);
-            let reply = settings.refusals.reply(&refusal, user_agent(caller.fields()));
-            return stop(caller, click, reply).await;
+            let agent = user_agent(caller.fields());
+            let (reply, ending) = (settings.refusals.reply(&refusal, agent), click.refused(agent));
+            return stop(caller, patience, click, reply, ending).await;
         }
         Verdict::NoRoom => {
             request.outcome = Outcome::NoRoom;
             if !gateway.said_full.swap(true, Ordering::Relaxed) {
                 tracing::error!("there is no room to count another key: raise memory.max_keys");
             }
-            return stop(caller, click, Reply::no_room()).await;
+            return stop(caller, patience, click, Reply::no_room(), Ending::Nothing).await;
         }
         Verdict::Away => {
             request.outcome = Outcome::Failed;
-            return stop(caller, click, Reply::ledger_away()).await;
+            return stop(caller, patience, click, Reply::ledger_away(), Ending::Nothing).await;
         }
     };
 
@@ -162,51 +185,57 @@ pub(super) async fn serve<C: Caller>(
     let (path, fields) = (call.path(caller.path()), caller.fields());
     let call = settings.upstream.sendly.compose(&Method::POST, path, fields, traced.as_deref(), caller.body());
     let exchange = carry_out(gateway, settings, (call, traced), &subject, kind, reservation, now);
-    let (reply, ending) = watch(caller, exchange, || click.give_up()).await;
+    let (mut reply, mut ending) = patience.watch(caller, exchange, || click.give_up()).await;
     drop(slot);
+    if reply.status == StatusCode::TOO_MANY_REQUESTS {
+        let agent = user_agent(caller.fields());
+        reply.reword(agent);
+        if click.refused(agent) == Ending::Refused {
+            ending = Ending::Refused;
+        }
+    }
     if matches!(ending, Ending::Unknown | Ending::Nothing) {
         request.outcome = Outcome::Failed;
     }
     others_first().await;
     // Before the client is told: whoever asks after that must not find it in flight still.
     click.end(reply, ending);
-    if let Some(reply) = click.answer() {
-        caller.tell(reply).await?;
+    if let Some(reply) = click.answer()
+        && patience.tell(caller, reply).await?
+    {
+        click.delivered();
     }
-    click.delivered();
     Ok(())
 }
 
-/// Waits for what comes to its end whatever the client does, and says once the client has gone: then a retry may take its place.
-/// No request is dropped because its client has gone, over HTTP/1 or HTTP/2; only what drops every task ends it early.
-pub(super) async fn watch<T>(caller: &mut impl Caller, work: impl Future<Output = T>, gone: impl FnOnce()) -> T {
-    let mut work = pin!(work);
-    tokio::select! {
-        biased;
-        done = &mut work => return done,
-        () = caller.gone() => {}
-    }
-    // Gone, or it has only closed its sending side: the answer is tried all the same when it comes.
-    gone();
-    caller.part();
-    work.await
-}
-
 /// Ends a click of which Sendly was not asked for a code.
-async fn stop<C: Caller>(caller: &mut C, mut click: Click<'_>, reply: Reply) -> Result<(), C::Error> {
+async fn stop<C: Caller>(
+    caller: &mut C,
+    patience: &Patience<'_>,
+    mut click: Click<'_>,
+    reply: Reply,
+    ending: Ending,
+) -> Result<(), C::Error> {
     others_first().await;
-    click.refuse(&reply);
-    caller.tell(&reply).await?;
-    click.delivered();
+    click.refuse(&reply, ending);
+    if patience.tell(caller, &reply).await? {
+        click.delivered();
+    }
     Ok(())
 }
 
 /// Gives a retry the answer of the exchange that it repeats.
-async fn repeat<C: Caller>(caller: &mut C, request: &mut Request, mut ticket: Ticket<'_>) -> Result<(), C::Error> {
+async fn repeat<C: Caller>(
+    caller: &mut C,
+    request: &mut Request,
+    mut ticket: Ticket<'_>,
+    patience: &mut Patience<'_>,
+) -> Result<(), C::Error> {
     request.outcome = Outcome::Retry;
-    let reply = watch(caller, ticket.answer(), || ticket.give_up()).await;
-    caller.tell(&reply).await?;
-    ticket.delivered();
+    let reply = patience.watch(caller, ticket.answer(), || ticket.give_up()).await;
+    if patience.tell(caller, &reply).await? {
+        ticket.delivered();
+    }
     Ok(())
 }
 

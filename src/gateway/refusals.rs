@@ -8,6 +8,7 @@ use http::{HeaderMap, StatusCode};
 
 use super::reply::{Reply, whole_seconds};
 use crate::policy::{Limit, Obstacle, Policy, Refusal, RefusalCode};
+use crate::sendly::client::Wording;
 use crate::sendly::{client, code};
 
 /// See the module's documentation.
@@ -24,7 +25,7 @@ struct Prepared {
     name: Arc<str>,
     /// What its body says in `error`, to a client that does not need to be told otherwise.
     code: &'static str,
-    /// Its body, from behind the `error` to before the wait.
+    /// Its body, from behind the `error` to behind the `message`.
     message: String,
     fields: Option<Fields>,
 }
@@ -66,11 +67,12 @@ impl Refusals {
     /// A refusal: who speaks, and when to come back.
     pub(super) fn reply(&self, refusal: &Refusal, user_agent: &str) -> Reply {
         let Prepared { code, message, fields, .. } = self.of(refusal.by);
-        let error = client::refusal_code(code, user_agent, refusal.retry_after);
+        let Wording { code, wait_in_body, wait_in_header } = client::wording(code, user_agent, refusal.retry_after);
         let wait = HeaderValue::from(whole_seconds(refusal.retry_after));
         let digits = wait.as_bytes();
 
-        let body = [br#"{"error":""#, error.as_bytes(), message.as_bytes(), digits, b"}"].concat();
+        let waits: [&[u8]; 2] = if wait_in_body { [br#","retryAfter":"#, digits] } else { [b"", b""] };
+        let body = [br#"{"error":""#, code.as_bytes(), message.as_bytes(), waits[0], waits[1], b"}"].concat();
         // Of its own, the length, and the three that pingora adds.
         let mut headers = HeaderMap::with_capacity(8);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -82,7 +84,9 @@ impl Refusals {
                 headers.insert(LIMIT, limit);
             }
         }
-        headers.insert(RETRY_AFTER, wait);
+        if wait_in_header {
+            headers.insert(RETRY_AFTER, wait);
+        }
         Reply { status: StatusCode::TOO_MANY_REQUESTS, headers, body: body.into() }
     }
 }
@@ -94,7 +98,7 @@ impl Prepared {
     fn new(name: &str, code: &'static str, message: &str, fields: Option<Fields>) -> Self {
         // A string always serialises.
         let message = serde_json::to_string(message).unwrap_or_default();
-        Self { name: name.into(), code, message: format!(r#"","message":{message},"retryAfter":"#), fields }
+        Self { name: name.into(), code, message: format!(r#"","message":{message}"#), fields }
     }
 }
 

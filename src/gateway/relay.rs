@@ -20,6 +20,7 @@ use tokio::sync::oneshot;
 
 use super::caller::{Caller, NoBody};
 use super::fields::Fields;
+use super::patience::Patience;
 use super::reply::Reply;
 use super::{Gateway, Request, otp};
 use crate::metrics::Outcome;
@@ -108,7 +109,7 @@ impl Heir {
     }
 
     /// Has it serve a request. Says so when the client goes; the answer can still be waited for.
-    pub(super) async fn serve<C: Caller>(&self, caller: &mut C) -> Result<(), C::Error> {
+    pub(super) async fn serve<C: Caller>(&self, caller: &mut C, patience: &mut Patience<'_>) -> Result<(), C::Error> {
         let ask = Ask {
             path: caller.path().to_owned(),
             fields: caller.fields().iter().map(|(name, value)| (name.to_vec(), value.to_vec())).collect(),
@@ -124,13 +125,13 @@ impl Heir {
             return caller.tell(&Reply::unreachable()).await;
         }
         (self.send)(Errand::Ask(serial, ask));
-        let reply = otp::watch(caller, told, || (self.send)(Errand::Gone(serial))).await;
-        caller.tell(&reply.unwrap_or_else(|_| Reply::broken_off())).await
+        let reply = patience.watch(caller, told, || (self.send)(Errand::Gone(serial))).await;
+        patience.tell(caller, &reply.unwrap_or_else(|_| Reply::broken_off())).await.map(drop)
     }
 }
 
 /// A request that another process has read.
-struct Relayed {
+struct Relayed<S> {
     path: String,
     fields: HeaderMap,
     body: Vec<u8>,
@@ -138,11 +139,18 @@ struct Relayed {
     /// Resolves when its client has gone.
     gone: Option<oneshot::Receiver<()>>,
     reply: Option<Reply>,
+    /// Says the answer to the other process, while the request goes on here.
+    say: Option<S>,
 }
 
 impl Gateway {
-    /// Serves a request that another process has read. `gone` tells that its client has gone.
-    pub async fn serve_for_another(self: Arc<Self>, ask: Ask, gone: oneshot::Receiver<()>) -> Told {
+    /// Serves a request that another process has read. `gone` tells that its client has gone, and `say` takes the answer.
+    pub async fn serve_for_another(
+        self: Arc<Self>,
+        ask: Ask,
+        gone: oneshot::Receiver<()>,
+        say: impl FnOnce(Told) + Send,
+    ) {
         let settings = self.settings();
         let mut fields = HeaderMap::with_capacity(ask.fields.len());
         for (name, value) in &ask.fields {
@@ -153,11 +161,16 @@ impl Gateway {
         let Ask { path, body, peer, .. } = ask;
         let mut request = Request::default();
         self.begin(&mut request);
-        let mut caller = Relayed { path, fields, body, peer, gone: Some(gone), reply: None };
+        let mut caller = Relayed { path, fields, body, peer, gone: Some(gone), reply: None, say: Some(say) };
         // The other process has read it so, and is of another version.
         let call = match path::read(&Method::POST, &caller.path) {
             Reading::Verify(call) if matches!(call.operation, Operation::Send | Operation::Resend) => call,
-            _ => return Told::from(&Reply::not_a_route()),
+            _ => {
+                if let Some(say) = caller.say.take() {
+                    say(Told::from(&Reply::not_a_route()));
+                }
+                return;
+            }
         };
         request.operation = call.operation;
         let Ok(()) = match self.throttle(&settings, &caller, &mut request) {
@@ -165,15 +178,17 @@ impl Gateway {
             None => otp::serve(&self, &settings, &mut caller, &mut request, &call).await,
         };
         let reply = caller.reply.unwrap_or_else(Reply::internal);
+        if let Some(say) = caller.say.take() {
+            say(Told::from(&reply));
+        }
         if caller.gone.is_none() {
             request.outcome = Outcome::Abandoned;
         }
         self.tell(&request, "POST", reply.status.as_u16(), reply.body.len());
-        Told::from(&reply)
     }
 }
 
-impl Caller for Relayed {
+impl<S: FnOnce(Told) + Send> Caller for Relayed<S> {
     type Error = Infallible;
 
     fn fields(&self) -> Fields<'_> {
@@ -210,6 +225,13 @@ impl Caller for Relayed {
     async fn tell(&mut self, reply: &Reply) -> Result<(), Infallible> {
         self.reply = Some(reply.clone());
         Ok(())
+    }
+
+    async fn dismiss(&mut self, reply: &Reply) -> Result<(), Infallible> {
+        if let Some(say) = self.say.take() {
+            say(Told::from(reply));
+        }
+        self.tell(reply).await
     }
 
     async fn refuse(&mut self, reply: Reply) -> Result<(), Infallible> {

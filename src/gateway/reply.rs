@@ -7,6 +7,7 @@ use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER}
 use http::{HeaderMap, StatusCode};
 use serde::Serialize;
 
+use crate::sendly::client::Wording;
 use crate::sendly::{body, client, code};
 use crate::throttle::Slow;
 
@@ -33,46 +34,84 @@ struct Body<'a> {
     retry_after: Option<u64>,
 }
 
+/// Where an answer's wait stands: in its body, in its header.
+#[derive(Default)]
+struct Waits {
+    body: Option<u64>,
+    header: Option<u64>,
+}
+
+impl Waits {
+    fn both(wait: Duration) -> Self {
+        Self { body: Some(whole_seconds(wait)), header: Some(whole_seconds(wait)) }
+    }
+}
+
 impl Reply {
     /// An error in Sendly's shape.
     pub fn error(status: StatusCode, error: &str, message: &str) -> Self {
-        Self::build(status, &Body { error, message, retry_after: None })
+        Self::build(status, error, message, &Waits::default())
     }
 
-    fn build(status: StatusCode, body: &Body<'_>) -> Self {
+    fn build(status: StatusCode, error: &str, message: &str, waits: &Waits) -> Self {
         let mut headers = HeaderMap::with_capacity(6);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if let Some(seconds) = body.retry_after {
+        if let Some(seconds) = waits.header {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
         // A struct of strings and a number always serialises.
-        Self { status, headers, body: serde_json::to_vec(body).unwrap_or_default().into() }
+        let body = serde_json::to_vec(&Body { error, message, retry_after: waits.body });
+        Self { status, headers, body: body.unwrap_or_default().into() }
     }
 
     /// A throttle's refusal.
     pub fn throttled(slow: &Slow<'_>, user_agent: &str) -> Self {
-        let error = client::refusal_code(code::RATE_LIMIT_EXCEEDED, user_agent, slow.retry_after);
-        Self::too_many(error, &format!("Too many requests (throttle {}).", slow.name), slow.retry_after)
+        let Wording { code, wait_in_body, wait_in_header } =
+            client::wording(code::RATE_LIMIT_EXCEEDED, user_agent, slow.retry_after);
+        let seconds = whole_seconds(slow.retry_after);
+        let waits = Waits { body: wait_in_body.then_some(seconds), header: wait_in_header.then_some(seconds) };
+        let message = format!("Too many requests (throttle {}).", slow.name);
+        Self::build(StatusCode::TOO_MANY_REQUESTS, code, &message, &waits)
     }
 
-    fn too_many(error: &str, message: &str, wait: Duration) -> Self {
-        let retry_after = Some(whole_seconds(wait));
-        Self::build(StatusCode::TOO_MANY_REQUESTS, &Body { error, message, retry_after })
+    /// Words a 429 of Sendly's own so that this client does not sleep through it and buy. All else stays as Sendly wrote it.
+    pub fn reword(&mut self, user_agent: &str) {
+        if self.status != StatusCode::TOO_MANY_REQUESTS {
+            return;
+        }
+        let body::Failure { error, retry_after, .. } = body::read_failure(&self.body);
+        let (instead, wording) = client::rewording(&error, user_agent, retry_after.map(Duration::from_secs));
+        if !wording.wait_in_header {
+            self.headers.remove(RETRY_AFTER);
+        }
+        if instead.is_none() && wording.wait_in_body {
+            return;
+        }
+        let Ok(serde_json::Value::Object(mut fields)) = serde_json::from_slice(&self.body) else { return };
+        if let Some(error) = instead {
+            fields.insert("error".to_owned(), error.into());
+        }
+        if !wording.wait_in_body {
+            fields.retain(|name, _| !matches!(name.as_str(), "retryAfter" | "retry_after"));
+        }
+        if let Ok(body) = serde_json::to_vec(&fields) {
+            self.body = body.into();
+        }
     }
 
     /// A key of the code is new, and there is no room for another.
     pub fn no_room() -> Self {
         let message = "The gateway tracks as many phone numbers as it is configured for. Nothing was sent.";
-        let retry_after = Some(whole_seconds(Duration::from_secs(10)));
-        Self::build(StatusCode::SERVICE_UNAVAILABLE, &Body { error: code::AT_CAPACITY, message, retry_after })
+        let waits = Waits::both(Duration::from_secs(10));
+        Self::build(StatusCode::SERVICE_UNAVAILABLE, code::AT_CAPACITY, message, &waits)
     }
 
     /// There is no room to keep this request's answer for its retries.
     pub fn no_room_for_answers() -> Self {
         let message = "The gateway keeps as many answers for retries as it is configured for. Nothing was sent.";
-        let retry_after = Some(whole_seconds(Duration::from_secs(10)));
-        Self::build(StatusCode::SERVICE_UNAVAILABLE, &Body { error: code::AT_CAPACITY, message, retry_after })
+        let waits = Waits::both(Duration::from_secs(10));
+        Self::build(StatusCode::SERVICE_UNAVAILABLE, code::AT_CAPACITY, message, &waits)
     }
 
     /// What is kept for retries instead of this answer, if it is too large for that: that it was given, and nothing is to be repeated.
@@ -90,15 +129,15 @@ impl Reply {
     /// The ledger that gateways share cannot be asked, and the configuration says to refuse then.
     pub fn ledger_away() -> Self {
         let message = "The gateway cannot count codes at the moment. Nothing was sent.";
-        let retry_after = Some(whole_seconds(Duration::from_secs(1)));
-        Self::build(StatusCode::SERVICE_UNAVAILABLE, &Body { error: code::LEDGER_AWAY, message, retry_after })
+        let waits = Waits::both(Duration::from_secs(1));
+        Self::build(StatusCode::SERVICE_UNAVAILABLE, code::LEDGER_AWAY, message, &waits)
     }
 
     /// There are as many requests, or connections to Sendly, as there may be.
     pub fn overloaded() -> Self {
         let message = "The gateway serves as many requests as it is configured for. Nothing was sent.";
-        let retry_after = Some(whole_seconds(Duration::from_secs(1)));
-        Self::build(StatusCode::SERVICE_UNAVAILABLE, &Body { error: code::OVERLOADED, message, retry_after })
+        let waits = Waits::both(Duration::from_secs(1));
+        Self::build(StatusCode::SERVICE_UNAVAILABLE, code::OVERLOADED, message, &waits)
     }
 
     /// A path that reads as the verify family and is none of its routes.

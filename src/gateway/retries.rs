@@ -1,10 +1,12 @@
 //! One click buys one SMS: which request is a new one, and which is an SDK's retry of an exchange that the gateway knows.
 //!
-//! Requests are the same if their API key, organisation, path, body and `Idempotency-Key` are. A request is a retry, and gets
-//! the answer of the exchange that it repeats, if that exchange
-//! - carries an `Idempotency-Key` and is in flight, or had a final answer a while ago; or
-//! - has lost its client: it timed out or its connection broke, so that the answer could not be delivered; or
-//! - ended with nobody knowing whether Sendly sent a code.
+//! Requests are identical if their API key, organisation, path and body are, and an `Idempotency-Key` that the app chose. A key that an
+//! SDK made up itself does not count there: SDKs of 3.38 to 4.2 make a new one after each 5xx. A request is a retry, and gets the answer
+//! of the exchange that it repeats, if that exchange
+//! - carries the same `Idempotency-Key`, whoever made it, and is in flight, or had a final answer a while ago; or
+//! - is identical and has lost its client, so that the answer could not be delivered: the client gave up, its connection broke, or it was
+//!   told that Sendly is late; or
+//! - is identical and has ended, and whether Sendly sent a code is not known.
 //!
 //! Otherwise it is a new click, however alike: two live requests are two. What the gateway itself refuses is never kept.
 //!
@@ -16,6 +18,7 @@
 
 mod as_it_is;
 pub mod estate;
+mod fingerprint;
 mod places;
 
 use std::hash::BuildHasherDefault;
@@ -30,19 +33,16 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::SetOnce;
 
 use self::as_it_is::AsItIs;
+pub use self::fingerprint::Fingerprint;
 use self::places::Places;
 use super::reply::Reply;
 use crate::clock::{Clock, Moment};
 use crate::config::Retries as Settings;
+use crate::sendly::client;
 
-/// What makes two requests the same: a keyed hash.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Fingerprint {
-    /// Of API key, organisation, path, body and `Idempotency-Key`.
-    pub hash: u128,
-    /// Whether there was an `Idempotency-Key`.
-    pub keyed: bool,
-}
+/// Delivered answers kept for identical requests, each under an SDK's key of its own: a request looks through them. Where
+/// limits are in force there are no more than these allow. Sendly itself repeats the answer of a send whose key was used before.
+const MAX_ALIKE: usize = 64;
 
 /// How an exchange ended, as far as a retry is concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,11 +55,14 @@ pub enum Ending {
     Unknown,
     /// Without anything having been sent: refused, or Sendly not reached. A retry is to be judged anew.
     Nothing,
+    /// Refused, and the client's SDK tries again by itself: for as long as that takes, the same key is refused again.
+    Refused,
 }
 
 /// The exchanges that a retry may repeat.
 #[derive(Debug)]
 pub struct Retries {
+    /// By their requests' identity.
     exchanges: DashMap<u128, Vec<Exchange>, BuildHasherDefault<AsItIs>>,
     places: Places,
     kept: AtomicUsize,
@@ -73,6 +76,7 @@ pub struct Retries {
 #[derive(Debug)]
 struct Exchange {
     serial: u64,
+    key: u128,
     keyed: bool,
     /// Clients that wait for it or are being answered.
     clients: usize,
@@ -149,22 +153,21 @@ impl Retries {
 
     /// The same; `None` if it is a new click and all places are taken.
     fn try_place(&self, fingerprint: Fingerprint) -> Option<Place<'_>> {
-        let Fingerprint { hash, keyed } = fingerprint;
         let most = self.settings.load().max_kept;
-        let registered = if keyed {
-            let mut entry = self.exchanges.entry(hash);
+        let registered = if fingerprint.keyed {
+            let mut entry = self.exchanges.entry(fingerprint.identity);
             if let Entry::Occupied(known) = &mut entry
-                && let Some(ticket) = self.repeat(hash, known.get_mut())
+                && let Some(ticket) = self.repeat(fingerprint, known.get_mut())
             {
                 return Some(Place::Retry(ticket));
             }
             if !self.places.take(most) {
                 return None;
             }
-            Some(self.register(keyed, &mut entry.or_default()))
+            Some(self.register(fingerprint, &mut entry.or_default()))
         } else {
-            let known = self.exchanges.get_mut(&hash);
-            if let Some(ticket) = known.and_then(|mut exchanges| self.repeat(hash, &mut exchanges)) {
+            let known = self.exchanges.get_mut(&fingerprint.identity);
+            if let Some(ticket) = known.and_then(|mut exchanges| self.repeat(fingerprint, &mut exchanges)) {
                 return Some(Place::Retry(ticket));
             }
             if !self.places.take(most) {
@@ -183,9 +186,15 @@ impl Retries {
     }
 
     /// Joins or adopts the exchange among these that is open to retries, if one is.
-    fn repeat(&self, hash: u128, exchanges: &mut [Exchange]) -> Option<Ticket<'_>> {
+    fn repeat(&self, fingerprint: Fingerprint, exchanges: &mut [Exchange]) -> Option<Ticket<'_>> {
+        let Fingerprint { identity, key, .. } = fingerprint;
         let now = self.clock.now();
-        let exchange = exchanges.iter_mut().find(|exchange| self.is_open_to_retries(exchange, now))?;
+        // Its own key comes first: under it stands this very request.
+        let has_key = |exchange: &Exchange| exchange.key == key && self.is_open_to_retries(exchange, key, now);
+        let own = exchanges.iter().position(has_key);
+        let place =
+            own.or_else(|| exchanges.iter().position(|exchange| self.is_open_to_retries(exchange, key, now)))?;
+        let exchange = exchanges.get_mut(place)?;
         if exchange.is_kept() {
             self.kept.fetch_sub(1, Ordering::Relaxed);
             self.places.is_wanted(exchange.serial);
@@ -195,14 +204,21 @@ impl Retries {
         }
         exchange.clients += 1;
         let (serial, told) = (exchange.serial, Arc::clone(&exchange.told));
-        Some(Ticket { retries: self, hash, registered: Registered { serial, told }, delivered: false, given_up: false })
+        Some(Ticket {
+            retries: self,
+            identity,
+            registered: Registered { serial, told },
+            delivered: false,
+            given_up: false,
+        })
     }
 
     /// Enters an exchange that is in flight and has its client.
-    fn register(&self, keyed: bool, exchanges: &mut Vec<Exchange>) -> Registered {
+    fn register(&self, fingerprint: Fingerprint, exchanges: &mut Vec<Exchange>) -> Registered {
+        let Fingerprint { key, keyed, .. } = fingerprint;
         let (serial, told) = (self.serial.fetch_add(1, Ordering::Relaxed), Told::default());
         let registered = Registered { serial, told: Arc::clone(&told) };
-        exchanges.push(Exchange { serial, keyed, clients: 1, delivered: false, over: None, told });
+        exchanges.push(Exchange { serial, key, keyed, clients: 1, delivered: false, over: None, told });
         registered
     }
 
@@ -221,29 +237,31 @@ impl Retries {
         self.settings.load().max_kept
     }
 
-    fn is_open_to_retries(&self, exchange: &Exchange, now: Moment) -> bool {
-        let unclaimed = exchange.clients == 0;
+    /// Whether an identical request with this key repeats an exchange.
+    fn is_open_to_retries(&self, exchange: &Exchange, key: u128, now: Moment) -> bool {
+        let (unclaimed, has_its_key) = (exchange.clients == 0, exchange.key == key);
         let open = match exchange.over {
             // Also while a client is being told: its next try may come before that is done.
             Some((Ending::Unknown, _)) => true,
             // Never what is being told: once it is, it is not given again.
             Some((Ending::Passing, _)) => unclaimed,
-            _ => exchange.keyed || unclaimed,
+            _ => unclaimed || exchange.keyed && has_its_key,
         };
-        open && self.kept_until(exchange).is_none_or(|until| until > now)
+        open && self.kept_until(exchange, has_its_key).is_none_or(|until| until > now)
     }
 
-    /// Until when an exchange that has ended answers its retries; `None` while it is in flight.
-    fn kept_until(&self, exchange: &Exchange) -> Option<Moment> {
+    /// Until when an exchange that has ended answers its retries, with its own key or with another; `None` while it is in flight.
+    fn kept_until(&self, exchange: &Exchange, has_its_key: bool) -> Option<Moment> {
         let (ending, at) = exchange.over?;
         let Settings { undelivered, unknown, idempotency, .. } = **self.settings.load();
         // While a client is being told, it counts as told: only one that has gone is waited for.
         let told = exchange.delivered || exchange.clients > 0;
         let waits_for_its_client = if told { Duration::ZERO } else { undelivered };
         let span = match ending {
-            Ending::Nothing => Duration::ZERO,
+            Ending::Refused if has_its_key => client::RETRY_SPAN,
+            Ending::Nothing | Ending::Refused => Duration::ZERO,
             Ending::Passing => waits_for_its_client,
-            Ending::Final if exchange.keyed => idempotency.max(waits_for_its_client),
+            Ending::Final if exchange.keyed && has_its_key => idempotency.max(waits_for_its_client),
             Ending::Final => waits_for_its_client,
             Ending::Unknown => unknown.max(waits_for_its_client),
         };
@@ -251,17 +269,18 @@ impl Retries {
     }
 
     /// One of an exchange's clients has been told, or has gone.
-    fn leave(&self, hash: u128, registered: &Registered, delivered: bool) {
-        self.change(hash, registered.serial, |exchange| {
+    fn leave(&self, identity: u128, registered: &Registered, delivered: bool) {
+        self.change(identity, registered.serial, |exchange| {
             exchange.clients = exchange.clients.saturating_sub(1);
             exchange.delivered |= delivered;
         });
     }
 
     /// Changes an exchange, and drops it if nobody waits for it and no retry may repeat it.
-    fn change(&self, hash: u128, serial: u64, change: impl FnOnce(&mut Exchange)) {
+    fn change(&self, identity: u128, serial: u64, change: impl FnOnce(&mut Exchange)) {
         let now = self.clock.now();
-        let Entry::Occupied(mut entry) = self.exchanges.entry(hash) else { return };
+        let Entry::Occupied(mut entry) = self.exchanges.entry(identity) else { return };
+        let are_many = entry.get().len() > MAX_ALIKE;
         let Some(place) = entry.get().iter().position(|exchange| exchange.serial == serial) else { return };
         let Some(exchange) = entry.get_mut().get_mut(place) else { return };
         let was_unclaimed = exchange.is_unclaimed();
@@ -274,7 +293,8 @@ impl Retries {
         if !exchange.is_kept() {
             return;
         }
-        if self.kept_until(exchange).is_none_or(|until| until <= now) {
+        let is_over = self.kept_until(exchange, true).is_none_or(|until| until <= now);
+        if is_over || are_many && !exchange.may_be_bought_twice() {
             return self.remove(entry, place);
         }
         if let Some(shorter) = exchange.told.get().and_then(Reply::too_large_to_keep) {
@@ -282,7 +302,7 @@ impl Retries {
         }
         self.kept.fetch_add(1, Ordering::Relaxed);
         if !exchange.may_be_bought_twice() {
-            self.places.may_be_forgotten(serial, hash);
+            self.places.may_be_forgotten(serial, identity);
         }
     }
 }
@@ -299,7 +319,7 @@ struct Registered {
 #[derive(Debug)]
 pub struct Ticket<'r> {
     retries: &'r Retries,
-    hash: u128,
+    identity: u128,
     registered: Registered,
     delivered: bool,
     given_up: bool,
@@ -320,7 +340,7 @@ impl Ticket<'_> {
     /// The client has gone, as far as can be seen: from now on a retry may take its place. The answer can still be waited for.
     pub fn give_up(&mut self) {
         if !std::mem::replace(&mut self.given_up, true) {
-            self.retries.leave(self.hash, &self.registered, self.delivered);
+            self.retries.leave(self.identity, &self.registered, self.delivered);
         }
     }
 }
@@ -383,11 +403,18 @@ impl Click<'_> {
     }
 
     /// Ends it without Sendly having been asked for a code. Those who have joined it are told the same.
-    pub fn refuse(&mut self, reply: &Reply) {
+    pub fn refuse(&mut self, reply: &Reply, ending: Ending) {
         match self.registered {
-            Some(_) => self.end(reply.clone(), Ending::Nothing),
+            Some(_) => self.end(reply.clone(), ending),
             None => self.end = End::Told(None),
         }
+    }
+
+    /// How a refusal of this request ends: is its SDK to be refused again when it tries again by itself?
+    pub fn refused(&self, user_agent: &str) -> Ending {
+        let Fingerprint { identity, key, .. } = self.fingerprint;
+        // A key that the app chose may come again on purpose, once the wait is over.
+        if key != identity && client::retries_refusals(user_agent) { Ending::Refused } else { Ending::Nothing }
     }
 
     /// The client has gone, as far as can be seen: from now on a retry may take its place.
@@ -397,28 +424,29 @@ impl Click<'_> {
         }
         let repeats_for_nobody = match &self.end {
             End::Open => false,
-            End::Untold(_, ending) => self.delivered || *ending == Ending::Nothing,
+            End::Untold(_, ending) => self.delivered || matches!(ending, Ending::Nothing | Ending::Refused),
             End::Told(_) => true,
         };
         if self.registered.is_none() && !repeats_for_nobody {
             self.tell();
         }
         if let Some(registered) = &self.registered {
-            self.retries.leave(self.fingerprint.hash, registered, self.delivered);
+            self.retries.leave(self.fingerprint.identity, registered, self.delivered);
         }
     }
 
     /// Lets others know of the exchange, and of its end if it has come.
     fn tell(&mut self) {
-        let (retries, Fingerprint { hash, keyed }) = (self.retries, self.fingerprint);
+        let (retries, fingerprint) = (self.retries, self.fingerprint);
+        let identity = fingerprint.identity;
         let registered = self
             .registered
-            .get_or_insert_with(|| retries.register(keyed, &mut retries.exchanges.entry(hash).or_default()));
+            .get_or_insert_with(|| retries.register(fingerprint, &mut retries.exchanges.entry(identity).or_default()));
         if let End::Untold(reply, ending) = std::mem::replace(&mut self.end, End::Open) {
             let now = retries.clock.now();
             let mut waits_for_a_retry = false;
             // First the end, then the answer: whoever asks after a client has been told must not find it in flight still.
-            retries.change(hash, registered.serial, |exchange| {
+            retries.change(identity, registered.serial, |exchange| {
                 exchange.over = Some((ending, now));
                 waits_for_a_retry = exchange.clients == 0;
             });

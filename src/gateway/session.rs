@@ -129,6 +129,15 @@ impl Caller for Streamed<'_> {
         write(self.session, reply.clone()).await
     }
 
+    async fn dismiss(&mut self, reply: &Reply) -> pingora::Result<()> {
+        self.session.set_keepalive(None);
+        write(self.session, reply.clone()).await?;
+        if !self.session.is_http2() {
+            self.session.as_downstream_mut().shutdown().await;
+        }
+        Ok(())
+    }
+
     async fn refuse(&mut self, reply: Reply) -> pingora::Result<()> {
         refuse(self.session, reply).await
     }

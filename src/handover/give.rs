@@ -112,8 +112,12 @@ fn tell_everything(line: &Arc<Line>, gateway: &Gateway) -> Result<(), String> {
             let _ = line.tell(&record.encode(), is_complete.load(Ordering::Relaxed));
         }
     });
-    for kept in gateway.kept_answers() {
-        line.say(&Message::Kept(kept)).map_err(broke)?;
+    for (key, kept) in gateway.kept_answers() {
+        let message = match key {
+            None => Message::Kept(kept),
+            Some(key) => Message::KeptUnder(key, kept),
+        };
+        line.say(&message).map_err(broke)?;
     }
     for (phone, until) in gateway.exempt_for_a_while() {
         line.say(&Message::Exempt(phone.digits(), until.as_micros())).map_err(broke)?;

@@ -61,6 +61,9 @@ pub(super) enum Message {
     Gone(u64),
     /// The new one: the answer.
     Told(u64, Told),
+    /// The old one: an answer that waits for a retry, and the hash of the key that an SDK made up for it. (0.1 says neither this nor
+    /// what follows.)
+    KeptUnder(u128, Kept),
 }
 
 /// Who the old process is.

@@ -173,7 +173,8 @@ impl Estate {
             match self.line.hear().map_err(broke)? {
                 Some(Received::Records(records)) => gateway.inherit(&records, same_key, !is_written)?,
                 Some(Received::Message(message)) => match *message {
-                    Message::Kept(kept) => gateway.inherit_answer(kept),
+                    Message::Kept(kept) => gateway.inherit_answer(None, kept),
+                    Message::KeptUnder(key, kept) => gateway.inherit_answer(Some(key), kept),
                     Message::Exempt(digits, until) => {
                         if let Some(phone) = Phone::from_digits(digits) {
                             gateway.inherit_exemption(phone, Moment::from_micros(until));
@@ -236,10 +237,12 @@ fn listen(line: &Arc<Line>, gateway: &Arc<Gateway>, same_key: bool, runtime: &Ha
                     there.lock().insert(serial, gone);
                     let (gateway, line, there) = (Arc::clone(gateway), Arc::clone(line), Arc::clone(&there));
                     runtime.spawn(async move {
-                        let told = gateway.serve_for_another(ask, is_gone).await;
-                        there.lock().remove(&serial);
-                        // Where it has ended, its clients have gone.
-                        let _ = line.say(&Message::Told(serial, told));
+                        let say = |told| {
+                            there.lock().remove(&serial);
+                            // Where it has ended, its clients have gone.
+                            let _ = line.say(&Message::Told(serial, told));
+                        };
+                        gateway.serve_for_another(ask, is_gone, say).await;
                     });
                 }
                 Message::Gone(serial) => drop(there.lock().remove(&serial)),

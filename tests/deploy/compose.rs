@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::program::{check, drain_timeout, ports, read, scratch, seconds};
+use crate::program::{check, ports, read, scratch, seconds, takes_to_stop};
 use crate::yaml::{document, mistakes};
 
 const FILE: &str = "deploy/compose/compose.yaml";
@@ -94,7 +94,9 @@ fn the_gateway_is_reached_where_it_listens_and_asks_the_sandbox_where_that_liste
     let port = listen.strip_prefix("0.0.0.0:").unwrap();
     assert_eq!(environment, [("SENDLY_GATEWAY_UPSTREAM_URL".to_owned(), format!("http://sandbox:{port}"))]);
     assert_eq!(sandbox["healthcheck"]["disable"], true, "it has no /readyz");
-    assert!(seconds(gateway["stop_grace_period"].as_str().unwrap()) > drain_timeout());
+    assert!(
+        seconds(gateway["stop_grace_period"].as_str().unwrap()) >= takes_to_stop(&read("deploy/docker/gateway.toml"))
+    );
 }
 
 #[test]

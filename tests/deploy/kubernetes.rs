@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::docker;
 use crate::notify::Gateway;
-use crate::program::{check, ports, read, seconds, value};
+use crate::program::{check, ports, read, takes_to_stop};
 use crate::yaml::{document, documents, mistakes};
 
 const FOLDER: &str = "deploy/kubernetes";
@@ -104,8 +104,7 @@ fn the_kubelet_asks_what_the_gateway_answers() {
 
 #[test]
 fn it_has_time_to_drain_and_needs_no_hook_for_it() {
-    let drain = seconds(&value(&config(), "", "drain_timeout").unwrap());
-    assert!(pod()["spec"]["terminationGracePeriodSeconds"].as_u64().unwrap() > drain);
+    assert!(pod()["spec"]["terminationGracePeriodSeconds"].as_u64().unwrap() >= takes_to_stop(&config()));
     assert_eq!(container().get("lifecycle"), None);
 }
 

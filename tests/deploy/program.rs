@@ -61,7 +61,14 @@ pub(crate) fn seconds(text: &str) -> u64 {
     text.strip_suffix('s').unwrap().parse().unwrap()
 }
 
-/// How long it may drain by default.
-pub(crate) fn drain_timeout() -> u64 {
-    seconds(&value(&read("config/gateway.toml"), "", "drain_timeout").unwrap())
+/// How long what stops a gateway with this configuration has to wait for it: its drain, and time to start and to end it.
+pub(crate) fn takes_to_stop(config: &str) -> u64 {
+    let default = || {
+        read("config/gateway.toml")
+            .lines()
+            .find_map(|line| Some(line.strip_prefix("#drain_timeout = ")?.trim_matches('"').to_owned()))
+    };
+    let drain_timeout = value(config, "", "drain_timeout").or_else(default).unwrap();
+    let drain_delay = value(config, "", "drain_delay").map_or(0, |delay| seconds(&delay));
+    drain_delay + seconds(&drain_timeout) + 10
 }

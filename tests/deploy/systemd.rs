@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
-use crate::program::{PROGRAM, drain_timeout, read, scratch};
+use crate::program::{PROGRAM, read, scratch, takes_to_stop};
 
 const UNIT: &str = "deploy/sendly-gateway.service";
 
@@ -65,7 +65,7 @@ fn it_waits_for_readiness_and_is_stopped_as_the_program_expects() {
     let unit = read(UNIT);
     assert_eq!(only(&unit, "Type"), "notify");
     assert_eq!(only(&unit, "KillSignal"), "SIGTERM");
-    assert!(only(&unit, "TimeoutStopSec").parse::<u64>().unwrap() > drain_timeout());
+    assert!(only(&unit, "TimeoutStopSec").parse::<u64>().unwrap() >= takes_to_stop(""));
     assert_eq!(only(&unit, "RestartPreventExitStatus"), "64");
 }
 

@@ -12,7 +12,7 @@ const PHONE: &str = "+15550100123";
 const OTHER: &str = "+15550100124";
 const SEND: &str = "/api/v1/verify";
 const RESEND: &str = "/api/v1/verify/ver_1/resend";
-const A_KEY: (&str, &str) = ("idempotency-key", "sendly-rust-retry-7d1c");
+const A_KEY: (&str, &str) = ("idempotency-key", "sendly-rust-retry-7d1c6f1c-9f0a-4c43-8a58-2f9d8c1b7a10");
 const MINUTE: Duration = Duration::from_secs(60);
 const TICK: Duration = Duration::from_micros(1);
 
@@ -434,7 +434,7 @@ async fn also_a_failure_that_could_not_be_delivered_is_adopted() {
         gateway.upstream.behave();
         assert_eq!(ask(&gateway, SEND, &[]).await.status, 503, "its code may be out");
         assert_eq!(ask(&gateway, SEND, &[]).await.status, 503, "and an SDK asks three times");
-        gateway.wait(Duration::from_secs(15));
+        gateway.wait(Duration::from_secs(30));
         assert_eq!(ask(&gateway, SEND, &[]).await.status, 201, "by then it is a new click");
     }
 }
@@ -452,7 +452,7 @@ async fn a_server_error_that_may_have_sent_a_code_buys_no_second_one_by_its_retr
                 assert_eq!(ask(&gateway, SEND, headers).await.status, status);
             }
             assert_eq!(bought(&gateway), 1, "{status}");
-            gateway.wait(Duration::from_secs(3));
+            gateway.wait(Duration::from_secs(18));
             assert_eq!(ask(&gateway, SEND, headers).await.status, 201, "by then it is a new click");
         }
     }
@@ -486,13 +486,13 @@ async fn an_outcome_that_nobody_knows_answers_its_retries_and_buys_nothing() {
             let first = ask(&gateway, target, headers).await;
             assert_eq!((first.status.as_u16(), first.error().as_str()), (502, "upstream_unreachable"));
             gateway.upstream.behave();
-            for backoff in [1, 2, 4] {
+            for backoff in [2, 4, 8] {
                 gateway.wait(Duration::from_secs(backoff));
                 let retry = ask(&gateway, target, headers).await;
                 assert_eq!((retry.status, &retry.body), (first.status, &first.body));
             }
             assert_eq!(bought(&gateway), 1, "{target}");
-            gateway.wait(Duration::from_secs(8));
+            gateway.wait(Duration::from_secs(16));
             let click = ask(&gateway, target, headers).await;
             let expected = if target == SEND { 201 } else { 429 };
             assert_eq!(click.status, expected, "a new click is judged: the resend is in its cooldown");
@@ -502,14 +502,15 @@ async fn an_outcome_that_nobody_knows_answers_its_retries_and_buys_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_that_did_not_come_in_time_is_not_bought_again_by_its_retries() {
-    let timeouts = "upstream.connect_timeout = \"1s\"\nupstream.exchange_timeout = \"1s\"\n";
+    let timeouts =
+        "upstream.answer_within = \"5s\"\nupstream.connect_timeout = \"1s\"\nupstream.exchange_timeout = \"1s\"\n";
     let gateway = gateway_with(timeouts).await;
     gateway.upstream.script(|_| Act::Hang);
     for _ in 0..4 {
         assert_eq!(ask(&gateway, SEND, &[]).await.error(), "upstream_timeout");
     }
     assert_eq!(bought(&gateway), 1);
-    gateway.wait(Duration::from_secs(15));
+    gateway.wait(Duration::from_secs(30));
     gateway.upstream.behave();
     gateway.send_ok(PHONE).await;
 }
@@ -567,7 +568,7 @@ async fn where_there_is_no_room_for_answers_nothing_is_sent_and_nothing_charged(
     gateway.upstream.script(|_| Act::BreakOff);
     assert_eq!(ask(&gateway, SEND, &[A_KEY]).await.status, 502);
     for _ in 0..8 {
-        let refused = ask(&gateway, SEND, &[]).await;
+        let refused = gateway.send(OTHER).await;
         assert_eq!((refused.status.as_u16(), refused.error().as_str()), (503, "at_capacity"));
         assert!(refused.headers.contains_key("retry-after"));
     }
@@ -577,5 +578,198 @@ async fn where_there_is_no_room_for_answers_nothing_is_sent_and_nothing_charged(
     assert_eq!(gateway.metric("sendly_gateway_kept_answers_max").await, 1);
     gateway.clock.advance(std::time::Duration::from_secs(60));
     gateway.upstream.behave();
-    assert_eq!(ask(&gateway, SEND, &[]).await.status, 201, "and what was refused was not charged");
+    assert_eq!(gateway.send(OTHER).await.status, 201, "and what was refused was not charged");
+}
+
+/// As an SDK of 3.38 to 4.2 makes them: one for each try.
+fn made_up_keys() -> impl Iterator<Item = String> {
+    (0..).map(|serial| format!("sendly-python-retry-6f1c2b8e-9f0a-4c43-8a58-{serial:012x}"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_key_after_each_5xx_buys_nothing_where_the_outcome_is_not_known() {
+    for act in [Act::error(500, "internal_error"), Act::error(503, "internal_error"), Act::BreakOff, Act::CutBody(201)]
+    {
+        for target in [SEND, RESEND] {
+            let gateway = gateway().await;
+            gateway.upstream.knows("ver_1", PHONE);
+            let (like_sendly, failing) = (gateway.upstream.like_sendly(), act.clone());
+            gateway.upstream.script(move |seen| if seen.is_lookup() { like_sendly(seen) } else { failing.clone() });
+            let mut told = Vec::new();
+            for key in made_up_keys().take(4) {
+                told.push(ask(&gateway, target, &[("idempotency-key", &key)]).await.body);
+                gateway.upstream.behave();
+            }
+            assert!(told.iter().all(|body| *body == told[0]), "{act:?} {target}");
+            assert_eq!(bought(&gateway), 1, "{act:?} {target}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_key_joins_the_exchange_whose_client_has_gone() {
+    for leaves in WAYS {
+        let gateway = held().await;
+        let mut keys = made_up_keys();
+        let (first, second) = (keys.next().unwrap(), keys.next().unwrap());
+        ask_and_leave(&gateway, SEND, &[("idempotency-key", &first)], leaves).await;
+        let mut retry = begin(&gateway, SEND, &[("idempotency-key", &second)]).await;
+        gateway.shows("sendly_gateway_unclaimed_exchanges", 0).await;
+        gateway.upstream.let_go(1);
+        assert_eq!(retry.answer().await.unwrap().status, 201, "{leaves:?}");
+        assert_eq!(bought(&gateway), 1, "{leaves:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_live_clicks_with_a_made_up_key_each_are_two() {
+    let gateway = held().await;
+    let mut wires = Vec::new();
+    for key in made_up_keys().take(2) {
+        wires.push(begin(&gateway, SEND, &[("idempotency-key", &key)]).await);
+    }
+    asked_for(&gateway, 2).await;
+    gateway.upstream.let_go(2);
+    let mut ids = Vec::new();
+    for wire in &mut wires {
+        ids.push(wire.answer().await.unwrap().json()["id"].clone());
+    }
+    assert_ne!(ids[0], ids[1]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_the_app_chose_is_another_click_after_an_outcome_that_is_not_known() {
+    let gateway = gateway().await;
+    gateway.upstream.script(|_| Act::BreakOff);
+    assert_eq!(ask(&gateway, SEND, &[("idempotency-key", "click-1")]).await.status, 502);
+    gateway.upstream.behave();
+    assert_eq!(ask(&gateway, SEND, &[("idempotency-key", "click-1")]).await.status, 502, "the same click");
+    assert_eq!(
+        ask(&gateway, SEND, &[("idempotency-key", "click-2")]).await.status,
+        201,
+        "the app says that it is another"
+    );
+    assert_eq!(bought(&gateway), 2);
+}
+
+/// A limit whose window ends while an SDK of before 4.3 still tries again by itself.
+const SHORT_LIMIT: &str = "[[limits]]\nname = \"short\"\nper = \"phone\"\nmax = 1\nwindow = \"3s\"\n";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_key_is_refused_again_while_its_sdk_tries_again_by_itself() {
+    for (agent, expected) in
+        [("sendly-go/4.2.0", 429), ("sendly-java/4.2.0", 429), ("sendly-python/4.2.0", 429), ("sendly-rs/7.0.0", 201)]
+    {
+        let gateway = gateway_with(SHORT_LIMIT).await;
+        let keys: Vec<_> = made_up_keys().take(3).collect();
+        let click = async |key: &str| ask(&gateway, SEND, &[("idempotency-key", key), ("user-agent", agent)]).await;
+        assert_eq!(click(&keys[0]).await.status, 201);
+        assert_eq!(click(&keys[1]).await.status, 429);
+        for pause in [1, 2, 4] {
+            gateway.wait(Duration::from_secs(pause));
+            let again = click(&keys[1]).await;
+            let expected = if pause == 1 { 429 } else { expected };
+            assert_eq!(again.status, expected, "{agent}: after {pause} s");
+        }
+        assert_eq!(click(&keys[2]).await.status, 201, "{agent}: the next click");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sendlys_own_429_is_passed_on_without_leading_an_sdk_to_sleep_and_buy() {
+    let refusal = |wait: u64| {
+        let body = serde_json::json!({ "error": "rate_limit_exceeded", "message": "Too many.", "retryAfter": wait });
+        Act::Answer(
+            429,
+            vec![("content-type", "application/json".to_owned()), ("retry-after", wait.to_string())],
+            body.to_string().into(),
+        )
+    };
+    for (agent, wait, code, in_body, in_header) in [
+        ("sendly-python/4.5.1", 3, "rate_limit_wait", true, true),
+        ("sendly-python/4.5.1", 600, "rate_limit_exceeded", true, true),
+        ("sendly-python/4.2.0", 600, "rate_limit_wait", true, true),
+        ("sendly-ruby/4.2.0", 3, "rate_limit_exceeded", false, true),
+        ("sendly-java/4.2.0", 600, "rate_limit_exceeded", true, false),
+        ("sendly-go/4.2.0", 3, "rate_limit_exceeded", true, false),
+        ("sendly-go/4.3.0", 3, "rate_limit_wait", true, true),
+        ("@sendly/node/1.0.5", 3, "rate_limit_exceeded", true, true),
+    ] {
+        let gateway = gateway().await;
+        gateway.upstream.script(move |_| refusal(wait));
+        // The second one meets the gateway's own hold.
+        for message in ["Too many.", "Sendly's own limit for this phone number is reached."] {
+            let told = ask(&gateway, SEND, &[("user-agent", agent)]).await;
+            let body = told.json();
+            assert_eq!((told.status.as_u16(), told.error().as_str()), (429, code), "{agent} {wait}");
+            assert_eq!(body["message"], message, "{agent} {wait}");
+            assert_eq!(body.get("retryAfter").is_some(), in_body, "{agent} {wait} {message}");
+            assert_eq!(told.headers.contains_key("retry-after"), in_header, "{agent} {wait} {message}");
+        }
+        assert_eq!(bought(&gateway), 1);
+    }
+}
+
+/// Clients are told after a fifth of a second that Sendly is late.
+const IMPATIENT: &str = "[upstream]\nanswer_within = \"200ms\"\n";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_is_told_when_its_patience_ends_and_its_retry_gets_the_code_of_the_exchange_that_went_on() {
+    // Read by the gateway itself, and by pingora.
+    for more in [None, Some(("connection", "close"))] {
+        for target in [SEND, RESEND] {
+            let gateway = gateway_with(IMPATIENT).await;
+            gateway.upstream.knows("ver_1", PHONE);
+            hold(&gateway);
+            for key in made_up_keys().take(3) {
+                let headers: Vec<_> = [("idempotency-key", key.as_str())].into_iter().chain(more).collect();
+                let mut wire = begin(&gateway, target, &headers).await;
+                let late = wire.answer().await.unwrap();
+                assert_eq!((late.status.as_u16(), late.error().as_str()), (504, "upstream_timeout"), "{target}");
+                assert!(wire.is_closed().await, "{target}: nothing else comes on this connection");
+                gateway.shows("sendly_gateway_unclaimed_exchanges", 1).await;
+            }
+            gateway.upstream.let_go(1);
+            gateway.is_idle().await;
+            let headers: Vec<_> = more.into_iter().collect();
+            let answer = ask(&gateway, target, &headers).await;
+            assert!(answer.status.is_success(), "{target}: {answer:?}");
+            assert_eq!((bought(&gateway), judged(&gateway).await), (1, 1), "{target}");
+            assert_eq!(gateway.codes_left(PHONE).await, 4);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_retry_that_comes_while_the_exchange_goes_on_waits_for_its_code() {
+    let gateway = gateway_with(IMPATIENT).await;
+    hold(&gateway);
+    assert_eq!(ask(&gateway, SEND, &[]).await.status, 504);
+    let mut retry = begin(&gateway, SEND, &[]).await;
+    gateway.shows("sendly_gateway_unclaimed_exchanges", 0).await;
+    gateway.upstream.let_go(1);
+    assert_eq!(retry.answer().await.unwrap().status, 201);
+    assert_eq!(bought(&gateway), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_exchange_that_goes_on_without_its_client_is_settled_by_its_outcome() {
+    for (act, settlement, reason) in [
+        (
+            Act::AnswerWhenLet(402, Bytes::from_static(b"{\"error\":\"insufficient_credits\"}")),
+            "given_back",
+            "rejected",
+        ),
+        (Act::AnswerWhenLet(503, Bytes::from_static(b"{\"error\":\"internal_error\"}")), "kept", "server_error"),
+    ] {
+        let gateway = gateway_with(IMPATIENT).await;
+        gateway.upstream.script(move |_| act.clone());
+        assert_eq!(ask(&gateway, SEND, &[]).await.status, 504);
+        gateway.upstream.let_go(1);
+        gateway.is_idle().await;
+        assert_eq!(gateway.settled(settlement, reason).await, 1);
+        let again = ask(&gateway, SEND, &[]).await;
+        assert!([402, 503].contains(&again.status.as_u16()), "its retry is told how it ended: {again:?}");
+        assert_eq!(bought(&gateway), 1);
+    }
 }

@@ -187,7 +187,7 @@ async fn a_resend_that_sendly_refuses_starts_no_cooldown_and_one_that_may_be_out
     assert_eq!(gateway.resend(&id).await.status, 503);
     gateway.upstream.behave();
     // No retry of it any more.
-    gateway.wait(Duration::from_secs(15));
+    gateway.wait(Duration::from_secs(30));
     assert_eq!(gateway.resend(&id).await.error(), "resend_cooldown");
     assert_eq!(gateway.codes_left(PHONE).await, 3);
 }

@@ -15,6 +15,8 @@ use super::nearest;
 pub(super) struct Reader {
     pub(super) environment: Environment,
     pub(super) mistakes: Vec<Mistake>,
+    /// What is allowed and is likely not meant.
+    pub(super) warnings: Vec<Mistake>,
     /// Keys that stand in the file and that nobody asked for.
     pub(super) unknown: Vec<(String, Place)>,
     /// What was asked for, by its path; sections too.
@@ -51,6 +53,7 @@ impl Reader {
         Self {
             environment,
             mistakes: Vec::new(),
+            warnings: Vec::new(),
             unknown: Vec::new(),
             asked: BTreeMap::new(),
             names: BTreeSet::new(),

@@ -154,21 +154,38 @@ impl<'r, 't> Section<'r, 't> {
     /// Notes a mistake unless something holds between keys. The first of them that was given is to blame; none is if one of
     /// them is mistaken anyway.
     pub(super) fn rule(&mut self, holds: bool, keys: &[&str], expected: impl Into<String>) {
-        if holds {
-            return;
+        if !holds {
+            let mistake = self.blame(keys, expected.into());
+            self.reader.mistakes.extend(mistake);
         }
+    }
+
+    /// The same for what is allowed and is likely not meant.
+    pub(super) fn advise(&mut self, holds: bool, keys: &[&str], expected: impl Into<String>) {
+        if !holds {
+            let warning = self.blame(keys, expected.into());
+            self.reader.warnings.extend(warning);
+        }
+    }
+
+    /// Whether a key has a value that it takes.
+    pub(super) fn is_given(&mut self, key: &str) -> bool {
+        matches!(self.asked(key).answer, Answer::Sound(..))
+    }
+
+    fn blame(&mut self, keys: &[&str], expected: String) -> Option<Mistake> {
         let mut blamed = None;
         for key in keys {
             match &self.asked(key).answer {
-                Answer::Mistaken => return,
+                Answer::Mistaken => return None,
                 Answer::Sound(place, found) if blamed.is_none() => blamed = Some((*key, place.clone(), found.clone())),
                 Answer::Sound(..) | Answer::Absent => {}
             }
         }
         let default = || (keys.first().copied().unwrap_or_default(), self.place.clone(), "its default".to_owned());
         let (key, place, found) = blamed.unwrap_or_else(default);
-        let problem = Problem::Value { expected: expected.into(), found };
-        self.reader.mistakes.push(Mistake { place, key: join(&self.path, key), problem });
+        let problem = Problem::Value { expected, found };
+        Some(Mistake { place, key: join(&self.path, key), problem })
     }
 
     /// What the environment has for a key, or else the file.

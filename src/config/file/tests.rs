@@ -221,3 +221,32 @@ impl Drop for Folder {
         let _ = fs::remove_dir_all(&self.0);
     }
 }
+
+#[test]
+fn what_is_allowed_and_likely_not_meant_is_a_warning_with_its_place() {
+    let warnings = |text: &str| parse(text, &[]).unwrap().warnings;
+    assert_eq!(warnings(""), [""; 0]);
+    assert_eq!(warnings("drain_timeout = \"65s\""), [""; 0]);
+    assert_eq!(
+        warnings("drain_timeout = \"30s\""),
+        [
+            "gateway.toml:1:17: drain_timeout: expected drain_timeout to be at least 65s: lookup_timeout, exchange_timeout and 2s. What is in \
+          flight at its end stays charged, and its retry is not recognised, found \"30s\""
+        ]
+    );
+    assert_eq!(
+        warnings("[clients]\nbody_timeout = \"10s\"\n"),
+        [
+            "gateway.toml:2:16: clients.body_timeout: expected body_timeout and answer_within to be less than 30s together (SDKs give up then, \
+          and retry), found \"10s\""
+        ]
+    );
+}
+
+#[test]
+fn a_drain_takes_as_long_as_the_slowest_limited_request_where_nothing_else_is_said() {
+    let drain = |text: &str| parse(text, &[]).unwrap().drain_timeout;
+    assert_eq!(drain(""), secs(65));
+    assert_eq!(drain("[upstream]\nlookup_timeout = \"5s\"\nexchange_timeout = \"5m\"\n"), secs(307));
+    assert_eq!(drain("drain_timeout = \"0s\""), secs(0));
+}

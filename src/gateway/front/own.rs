@@ -157,6 +157,13 @@ impl Caller for Own<'_> {
         Ok(())
     }
 
+    async fn dismiss(&mut self, reply: &Reply) -> io::Result<()> {
+        self.keeps = false;
+        self.tell(reply).await?;
+        let patience = self.settings.config.clients.write_timeout;
+        within(patience, self.wire.stream().shutdown()).await.unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into()))
+    }
+
     async fn refuse(&mut self, reply: Reply) -> io::Result<()> {
         match within(DRAIN_FOR, self.read_whole()).await {
             Some(Ok(())) => self.tell(&reply).await,

@@ -10,10 +10,10 @@ use super::{Ending, Exchange, Retries};
 use crate::clock::Moment;
 use crate::gateway::relay::Told;
 
-/// An answer that waits.
+/// An answer that waits. Its form is part of what two processes say to each other.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Kept {
-    hash: u128,
+    identity: u128,
     keyed: bool,
     delivered: bool,
     ending: Ending,
@@ -23,38 +23,45 @@ pub struct Kept {
 }
 
 impl Retries {
-    /// All of them.
-    pub fn leave_behind(&self) -> Vec<Kept> {
+    /// All of them, each with the key's hash where that is not its identity's.
+    pub fn leave_behind(&self) -> Vec<(Option<u128>, Kept)> {
         let mut all = Vec::new();
         for exchanges in &self.exchanges {
             for exchange in exchanges.value().iter().filter(|exchange| exchange.is_kept()) {
                 let (Some((ending, at)), Some(reply)) = (exchange.over, exchange.told.get()) else { continue };
-                all.push(Kept {
-                    hash: *exchanges.key(),
+                // It is over in a few seconds.
+                if ending == Ending::Refused {
+                    continue;
+                }
+                let identity = *exchanges.key();
+                let kept = Kept {
+                    identity,
                     keyed: exchange.keyed,
                     delivered: exchange.delivered,
                     ending,
                     at: at.as_micros(),
                     told: Told::from(reply),
-                });
+                };
+                all.push(((exchange.key != identity).then_some(exchange.key), kept));
             }
         }
         // The successor forgets the oldest first, and knows them in this order.
-        all.sort_unstable_by_key(|kept| kept.at);
+        all.sort_unstable_by_key(|(_, kept)| kept.at);
         all
     }
 
     /// Keeps one of another process, for as long as that would have.
-    pub fn inherit(&self, kept: Kept) {
-        let Kept { hash, keyed, delivered, ending, at, told } = kept;
+    pub fn inherit(&self, key: Option<u128>, kept: Kept) {
+        let Kept { identity, keyed, delivered, ending, at, told } = kept;
+        let key = key.unwrap_or(identity);
         let serial = self.serial.fetch_add(1, Ordering::Relaxed);
         let over = Some((ending, Moment::from_micros(at)));
         let told = Arc::new(SetOnce::new_with(Some(told.into())));
-        let exchange = Exchange { serial, keyed, clients: 0, delivered, over, told };
-        let mut exchanges = self.exchanges.entry(hash).or_default();
+        let exchange = Exchange { serial, key, keyed, clients: 0, delivered, over, told };
+        let mut exchanges = self.exchanges.entry(identity).or_default();
         self.places.inherit();
         if !exchange.may_be_bought_twice() {
-            self.places.may_be_forgotten(serial, hash);
+            self.places.may_be_forgotten(serial, identity);
         }
         exchanges.push(exchange);
         self.kept.fetch_add(1, Ordering::Relaxed);

@@ -75,7 +75,7 @@ impl Retries {
         let mut dropped = 0;
         self.exchanges.retain(|_, exchanges| {
             exchanges.retain(|exchange| {
-                let stays = exchange.clients > 0 || self.kept_until(exchange).is_none_or(|until| until > now);
+                let stays = exchange.clients > 0 || self.kept_until(exchange, true).is_none_or(|until| until > now);
                 if !stays {
                     dropped += 1;
                     self.places.is_wanted(exchange.serial);

@@ -4,8 +4,12 @@ use super::*;
 use crate::clock::ManualClock;
 use http::StatusCode;
 
-const KEYED: Fingerprint = Fingerprint { hash: 1, keyed: true };
-const PLAIN: Fingerprint = Fingerprint { hash: 2, keyed: false };
+const KEYED: Fingerprint = Fingerprint { identity: 1, key: 1, keyed: true };
+const PLAIN: Fingerprint = Fingerprint { identity: 2, key: 2, keyed: false };
+
+/// The request of [`PLAIN`] under a key that an SDK made up, and under the next that it made up.
+const MADE_UP: Fingerprint = Fingerprint { identity: 2, key: 21, keyed: true };
+const ROTATED: Fingerprint = Fingerprint { identity: 2, key: 22, keyed: true };
 
 fn retries() -> (Retries, ManualClock) {
     let seconds = Duration::from_secs;
@@ -35,7 +39,7 @@ fn retry(place: Place<'_>) -> Ticket<'_> {
 fn is_new(place: Place<'_>) -> bool {
     match place {
         Place::New(mut click) => {
-            click.refuse(&reply("refused"));
+            click.refuse(&reply("refused"), Ending::Nothing);
             true
         }
         Place::Retry(_) => false,
@@ -105,7 +109,7 @@ async fn of_those_with_one_key_that_come_before_the_verdict_one_is_judged() {
     let (retries, _clock) = retries();
     let mut first = new(retries.place(KEYED));
     let others: Vec<_> = (0..3).map(|_| retry(retries.place(KEYED))).collect();
-    first.refuse(&reply("refused"));
+    first.refuse(&reply("refused"), Ending::Nothing);
     for other in others {
         assert!(text(&other).await.contains("refused"), "what is judged for one is judged for all who joined");
         other.delivered();
@@ -202,7 +206,7 @@ async fn an_exchange_whose_task_dies_ends_unknown() {
 async fn no_more_answers_are_kept_than_there_is_room_for() {
     let (retries, clock) = retries();
     for hash in 0..200 {
-        let mut first = new(retries.place(Fingerprint { hash, keyed: true }));
+        let mut first = new(retries.place(Fingerprint { identity: hash, key: hash, keyed: true }));
         first.end(reply("one"), Ending::Final);
         first.delivered();
     }
@@ -220,7 +224,7 @@ fn with_room_for(max_kept: usize) -> (Retries, ManualClock) {
 }
 
 fn keyed(hash: u128) -> Fingerprint {
-    Fingerprint { hash, keyed: true }
+    Fingerprint { identity: hash, key: hash, keyed: true }
 }
 
 #[tokio::test]
@@ -248,15 +252,19 @@ async fn a_table_full_of_answers_that_no_client_was_told_takes_no_new_click_and_
     for ending in [Ending::Final, Ending::Unknown] {
         let (retries, clock) = with_room_for(10);
         for hash in 0..10 {
-            new(retries.place(Fingerprint { hash, keyed: hash % 2 == 0 })).end(reply("one"), ending);
+            new(retries.place(Fingerprint { identity: hash, key: hash, keyed: hash % 2 == 0 }))
+                .end(reply("one"), ending);
         }
         assert_eq!(retries.kept(), 10);
         for hash in 10..3000 {
-            assert!(matches!(retries.place(Fingerprint { hash, keyed: hash % 2 == 0 }), Place::Full));
+            assert!(matches!(
+                retries.place(Fingerprint { identity: hash, key: hash, keyed: hash % 2 == 0 }),
+                Place::Full
+            ));
         }
         assert_eq!((retries.kept(), retries.exchanges.len()), (10, 10), "what is refused leaves nothing");
         for hash in 0..10 {
-            drop(retry(retries.place(Fingerprint { hash, keyed: hash % 2 == 0 })));
+            drop(retry(retries.place(Fingerprint { identity: hash, key: hash, keyed: hash % 2 == 0 })));
         }
         clock.advance(Duration::from_secs(600));
         assert!(is_new(retries.place(KEYED)), "what has expired takes no room, also before the next sweep");
@@ -352,7 +360,7 @@ mod random {
             for step in steps {
                 match step {
                     Step::Ask(hash, keyed) => {
-                        let fingerprint = Fingerprint { hash, keyed };
+                        let fingerprint = Fingerprint { identity: hash, key: hash, keyed };
                         untold.retain(|(_, until)| *until > clock.now());
                         let must_be_known = untold.iter().any(|(known, _)| *known == fingerprint);
                         match retries.place(fingerprint) {
@@ -410,4 +418,96 @@ mod random {
             }
         }
     }
+}
+
+#[tokio::test]
+async fn where_the_outcome_is_not_known_another_key_of_the_sdk_is_the_same_click() {
+    for other in [MADE_UP, ROTATED, PLAIN] {
+        let (retries, clock) = retries();
+        let mut first = new(retries.place(MADE_UP));
+        first.end(reply("unknown"), Ending::Unknown);
+        first.delivered();
+        for _ in 0..3 {
+            clock.advance(Duration::from_secs(4));
+            let again = retry(retries.place(other));
+            assert!(text(&again).await.contains("unknown"));
+            again.delivered();
+        }
+        clock.advance(Duration::from_secs(3));
+        assert!(is_new(retries.place(other)), "{other:?}");
+    }
+}
+
+#[tokio::test]
+async fn where_the_client_has_gone_another_key_of_the_sdk_adopts_its_exchange() {
+    for other in [ROTATED, PLAIN] {
+        let (retries, _clock) = retries();
+        let mut first = new(retries.place(MADE_UP));
+        first.give_up();
+        let second = retry(retries.place(other));
+        first.end(reply("one"), Ending::Final);
+        assert!(text(&second).await.contains("one"));
+        second.delivered();
+        assert!(is_new(retries.place(other)), "delivered: the next one is a new click");
+        assert!(text(&retry(retries.place(MADE_UP))).await.contains("one"), "but not under its own key");
+    }
+}
+
+#[tokio::test]
+async fn two_live_clicks_of_one_app_each_with_a_key_of_its_own_are_two() {
+    let (retries, _clock) = retries();
+    let mut first = new(retries.place(MADE_UP));
+    let mut second = new(retries.place(ROTATED));
+    first.end(reply("one"), Ending::Final);
+    assert!(is_new(retries.place(PLAIN)), "it is being told");
+    first.delivered();
+    second.end(reply("two"), Ending::Final);
+    second.delivered();
+    assert!(text(&retry(retries.place(MADE_UP))).await.contains("one"));
+    assert!(text(&retry(retries.place(ROTATED))).await.contains("two"));
+    assert!(is_new(retries.place(PLAIN)));
+}
+
+#[tokio::test]
+async fn a_key_that_the_app_chose_keeps_its_meaning() {
+    let (retries, _clock) = retries();
+    let mut first = new(retries.place(PLAIN));
+    first.end(reply("unknown"), Ending::Unknown);
+    first.delivered();
+    // Its identity is another one: the app said that it is not the same.
+    assert!(is_new(retries.place(KEYED)));
+}
+
+#[tokio::test]
+async fn a_key_that_was_refused_is_refused_again_while_its_sdk_tries_again_by_itself() {
+    let (retries, clock) = retries();
+    let mut first = new(retries.place(MADE_UP));
+    let ending = first.refused("sendly-go/4.2.0");
+    assert_eq!(ending, Ending::Refused);
+    first.refuse(&reply("refused"), ending);
+    first.delivered();
+    clock.advance(client::RETRY_SPAN - Duration::from_micros(1));
+    assert!(text(&retry(retries.place(MADE_UP))).await.contains("refused"));
+    assert!(is_new(retries.place(ROTATED)), "another click is judged");
+    assert!(is_new(retries.place(PLAIN)));
+    clock.advance(Duration::from_micros(1));
+    assert!(is_new(retries.place(MADE_UP)));
+    for (fingerprint, agent) in [(PLAIN, "sendly-go/4.2.0"), (KEYED, "sendly-go/4.2.0"), (MADE_UP, "sendly-go/4.3.0")] {
+        assert_eq!(new(retries.place(fingerprint)).refused(agent), Ending::Nothing, "{fingerprint:?} {agent}");
+        clock.advance(Duration::from_secs(60));
+    }
+}
+
+#[tokio::test]
+async fn of_identical_answers_under_many_keys_a_bounded_number_is_kept() {
+    let (retries, clock) = retries();
+    for key in 0..90 {
+        let mut first = new(retries.place(Fingerprint { identity: 7, key, keyed: true }));
+        first.end(reply("one"), Ending::Final);
+        first.delivered();
+    }
+    assert_eq!(retries.kept(), MAX_ALIKE);
+    clock.advance(Duration::from_secs(600));
+    assert_eq!(retries.sweep(), MAX_ALIKE);
+    assert_eq!(retries.places.counts(), (0, 0));
 }

@@ -79,6 +79,7 @@ fn every_key_stands_in_the_shipped_file() {
     let without_default = [
         "admin.token",
         "admin.token_file",
+        "drain_timeout",
         "hash_key",
         "hash_key_file",
         "ledger.ca_file",

@@ -1,0 +1,73 @@
+//! How long a client waits for its answer, whatever Sendly does meanwhile.
+
+use std::pin::{Pin, pin};
+
+use tokio::time::Sleep;
+
+use super::caller::Caller;
+use super::reply::Reply;
+use crate::clock::{Clock, Moment};
+
+/// A client's patience (`upstream.answer_within`), from the end of its request's body. At its end the client is told that Sendly is late,
+/// and what it asked for goes on without it.
+pub(super) struct Patience<'r> {
+    end: Pin<&'r mut Sleep>,
+    clock: &'r Clock,
+    told_at: Option<Moment>,
+}
+
+impl<'r> Patience<'r> {
+    pub(super) fn new(end: Pin<&'r mut Sleep>, clock: &'r Clock) -> Self {
+        Self { end, clock, told_at: None }
+    }
+
+    /// When the client was told that Sendly is late, if it was. It can be told nothing else then.
+    pub(super) fn told_at(&self) -> Option<Moment> {
+        self.told_at
+    }
+
+    /// Tells a client its answer. Returns whether it could still be told.
+    pub(super) async fn tell<C: Caller>(&self, caller: &mut C, reply: &Reply) -> Result<bool, C::Error> {
+        if self.told_at.is_some() {
+            return Ok(false);
+        }
+        caller.tell(reply).await?;
+        Ok(true)
+    }
+
+    /// Waits for what comes to its end whatever the client does, and says once the client has gone or has been told that Sendly is late:
+    /// then a retry may take its place. No request is dropped because its client has gone, over HTTP/1 or HTTP/2; only what drops every
+    /// task ends it early.
+    pub(super) async fn watch<C: Caller, T>(
+        &mut self,
+        caller: &mut C,
+        work: impl Future<Output = T>,
+        left: impl FnOnce(),
+    ) -> T {
+        let mut work = pin!(work);
+        if self.told_at.is_some() {
+            return work.await;
+        }
+        let has_gone = tokio::select! {
+            biased;
+            done = &mut work => return done,
+            () = caller.gone() => true,
+            () = self.end.as_mut() => false,
+        };
+        left();
+        if has_gone {
+            // Or it has only closed its sending side: then it still waits, and the answer is tried all the same when it comes.
+            caller.part();
+            tokio::select! {
+                biased;
+                done = &mut work => return done,
+                () = self.end.as_mut() => {}
+            }
+        }
+        self.told_at = Some(self.clock.now());
+        let late = Reply::upstream_timeout();
+        // Whether that can be told or not: the work goes on.
+        let (done, _) = tokio::join!(work, caller.dismiss(&late));
+        done
+    }
+}

@@ -65,6 +65,8 @@ pub struct Config {
     pub tariff: Tariff,
     /// How long requests in flight may take to end once the process was told to stop.
     pub drain_timeout: Duration,
+    /// How long a request waits for charges that are not settled yet.
+    pub limits_wait: Duration,
     /// The limits on codes.
     pub limits: Vec<Limit>,
     /// The throttles on request attempts.

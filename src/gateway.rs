@@ -33,6 +33,7 @@ mod slots;
 mod state;
 mod store;
 mod traces;
+mod waiting;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -214,6 +215,8 @@ impl Gateway {
             unclaimed: self.retries.unclaimed(),
             access_lines_dropped,
             lines_dropped,
+            waiting: self.ledger.waiting().now(),
+            waits: self.ledger.waiting().ended(),
             spans: [spans.exported, spans.failed, spans.dropped],
         }
     }

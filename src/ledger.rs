@@ -3,9 +3,9 @@
 //! The one verb that matters is [`Ledger::reserve`]: it judges a code against every limit that it meets and, if none refuses,
 //! charges it to every key at once. What it hands out has to be settled: kept, because an SMS went out or may have, or given
 //! back, because none did. A [`Reservation`] is settled exactly once: settling consumes it, and one that is dropped unsettled
-//! (its task panicked, the process is being torn down) is kept, because a code that nobody can vouch for may be out. Keeping is
-//! what happens when nothing does: only giving back changes the ledger again. It has to come within
-//! [`UNSETTLED`](crate::policy::window::UNSETTLED).
+//! (its task panicked, the process is being torn down) is kept, because a code that nobody can vouch for may be out. Until then
+//! the charge is *open*: it takes its place in every window, but a request that only open charges stand in the way of waits for
+//! them ([`waiting`]). Settling has to come within [`UNSETTLED`](crate::policy::window::UNSETTLED).
 //!
 //! The ledger also knows whose a verification is: id → phone, learned from Sendly's answers.
 
@@ -13,6 +13,7 @@ pub mod durable;
 pub mod journal;
 pub mod memory;
 pub mod redis;
+pub mod waiting;
 
 use std::fmt;
 use std::sync::Arc;
@@ -25,6 +26,7 @@ use crate::policy::{Decision, Key, Kind, Policy, Refusal, Subject};
 use durable::Durable;
 use memory::Memory;
 use redis::Redis;
+use waiting::Waiting;
 
 /// The store behind the verbs.
 #[derive(Clone, Debug)]
@@ -85,6 +87,12 @@ impl Charge {
             Key::Account(account) => charge.account = Some(account),
         }
         charge
+    }
+
+    /// Whom it was charged to.
+    pub fn keys(&self) -> impl Iterator<Item = Key> + use<> {
+        let Self { phone, verification, account, .. } = *self;
+        [phone.map(Key::Phone), verification.map(Key::Verification), account.map(Key::Account)].into_iter().flatten()
     }
 }
 
@@ -233,6 +241,15 @@ impl Ledger {
         }
     }
 
+    /// Requests that wait for charges to be settled.
+    pub fn waiting(&self) -> &Arc<Waiting> {
+        match self {
+            Ledger::Memory(memory) => memory.waiting(),
+            Ledger::Durable(durable) => durable.memory().waiting(),
+            Ledger::Redis(redis) => redis.waiting(),
+        }
+    }
+
     fn reservation(&self, charge: Charge, token: Option<redis::Token>) -> Reservation {
         Reservation { ledger: self.clone(), charge, token, ends: Some(Settlement::Keep) }
     }
@@ -288,14 +305,14 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        if self.ends != Some(Settlement::GiveBack) {
-            // Kept: there is nothing to be done.
-            return;
-        }
+        let Some(settlement) = self.ends.take() else { return };
         match (&self.ledger, self.token) {
-            (Ledger::Memory(memory), _) => memory.settle(&self.charge, Settlement::GiveBack),
-            (Ledger::Durable(durable), _) => durable.settle(&self.charge, Settlement::GiveBack),
-            (Ledger::Redis(redis), Some(token)) => redis.give_back_later(&self.charge, token),
+            (Ledger::Memory(memory), _) => memory.settle(&self.charge, settlement),
+            (Ledger::Durable(durable), _) => durable.settle(&self.charge, settlement),
+            (Ledger::Redis(redis), Some(token)) => match settlement {
+                Settlement::Keep => redis.keep(&self.charge, token),
+                Settlement::GiveBack => redis.give_back_later(&self.charge, token),
+            },
             (Ledger::Redis(_), None) => {}
         }
     }

@@ -209,8 +209,8 @@ impl Metrics {
         }
     }
 
-    /// A code was judged, to a phone that is exempt or not, and that took so long.
-    pub fn decision(&self, series: &Series, decision: &Decision, is_exempt: bool, took: Duration) {
+    /// A code was judged, to a phone that is exempt or not. That took so long, unless it waited for others.
+    pub fn decision(&self, series: &Series, decision: &Decision, is_exempt: bool, took: Option<Duration>) {
         self.limits.decision(series, decision, is_exempt, took);
     }
 
@@ -406,7 +406,7 @@ mod tests {
         let refusal = Refusal { by: Obstacle::Limit(0), retry_after: Duration::from_millis(29_001) };
         let account = crate::policy::subject::HashKey::new([1; 16]).account(b"Bearer sk_1");
         metrics.refused(&series, &refusal, Kind::Send, &Subject { phone: None, verification: None, account });
-        metrics.decision(&series, &Decision::default(), false, Duration::from_nanos(180));
+        metrics.decision(&series, &Decision::default(), false, Some(Duration::from_nanos(180)));
         let text = exposed(&metrics);
         has(
             &text,
@@ -434,7 +434,7 @@ mod tests {
         log.take(Moment::from_micros(9), Kind::Send, policy.retention(Per::Phone));
         let record = crate::policy::Record { per: Per::Phone, log: Some(&log), held_until: None };
         let decision = policy.lenient().judge([record], Kind::Send, Moment::from_micros(9));
-        metrics.decision(&series, &decision, true, Duration::ZERO);
+        metrics.decision(&series, &decision, true, Some(Duration::ZERO));
         has(
             &exposed(&metrics),
             &[

@@ -244,6 +244,8 @@ impl LimitSet {
 pub enum Obstacle {
     /// The limit at this place of the policy.
     Limit(usize),
+    /// The limit at this place is full, of charges that are not settled yet, and was waited for in vain.
+    Unsettled(usize),
     /// Sendly itself refused this phone a moment ago, and said for how long.
     Hold,
 }
@@ -268,6 +270,8 @@ pub struct Decision {
     pub near: LimitSet,
     /// The refusal, if an enforced limit was reached or Sendly holds the phone.
     pub refusal: Option<Refusal>,
+    /// Whether the refusal rests on charges that are not settled yet: without them no limit would refuse.
+    pub is_unsettled: bool,
 }
 
 /// What a request is judged by: of one of its keys, whom that counts for, its log, and until when Sendly itself refuses it.
@@ -360,13 +364,14 @@ impl Policy {
 
     /// Judges a request for one more code of `kind` against what is known of its keys, each once.
     ///
-    /// Every limit is asked, also after one has refused: the longest wait speaks. Sendly's hold counts only if this policy
+    /// Every limit is asked, also after one has refused: the longest wait is told, of those limits that refuse whatever becomes of
+    /// charges that are not settled yet; of the others only where there are no such limits. Sendly's hold counts only if this policy
     /// enforces anything, so that a policy of shadows refuses nothing.
     pub fn judge<'l>(&self, records: impl IntoIterator<Item = Record<'l>>, kind: Kind, now: Moment) -> Decision {
         let mut decision = Decision::default();
         for Record { per, log, held_until } in records {
             if let Some(until) = held_until.filter(|until| self.enforces && *until > now) {
-                decision.refuse(Refusal { by: Obstacle::Hold, retry_after: until.since(now) });
+                decision.refuse(Refusal { by: Obstacle::Hold, retry_after: until.since(now) }, true);
             }
             for rule in self.rules(per).met(kind) {
                 decision.met.insert(rule.place);
@@ -374,7 +379,8 @@ impl Policy {
                 if let Some(retry_after) = log.full(rule, now) {
                     decision.reached.insert(rule.place);
                     if rule.enforced {
-                        decision.refuse(Refusal { by: Obstacle::Limit(rule.place), retry_after });
+                        let refusal = Refusal { by: Obstacle::Limit(rule.place), retry_after };
+                        decision.refuse(refusal, log.is_full_of_settled(rule, now));
                     }
                 } else if log.is_nearly_full(rule, now) {
                     decision.near.insert(rule.place);
@@ -394,11 +400,25 @@ impl Policy {
 }
 
 impl Decision {
-    /// The longest wait speaks; of equals, the first.
-    fn refuse(&mut self, refusal: Refusal) {
-        if self.refusal.is_none_or(|other| other.retry_after < refusal.retry_after) {
+    /// What stands firm outweighs what rests on unsettled charges; then the longest wait is told; of equals, the first.
+    fn refuse(&mut self, refusal: Refusal, is_firm: bool) {
+        let outweighs = |other: Refusal| match (is_firm, self.is_unsettled) {
+            (true, true) => true,
+            (false, false) => false,
+            _ => other.retry_after < refusal.retry_after,
+        };
+        if self.refusal.is_none_or(outweighs) {
             self.refusal = Some(refusal);
+            self.is_unsettled = !is_firm;
         }
+    }
+
+    /// The key on which such a refusal rests, of those of this request.
+    pub fn waits_for(&self, policy: &Policy, subject: &Subject) -> Option<Key> {
+        let refusal = self.refusal.filter(|_| self.is_unsettled)?;
+        let Obstacle::Limit(place) = refusal.by else { return None };
+        let per = policy.limits().get(place)?.per;
+        subject.keys().into_iter().find(|key| key.per() == per)
     }
 }
 

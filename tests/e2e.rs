@@ -49,3 +49,5 @@ mod throttles;
 mod tls;
 #[path = "support/upstream.rs"]
 mod upstream;
+#[path = "e2e/waiting.rs"]
+mod waiting;

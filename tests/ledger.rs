@@ -88,6 +88,7 @@ macro_rules! behaves {
                 no_window_ever_holds_more_than_max_though_time_runs_backwards
                 a_refusal_lasts_exactly_until_retry_after
                 the_limit_that_speaks_is_the_last_to_let_go
+                what_rests_on_open_charges_passes_without_them_and_else_does_not
                 a_refusal_changes_nothing
                 what_is_given_back_never_was
                 policies_of_shadows_refuse_nothing;

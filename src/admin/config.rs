@@ -27,6 +27,7 @@ pub(super) fn shown(config: &Config) -> Value {
         // Given or drawn: that makes no difference here.
         "hash_key": SECRET,
         "drain_timeout": span(config.drain_timeout),
+        "limits_wait": span(config.limits_wait),
         "exempt": config.exempt.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "upstream": {
             "url": upstream.origin.to_string(),

@@ -72,6 +72,11 @@ impl Gate {
         self.word.fetch_or(CLOSED, Ordering::AcqRel);
     }
 
+    /// Whether it is closed: who is inside and has not been judged yet is to leave.
+    pub(super) fn is_closed(&self) -> bool {
+        self.word.load(Ordering::Acquire) & CLOSED != 0
+    }
+
     /// Waits until nobody is inside.
     pub(super) async fn is_empty(&self) {
         loop {

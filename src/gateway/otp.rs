@@ -23,6 +23,7 @@ use super::retries::{Click, Ending, Place, Ticket};
 use super::settings::Settings;
 use super::{Gateway, Request};
 use crate::clock::Moment;
+use crate::ledger::waiting::Asked;
 use crate::ledger::{Reservation, Settlement, Verdict};
 use crate::metrics::{Fate, Outcome, TurnedAway};
 use crate::phone::Phone;
@@ -151,11 +152,24 @@ async fn serve_within<C: Caller>(
     }
 
     let asked = gateway.clock.read();
-    let now = asked.moment();
+    let mut now = asked.moment();
     let is_exempt = gateway.exemptions.cover(subject.phone, now);
     let policy = if is_exempt { &settings.lenient } else { &settings.policy };
-    let (decision, verdict) = gateway.ledger.reserve(policy, &subject, kind, now).await;
-    gateway.metrics.decision(&settings.series, &decision, is_exempt, gateway.clock.read().since(asked));
+    let judged = Asked { policy, subject: &subject, kind };
+    let (_, verdict) = match gateway.ledger.reserve_at_once(judged, now).await {
+        Some(decided) => {
+            let took = gateway.clock.read().since(asked);
+            gateway.metrics.decision(&settings.series, &decided.0, is_exempt, Some(took));
+            decided
+        }
+        None => {
+            let decided = watch(caller, gateway.wait_and_reserve(settings, judged), || click.give_up()).await;
+            now = gateway.clock.now();
+            // How long others take to be settled says nothing about the ledger.
+            gateway.metrics.decision(&settings.series, &decided.0, is_exempt, None);
+            decided
+        }
+    };
     let reservation = match verdict {
         Verdict::Reserved(reservation) => reservation,
         Verdict::Refused(refusal) => {

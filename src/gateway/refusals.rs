@@ -17,6 +17,8 @@ pub(super) struct Refusals {
     /// In the policy's order.
     limits: Vec<Prepared>,
     hold: Prepared,
+    /// What a limit says that is full only of charges that are not settled yet, in the policy's order.
+    unsettled: Vec<Prepared>,
 }
 
 /// One obstacle's refusal, but for its wait.
@@ -46,8 +48,14 @@ impl Refusals {
             Prepared::new(&limit.name, wanted_code(limit.code), &sentence(limit), fields)
         };
         let hold = "Sendly's own limit for this phone number is reached.";
+        let unsettled = |limit: &Limit| {
+            let fields = ratelimit_fields.then(|| Fields::of(limit)).flatten();
+            let message = "Other codes are on their way, and they may be all that this limit allows. Try again.";
+            Prepared::new(&limit.name, code::RATE_LIMIT_EXCEEDED, message, fields)
+        };
         Self {
             limits: policy.limits().iter().map(limit).collect(),
+            unsettled: policy.limits().iter().map(unsettled).collect(),
             hold: Prepared::new("hold", code::RATE_LIMIT_EXCEEDED, hold, None),
         }
     }
@@ -55,6 +63,7 @@ impl Refusals {
     fn of(&self, obstacle: Obstacle) -> &Prepared {
         match obstacle {
             Obstacle::Limit(place) => self.limits.get(place).unwrap_or(&self.hold),
+            Obstacle::Unsettled(place) => self.unsettled.get(place).unwrap_or(&self.hold),
             Obstacle::Hold => &self.hold,
         }
     }

@@ -63,7 +63,10 @@ impl Durable {
         let journal = Journal::open(dir, key_check(hash_key))?;
         // Phones, and what has to do with ids and accounts: neither needs the other, and each is in its order.
         let restored = journal.restore(|records, same_key| {
-            let restore = |of: Of| records.iter().for_each(|record| self.memory.restore(policy, record, of, now));
+            let restore = |of: Of| {
+                let settled = records.iter().filter_map(Record::settled);
+                settled.for_each(|record| self.memory.restore(policy, &record, of, now));
+            };
             std::thread::scope(|scope| {
                 scope.spawn(|| restore(Of::Phones));
                 if same_key {
@@ -104,8 +107,8 @@ impl Durable {
     /// The same, and writes it down: it stands in no folder yet.
     pub fn inherit_and_write(&self, policy: &Policy, record: &Record, same_key: bool, now: Moment) {
         self.inherit(policy, record, same_key, now);
-        if let Some(journal) = self.journal.get() {
-            journal.write(record);
+        if let (Some(journal), Some(record)) = (self.journal.get(), record.settled()) {
+            journal.write(&record);
         }
     }
 
@@ -177,8 +180,10 @@ impl Durable {
 
     pub(super) fn settle(&self, charge: &Charge, settlement: Settlement) {
         self.memory.settle(charge, settlement);
-        if settlement == Settlement::GiveBack {
-            self.tell(&Record::GivenBack(*charge));
+        match settlement {
+            Settlement::GiveBack => self.tell(&Record::GivenBack(*charge)),
+            // The journal's charges are settled: a process that reads them has none in flight.
+            Settlement::Keep => self.tell_heir(&Record::Kept(*charge)),
         }
     }
 

@@ -12,9 +12,11 @@ mod shards;
 mod table;
 mod verifications;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use super::waiting::Waiting;
 use super::{Charge, Known, Settlement};
 use crate::clock::Moment;
 use crate::phone::Phone;
@@ -54,6 +56,7 @@ pub struct Memory {
     max_keys: AtomicUsize,
     /// Whether a key that is one too many is refused ([`WhenFull::Refuse`]).
     refuses: AtomicBool,
+    waiting: Arc<Waiting>,
 }
 
 /// What came of asking for a code.
@@ -121,6 +124,7 @@ impl Memory {
             uncounted: AtomicUsize::new(0),
             max_keys: bounds.keys.into(),
             refuses: (bounds.when_full == WhenFull::Refuse).into(),
+            waiting: Arc::default(),
         }
     }
 
@@ -183,7 +187,7 @@ impl Memory {
             })
         });
         keys.retain(charged);
-        keys.each_mut().for_each(|key| key.charge(at, kind, policy.retention(key.per())));
+        keys.each_mut().for_each(|key| key.charge(at, kind, policy.retention(key.per()), true));
         let Keys { phone, verification, account } = &keys;
         let charge = Charge {
             phone: phone.as_ref().map(Locked::id),
@@ -195,24 +199,39 @@ impl Memory {
         (decision, Verdict::Charged(charge))
     }
 
-    /// Settles a charge. To be called at most once for each; keeping one is nothing that would have to be done.
+    /// Settles a charge, and lets those who wait for that know. To be called at most once for each.
     pub fn settle(&self, charge: &Charge, settlement: Settlement) {
-        if settlement == Settlement::Keep {
-            return;
-        }
         // What was swept meanwhile no limit needs any more.
         let mut keys = self.lock(charge.phone, charge.verification, charge.account);
-        let gone = keys.each_mut().filter_map(|key| key.give_back(charge.at, charge.kind).then_some(())).count();
-        self.tracked.fetch_sub(gone, Ordering::Relaxed);
+        match settlement {
+            Settlement::Keep => keys.each_mut().for_each(|key| key.keep(charge.at, charge.kind)),
+            Settlement::GiveBack => {
+                let is_gone = |key: &mut (dyn shards::Key + '_)| key.give_back(charge.at, charge.kind);
+                let gone = keys.each_mut().filter_map(|key| is_gone(key).then_some(())).count();
+                self.tracked.fetch_sub(gone, Ordering::Relaxed);
+            }
+        }
+        drop(keys);
+        self.waiting.settled(charge);
+    }
+
+    /// Requests that wait for charges to be settled.
+    pub const fn waiting(&self) -> &Arc<Waiting> {
+        &self.waiting
     }
 
     /// See [`Ledger::record`](super::Ledger::record).
     pub fn record(&self, policy: &Policy, key: Key, kind: Kind, at: Moment) {
+        self.record_as(policy, key, kind, at, false);
+    }
+
+    /// The same; the charge may be open: then it is settled later.
+    pub(super) fn record_as(&self, policy: &Policy, key: Key, kind: Kind, at: Moment, is_open: bool) {
         if policy.counts(key.per(), kind) {
             let mut keys = self.lock_one(key);
             for key in keys.each_mut() {
                 if key.record().log.is_some() || self.has_room() {
-                    key.charge(at, kind, policy.retention(key.per()));
+                    key.charge(at, kind, policy.retention(key.per()), is_open);
                 }
             }
         }

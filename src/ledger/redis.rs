@@ -15,6 +15,7 @@ mod ids;
 mod keeper;
 mod keys;
 mod link;
+mod open;
 mod server_time;
 mod verbs;
 mod wire;
@@ -40,6 +41,7 @@ use circuit::Circuit;
 pub use circuit::Reason;
 use keys::Names;
 use link::{Fault, Link};
+use open::Open;
 use server_time::ServerTime;
 use wire::{Call, Contents, Judged, Numbers};
 
@@ -135,6 +137,8 @@ pub struct Redis {
     remember: Duration,
     /// The last one that was given out.
     token: AtomicU32,
+    /// This gateway's charges that are not settled yet, by their tokens.
+    open: Mutex<HashMap<u32, Charge>>,
     /// What limits need, as of the last code.
     retention: Mutex<[Retention; Per::ALL.len()]>,
     /// Where it stands which data this is, and which was found there.
@@ -218,6 +222,7 @@ impl Redis {
             remember: options.remember,
             // Tokens of gateways that share a phone in the same minutes are not to meet.
             token: AtomicU32::new(random() as u32),
+            open: Mutex::default(),
             retention: Mutex::new([Retention::default(); Per::ALL.len()]),
             data_names: names.data(),
             data: Mutex::default(),
@@ -264,6 +269,24 @@ impl Redis {
     pub async fn reserve(&self, policy: &Policy, subject: &Subject, kind: Kind, now: Moment) -> (Decision, Verdict) {
         self.note_retention(policy);
         let number = self.next_token();
+        let token = Token { number, beside: subject.phone, is_local: !self.time.is_known() };
+        let charge = charge_of(policy, subject, kind, now, &subject.keys());
+        let open = Open::new(self, Tokened { token, charge });
+        let (decision, verdict) = self.decide(policy, subject, kind, number, now).await;
+        if matches!(verdict, Verdict::Charged(..)) {
+            open.stays();
+        }
+        (decision, verdict)
+    }
+
+    async fn decide(
+        &self,
+        policy: &Policy,
+        subject: &Subject,
+        kind: Kind,
+        number: u32,
+        now: Moment,
+    ) -> (Decision, Verdict) {
         let mut may_be_charged = false;
         if self.circuit.is_up() {
             let turn = self.circuit.turn();
@@ -313,7 +336,10 @@ impl Redis {
             refused |= refuses;
             at = at.or(Some(judged.at));
             let facts = judged.told.into_iter().zip(judged.copies);
-            told.extend(some.iter().zip(facts).map(|(key, ((held, rules), copy))| (*key, held, rules, copy)));
+            for (key, ((held, rules), copy)) in some.iter().zip(facts) {
+                let rules = self.see_open(policy, (*key, kind), rules, copy.as_ref(), (number, now)).await;
+                told.push((*key, held, rules, copy));
+            }
         }
         let facts = told.iter().map(|(key, held, rules, _)| (key.per(), *held, rules.as_slice()));
         let decision = policy.decision(facts, kind);
@@ -321,9 +347,9 @@ impl Redis {
         let charge = charge_of(policy, subject, kind, at, &keys);
         for (key, _, _, copy) in told.iter().filter(|_| !is_withdrawn) {
             match copy {
-                Some(Contents { charges, held_until }) => self.warm.mirror(policy, *key, charges, *held_until),
+                Some(copy) => self.warm.mirror(policy, *key, copy.each_open(&self.open.lock()), copy.held_until),
                 // Too much to be sent each time: what this gateway does is all that it knows of it.
-                None if !refused => self.warm.record(policy, *key, kind, at),
+                None if !refused => self.warm.record_as(policy, *key, kind, at, true),
                 None => {}
             }
         }

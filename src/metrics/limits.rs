@@ -120,8 +120,10 @@ impl Limits {
         }
     }
 
-    pub(super) fn decision(&self, series: &Series, decision: &Decision, is_exempt: bool, took: Duration) {
-        self.took.observe(took.as_secs_f64());
+    pub(super) fn decision(&self, series: &Series, decision: &Decision, is_exempt: bool, took: Option<Duration>) {
+        if let Some(took) = took {
+            self.took.observe(took.as_secs_f64());
+        }
         let is_allowed = decision.refusal.is_none();
         for (place, limit) in series.limits.iter().enumerate().filter(|(place, _)| decision.met.contains(*place)) {
             let reached = || limit.exempt.as_ref().filter(|_| is_exempt).unwrap_or(&limit.deny);
@@ -139,7 +141,9 @@ impl Limits {
     pub(super) fn refused(&self, series: &Series, refusal: &Refusal) {
         let wait = match refusal.by {
             Obstacle::Hold => Some(&self.hold_wait),
-            Obstacle::Limit(place) => series.limits.get(place).and_then(|limit| limit.wait.as_ref()),
+            Obstacle::Limit(place) | Obstacle::Unsettled(place) => {
+                series.limits.get(place).and_then(|limit| limit.wait.as_ref())
+            }
         };
         if let Some(wait) = wait {
             wait.observe(refusal.retry_after.as_secs_f64().ceil());
@@ -161,7 +165,9 @@ impl Series {
     pub(super) fn per(&self, obstacle: Obstacle) -> Per {
         match obstacle {
             Obstacle::Hold => Per::Phone,
-            Obstacle::Limit(place) => self.limits.get(place).map_or(Per::Phone, |limit| limit.per),
+            Obstacle::Limit(place) | Obstacle::Unsettled(place) => {
+                self.limits.get(place).map_or(Per::Phone, |limit| limit.per)
+            }
         }
     }
 

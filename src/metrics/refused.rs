@@ -61,7 +61,7 @@ impl Refused {
             (_, None) => (UNKNOWN, 0),
         };
         let place = match by {
-            Obstacle::Limit(place) => place as u64 % HOLD,
+            Obstacle::Limit(place) | Obstacle::Unsettled(place) => place as u64 % HOLD,
             Obstacle::Hold => HOLD,
         };
         let word = (kind << PLACE_BITS | place) << VALUE_BITS | value;

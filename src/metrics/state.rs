@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use prometheus::process_collector::ProcessCollector;
-use prometheus::{Gauge, Histogram, IntCounter, IntGauge, Registry};
+use prometheus::{Gauge, Histogram, IntCounter, IntCounterVec, IntGauge, Registry};
 
 use super::register::{Register, Result};
 use crate::clock::Moment;
@@ -31,6 +31,10 @@ pub struct Sizes {
     pub access_lines_dropped: u64,
     /// Other lines of the log that were dropped.
     pub lines_dropped: u64,
+    /// Requests that wait for charges to be settled.
+    pub waiting: usize,
+    /// How many such waits have ended so.
+    pub waits: [(&'static str, u64); 4],
     /// Spans that a collector took, that it did not take, and that were dropped.
     pub spans: [u64; 3],
 }
@@ -59,6 +63,8 @@ pub(super) struct State {
     lines_dropped: IntCounter,
     /// In the order of [`Sizes::spans`].
     spans: [IntCounter; 3],
+    waiting: IntGauge,
+    waits: IntCounterVec,
     verifications: IntGauge,
     kept_answers: IntGauge,
     max_kept_answers: IntGauge,
@@ -88,7 +94,14 @@ impl State {
             register.counters("swept_total", "Entries dropped because nothing needs them any more.", &["what"])?;
         let spans =
             register.counters("trace_spans_total", "Spans of recorded traces, by what became of them.", &["result"])?;
+        let waits = register.counters(
+            "limit_waits_total",
+            "Requests that waited for charges that were not settled yet, by how that ended.",
+            &["result"],
+        )?;
         Ok(Self {
+            waiting: register.gauge("limit_waiting", "Requests that wait for charges that are not settled yet.")?,
+            waits,
             in_flight: register.gauge("in_flight", "Requests and exchanges with Sendly that are under way.")?,
             tracked: register.gauge("tracked_keys", "Phones, verifications and accounts that have a log.")?,
             capacity: register.gauge("tracked_keys_max", "How many there is room for.")?,
@@ -131,6 +144,10 @@ impl State {
         raise(&self.access_lines_dropped, sizes.access_lines_dropped);
         raise(&self.lines_dropped, sizes.lines_dropped);
         self.spans.iter().zip(sizes.spans).for_each(|(total, to)| raise(total, to));
+        set(&self.waiting, sizes.waiting);
+        for (result, to) in sizes.waits.iter().filter(|(result, _)| !result.is_empty()) {
+            raise(&self.waits.with_label_values(&[result]), *to);
+        }
         set(&self.verifications, sizes.verifications);
         set(&self.kept_answers, sizes.kept_answers);
         set(&self.max_kept_answers, sizes.max_kept_answers);

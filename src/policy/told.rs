@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::window::Log;
 use super::{Decision, Kind, Obstacle, Per, Policy, Refusal, Rule};
 
 /// What a store tells of a rule that a code met.
@@ -13,6 +14,19 @@ pub enum Told {
     Near,
     /// It is reached, for so long.
     Full(Duration),
+    /// The same, and it would not be without charges that are not settled yet.
+    Unsettled(Duration),
+}
+
+impl Told {
+    /// The same, where the log of the key is known: a limit may be full only of charges that are open there.
+    pub fn with(self, rule: &Rule, log: &Log) -> Self {
+        let Told::Full(wait) = self else { return self };
+        // What is told shows when it was judged, on the clock of the store.
+        let now = log.leaves(rule).map(|leaves| leaves - wait);
+        let is_firm = now.is_none_or(|now| log.is_full_of_settled(rule, now));
+        if is_firm { self } else { Told::Unsettled(wait) }
+    }
 }
 
 impl Policy {
@@ -32,18 +46,19 @@ impl Policy {
         let mut decision = Decision::default();
         for (per, held, told) in keys {
             if self.enforces && !held.is_zero() {
-                decision.refuse(Refusal { by: Obstacle::Hold, retry_after: held });
+                decision.refuse(Refusal { by: Obstacle::Hold, retry_after: held }, true);
             }
             for (rule, told) in self.met(per, kind).iter().zip(told) {
                 decision.met.insert(rule.place);
                 match told {
                     Told::Free => {}
                     Told::Near => decision.near.insert(rule.place),
-                    Told::Full(retry_after) => {
+                    Told::Full(retry_after) | Told::Unsettled(retry_after) => {
                         decision.reached.insert(rule.place);
                         if rule.enforced {
                             let by = Obstacle::Limit(rule.place);
-                            decision.refuse(Refusal { by, retry_after: *retry_after });
+                            let is_firm = matches!(told, Told::Full(_));
+                            decision.refuse(Refusal { by, retry_after: *retry_after }, is_firm);
                         }
                     }
                 }

@@ -14,10 +14,11 @@ use crate::clock::Moment;
 
 /// For how long a charge may yet be given back, and how far two readings of the clock may lie apart.
 ///
-/// An exchange is over in well under a minute. Until then no charge makes an older one needless: it may turn out never to have
-/// been. Were it given back even later, shadow limits could miss a charge that was forgotten for it; a limit that is enforced
-/// could not, since what it let through had left its window by then.
-pub const UNSETTLED: Duration = Duration::from_secs(120);
+/// An exchange takes five minutes at most (`upstream.exchange_timeout`). Until then no charge makes an older one needless: it may
+/// turn out never to have been. A charge that is older than this counts as settled, whatever became of its exchange. Were it given
+/// back even later, shadow limits could miss a charge that was forgotten for it; a limit that is enforced could not, since what it
+/// let through had left its window by then. `ledger.lua` has the same figure.
+pub const UNSETTLED: Duration = Duration::from_secs(360);
 
 /// How many charges have room on the heap at first. They stand there without their number, and the rest is 0: with it they would take
 /// 64 bytes of the allocator's instead of 48, and most logs that need the heap at all have no more.
@@ -41,20 +42,32 @@ impl Default for Charges {
     }
 }
 
-/// When a code went out, and of which kind, in one word. Never 0.
+/// When a code went out, of which kind, and whether it is settled, in one word. Never 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Charge(u64);
 
 impl Charge {
     const RESEND: u64 = 1;
+    /// The charge may turn out never to have been. Times reach this bit in 146,000 years.
+    const OPEN: u64 = 1 << 63;
 
     fn new(at: Moment, kind: Kind) -> Self {
         // A moment of the epoch's very first microsecond is that of the second: 0 is no charge.
-        Self(at.as_micros().max(1) << 1 | if kind == Kind::Resend { Self::RESEND } else { 0 })
+        let word = at.as_micros().max(1) << 1 | if kind == Kind::Resend { Self::RESEND } else { 0 };
+        Self(word & !Self::OPEN)
     }
 
     const fn at(self) -> Moment {
-        Moment::from_micros(self.0 >> 1)
+        Moment::from_micros((self.0 & !Self::OPEN) >> 1)
+    }
+
+    const fn is_open(self) -> bool {
+        self.0 & Self::OPEN != 0
+    }
+
+    /// Whether it stays, whatever becomes of exchanges that are in flight.
+    fn is_settled(self, as_of: Moment) -> bool {
+        !self.is_open() || self.at() + UNSETTLED <= as_of
     }
 
     const fn kind(self) -> Kind {
@@ -73,8 +86,22 @@ impl Log {
     /// A `now` before the newest charge (another thread read its clock first, or time ran backwards) is judged as that
     /// charge's moment, but the wait is told from the `now` that was given.
     pub fn full(&self, rule: &Rule, now: Moment) -> Option<Duration> {
-        let leaves = self.nth_newest(rule.counts, rule.max)?.at() + rule.window;
+        let leaves = self.leaves(rule)?;
         (leaves > self.not_before(now)).then(|| leaves.since(now))
+    }
+
+    /// When the charge leaves the window of a limit that it waits for, if there are as many as that.
+    pub fn leaves(&self, rule: &Rule) -> Option<Moment> {
+        Some(self.nth_newest(rule.counts, rule.max)?.at() + rule.window)
+    }
+
+    /// Whether a limit is full of settled charges alone, so that it refuses whatever becomes of those that are not settled yet.
+    pub fn is_full_of_settled(&self, rule: &Rule, now: Moment) -> bool {
+        let as_of = self.not_before(now);
+        let inside = |charge: &Charge| charge.at() + rule.window > as_of && rule.counts.includes(charge.kind());
+        let settled = |charge: &Charge| inside(charge) && charge.is_settled(as_of);
+        let newest_first = self.charges().iter().rev().map(|charge| Charge(*charge));
+        newest_first.filter(settled).nth((rule.max as usize).saturating_sub(1)).is_some()
     }
 
     /// Whether one more code takes a limit to 80 % of its max or more. As cheap as [`full`](Self::full): it looks at one charge.
@@ -99,6 +126,11 @@ impl Log {
         self.charges().iter().map(|charge| (Charge(*charge).at(), Charge(*charge).kind()))
     }
 
+    /// Its charges, oldest first, and whether each is still open.
+    pub fn each_open(&self) -> impl DoubleEndedIterator<Item = (Moment, Kind, bool)> {
+        self.charges().iter().map(|word| Charge(*word)).map(|charge| (charge.at(), charge.kind(), charge.is_open()))
+    }
+
     /// When it was charged last.
     pub fn newest(&self) -> Option<Moment> {
         self.charges().last().map(|charge| Charge(*charge).at())
@@ -109,9 +141,32 @@ impl Log {
         self.newest().map_or(now, |newest| newest.max(now))
     }
 
-    /// Takes a charge.
+    /// Takes a charge that is settled.
     pub fn take(&mut self, at: Moment, kind: Kind, retention: Retention) {
-        let charge = Charge::new(at, kind);
+        self.take_as(at, kind, retention, false);
+    }
+
+    /// Takes a charge that is settled, or open: to be kept or given back.
+    pub fn take_as(&mut self, at: Moment, kind: Kind, retention: Retention, is_open: bool) {
+        let Charge(word) = Charge::new(at, kind);
+        self.put(Charge(if is_open { word | Charge::OPEN } else { word }), retention);
+    }
+
+    /// Settles a charge: it stays.
+    pub fn keep(&mut self, at: Moment, kind: Kind) {
+        let open = Charge::new(at, kind).0 | Charge::OPEN;
+        // What stands behind its end is left over from charges that were given back.
+        let count = self.charges().len();
+        let words = match &mut self.0 {
+            Charges::One(only) => std::slice::from_mut(only),
+            Charges::Many(words) => room(words).1,
+        };
+        if let Some(word) = words.iter_mut().take(count).rev().find(|word| **word == open) {
+            *word &= !Charge::OPEN;
+        }
+    }
+
+    fn put(&mut self, charge: Charge, retention: Retention) {
         match &self.0 {
             Charges::One(0) => self.0 = Charges::One(charge.0),
             Charges::One(only) => {
@@ -126,10 +181,12 @@ impl Log {
         }
     }
 
-    /// Gives a charge back: it never was. Returns whether it was there.
+    /// Gives a charge back: it never was. Returns whether it was there. Of two that are alike, the one that is open goes.
     pub fn give_back(&mut self, at: Moment, kind: Kind) -> bool {
         let charge = Charge::new(at, kind).0;
-        let Some(place) = self.charges().iter().rposition(|other| *other == charge) else { return false };
+        let charges = self.charges();
+        let find = |word: u64| charges.iter().rposition(|other| *other == word);
+        let Some(place) = find(charge | Charge::OPEN).or_else(|| find(charge)) else { return false };
         match &mut self.0 {
             Charges::One(only) => *only = 0,
             Charges::Many(words) => {
@@ -151,7 +208,7 @@ impl Log {
 
     /// Takes over what another log holds.
     pub fn absorb(&mut self, other: &Log, retention: Retention) {
-        other.charges().iter().map(|charge| Charge(*charge)).for_each(|c| self.take(c.at(), c.kind(), retention));
+        other.charges().iter().for_each(|charge| self.put(Charge(*charge), retention));
     }
 
     /// Whether it says nothing.
@@ -296,7 +353,7 @@ mod tests {
 
     /// Long beside what may yet be given back.
     const WINDOW: u64 = 1_000_000_000;
-    const LATER: u64 = 120_000_000;
+    const LATER: u64 = UNSETTLED.as_micros() as u64;
 
     /// Two codes in a window.
     fn two(counts: Counts) -> Rule {
@@ -418,5 +475,36 @@ mod tests {
         // One a window: nothing is ever on the heap.
         let log = log_of((0..100).map(|nth| (100 + nth * (WINDOW + LATER), Resend)));
         assert!(matches!(log.0, Charges::One(_)), "{log:?}");
+    }
+
+    #[test]
+    fn what_is_open_refuses_nobody_for_good_until_it_is_kept() {
+        let mut log = log_of([(100, Send)]);
+        log.take_as(at(103), Send, retention(), true);
+        let firm = |log: &Log, now| log.is_full_of_settled(&two(Counts::BOTH), at(now));
+        assert_eq!(wait(&log, 104), Some(WINDOW - 4), "it is full");
+        assert!(!firm(&log, 104), "and may turn out not to be");
+        log.keep(at(103), Send);
+        assert!(firm(&log, 104));
+        assert_eq!(log, log_of([(100, Send), (103, Send)]));
+        log.keep(at(103), Send);
+        assert_eq!(log, log_of([(100, Send), (103, Send)]), "twice is once");
+    }
+
+    #[test]
+    fn of_two_charges_alike_the_open_one_is_given_back() {
+        let mut log = Log::default();
+        log.take_as(at(100), Send, retention(), true);
+        log.take(at(100), Send, retention());
+        assert!(log.give_back(at(100), Send));
+        assert_eq!(log, log_of([(100, Send)]));
+    }
+
+    #[test]
+    fn what_is_open_for_longer_than_any_exchange_is_settled() {
+        let mut log = log_of([(100, Send)]);
+        log.take_as(at(103), Send, retention(), true);
+        let firm = |now| log.is_full_of_settled(&two(Counts::BOTH), at(now));
+        assert!(!firm(103 + LATER - 1) && firm(103 + LATER));
     }
 }

@@ -6,6 +6,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use sendly_gateway::clock::Moment;
+use sendly_gateway::policy::window::UNSETTLED;
 use sendly_gateway::policy::{Decision, Key, Kind, Limit, Mode, Obstacle, Refusal, Subject};
 
 #[derive(Clone, Debug)]
@@ -15,6 +16,8 @@ struct Charge {
     at: Moment,
     /// Not given back.
     there: bool,
+    /// It may yet be.
+    open: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -37,12 +40,18 @@ pub struct Judgement {
     pub met: Vec<usize>,
     pub reached: Vec<usize>,
     pub refusal: Option<Refusal>,
+    pub is_unsettled: bool,
 }
 
 impl From<Decision> for Judgement {
     fn from(decision: Decision) -> Self {
         let places = |set: sendly_gateway::policy::LimitSet| (0..40).filter(|place| set.contains(*place)).collect();
-        Self { met: places(decision.met), reached: places(decision.reached), refusal: decision.refusal }
+        Self {
+            met: places(decision.met),
+            reached: places(decision.reached),
+            refusal: decision.refusal,
+            is_unsettled: decision.is_unsettled,
+        }
     }
 }
 
@@ -65,7 +74,7 @@ impl Model {
             return (judgement, None);
         }
         let at = subject.keys().into_iter().map(|key| self.time(key, now)).max().unwrap();
-        let charged = subject.keys().into_iter().filter_map(|key| self.charge(key, kind, at)).collect();
+        let charged = subject.keys().into_iter().filter_map(|key| self.charge(key, kind, at, true)).collect();
         (judgement, Some((at, charged)))
     }
 
@@ -75,8 +84,12 @@ impl Model {
         }
     }
 
+    pub fn keep(&mut self, charged: &Charged) {
+        charged.iter().for_each(|place| self.charges[*place].open = false);
+    }
+
     pub fn record(&mut self, key: Key, kind: Kind, at: Moment) {
-        self.charge(key, kind, at);
+        self.charge(key, kind, at, false);
     }
 
     pub fn hold(&mut self, key: Key, until: Moment) {
@@ -120,10 +133,10 @@ impl Model {
         distinct(&mut needed.map(|charge| charge.key)) + distinct(&mut held.into_iter())
     }
 
-    fn charge(&mut self, key: Key, kind: Kind, at: Moment) -> Option<usize> {
+    fn charge(&mut self, key: Key, kind: Kind, at: Moment, open: bool) -> Option<usize> {
         let counted = self.counted.iter().any(|limit| limit.per == key.per() && limit.counts.includes(kind));
         counted.then(|| {
-            self.charges.push(Charge { key, kind, at, there: true });
+            self.charges.push(Charge { key, kind, at, there: true, open });
             self.charges.len() - 1
         })
     }
@@ -136,23 +149,32 @@ impl Model {
             if let Some(until) = holds.map(|(_, until)| *until).max()
                 && self.limits.iter().any(|limit| limit.mode == Mode::Enforce)
             {
-                refusals.push(Refusal { by: Obstacle::Hold, retry_after: until.since(now) });
+                refusals.push((true, Refusal { by: Obstacle::Hold, retry_after: until.since(now) }));
             }
             for (place, limit) in limits().filter(|(_, limit)| limit.counts.includes(kind)) {
                 met.push(place);
                 if let Some(retry_after) = self.wait(key, limit, now) {
                     reached.push(place);
                     if limit.mode == Mode::Enforce {
-                        refusals.push(Refusal { by: Obstacle::Limit(place), retry_after });
+                        let is_firm = self.is_full_of_settled(key, limit, now);
+                        refusals.push((is_firm, Refusal { by: Obstacle::Limit(place), retry_after }));
                     }
                 }
             }
         }
         met.sort_unstable();
         reached.sort_unstable();
-        // The first of the longest.
-        let refusal = refusals.into_iter().rev().max_by_key(|refusal| refusal.retry_after);
-        Judgement { met, reached, refusal }
+        // Those that stand whatever becomes of open charges, if there are any; of them the first of the longest.
+        let last = refusals.into_iter().rev().max_by_key(|(is_firm, refusal)| (*is_firm, refusal.retry_after));
+        let is_unsettled = last.is_some_and(|(is_firm, _)| !is_firm);
+        Judgement { met, reached, refusal: last.map(|(_, refusal)| refusal), is_unsettled }
+    }
+
+    fn is_full_of_settled(&self, key: Key, limit: &Limit, now: Moment) -> bool {
+        let time = self.time(key, now);
+        let mut settled = self.clone();
+        settled.charges.retain(|charge| !charge.open || charge.at + UNSETTLED <= time);
+        settled.count(key, limit, time) >= limit.max as usize
     }
 
     /// How long until the limit has room: tried at each moment at which a charge leaves its window.

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 use sendly_gateway::clock::Moment;
 use sendly_gateway::ledger::{Reservation, Settlement};
-use sendly_gateway::policy::{Key, Kind, Limit, Mode, Obstacle, Policy};
+use sendly_gateway::policy::{Key, Kind, Limit, Mode, Obstacle, Policy, Refusal};
 
 use super::world::*;
 
@@ -96,8 +96,7 @@ pub fn a_refusal_lasts_exactly_until_retry_after(new: New) {
     over(anything(), |limits, events| {
         let mut world = World::new(new(), limits);
         for event in &events {
-            let Some(answer) = world.step(event) else { continue };
-            let Some(refusal) = answer.ledger.refusal else { continue };
+            let Some((answer, refusal)) = refused_for_good(&mut world, event) else { continue };
             let at = |now| wait_of(&world.ledger, &world.policy, &answer.subject, answer.kind, now);
             prop_assert!(!refusal.retry_after.is_zero());
             prop_assert_eq!(at(world.now + refusal.retry_after - MICRO), Some(MICRO));
@@ -111,8 +110,7 @@ pub fn the_limit_that_speaks_is_the_last_to_let_go(new: New) {
     over(anything(), |limits, events| {
         let mut world = World::new(new(), limits);
         for event in &events {
-            let Some(answer) = world.step(event) else { continue };
-            let Some(refusal) = answer.ledger.refusal else { continue };
+            let Some((answer, refusal)) = refused_for_good(&mut world, event) else { continue };
             let last = world.now + refusal.retry_after - MICRO;
             let (decision, _) = ask(&world.ledger, &world.policy, &answer.subject, answer.kind, last);
             match refusal.by {
@@ -121,6 +119,32 @@ pub fn the_limit_that_speaks_is_the_last_to_let_go(new: New) {
                     prop_assert_eq!(world.policy.limits()[place].mode, Mode::Enforce);
                 }
                 Obstacle::Hold => prop_assert_eq!(decision.refusal.map(|last| last.retry_after), Some(MICRO)),
+                Obstacle::Unsettled(_) => prop_assert!(false, "nobody waited"),
+            }
+        }
+        Ok(())
+    });
+}
+
+/// The refusal of a request, once nothing is open that may turn out never to have been.
+fn refused_for_good(world: &mut World, event: &Event) -> Option<(Answer, Refusal)> {
+    let answer = world.step(event)?;
+    answer.ledger.refusal?;
+    world.close();
+    let (decision, _) = ask(&world.ledger, &world.policy, &answer.subject, answer.kind, world.now);
+    Some((answer, decision.refusal?))
+}
+
+pub fn what_rests_on_open_charges_passes_without_them_and_else_does_not(new: New) {
+    over(forward(), |limits, events| {
+        let mut world = World::new(new(), limits);
+        for event in &events {
+            let Some(answer) = world.step(event) else { continue };
+            if answer.ledger.refusal.is_some() {
+                let is_unsettled = answer.ledger.is_unsettled;
+                world.give_all_back();
+                let wait = wait_of(&world.ledger, &world.policy, &answer.subject, answer.kind, world.now);
+                prop_assert_eq!(wait.is_none(), is_unsettled);
             }
         }
         Ok(())

@@ -382,7 +382,7 @@ impl World {
             }
             Event::Clear { key } => {
                 // What is under way then gives nothing back: here it is kept before.
-                self.open.clear();
+                self.close();
                 let key = self.key(*key);
                 wait(self.ledger.clear(&self.policy, key, self.now));
                 self.model.clear(key);
@@ -392,7 +392,8 @@ impl World {
                 self.latest = self.latest.max(self.now);
                 // No exchange takes as long as that: whatever is still open was dropped.
                 let now = self.now;
-                self.open.retain(|(reservation, _)| may_be_open(reservation.at(), now));
+                let late = self.open.extract_if(.., |(reservation, _)| !may_be_open(reservation.at(), now));
+                late.for_each(|(_, charged)| self.model.keep(&charged));
             }
             // Nor do clocks disagree by more.
             Event::StepBack(step) => self.now = (self.now - step.span(limits)).max(self.latest - UNSETTLED),
@@ -436,7 +437,15 @@ impl World {
 
     /// Drops all reservations that are open.
     pub fn close(&mut self) {
-        self.open.clear();
+        self.open.drain(..).for_each(|(_, charged)| self.model.keep(&charged));
+    }
+
+    /// Gives back all reservations that are open.
+    pub fn give_all_back(&mut self) {
+        for (reservation, charged) in std::mem::take(&mut self.open) {
+            wait(reservation.settle(Settlement::GiveBack));
+            self.model.give_back(charged);
+        }
     }
 
     fn settle(&mut self, nth: usize, settlement: Option<Settlement>) {
@@ -444,8 +453,9 @@ impl World {
             return;
         }
         let (reservation, charged) = self.open.swap_remove(nth % self.open.len());
-        if settlement == Some(Settlement::GiveBack) {
-            self.model.give_back(charged);
+        match settlement {
+            Some(Settlement::GiveBack) => self.model.give_back(charged),
+            _ => self.model.keep(&charged),
         }
         match settlement {
             Some(settlement) => wait(reservation.settle(settlement)),

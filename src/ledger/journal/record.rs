@@ -20,6 +20,10 @@ pub const SIZE: usize = 48;
 pub enum Record {
     /// A code was charged to these keys.
     Charged(Charge),
+    /// The same, and its exchange is still in flight. Only one process tells another: version 0.1 reads it as charged.
+    InFlight(Charge),
+    /// The exchange of such a code has ended, and the charge stays. Only one process tells another.
+    Kept(Charge),
     /// It was given back.
     GivenBack(Charge),
     /// Whose the verification with this id is.
@@ -66,11 +70,14 @@ mod tag {
     pub(super) const HELD: u8 = 4;
     pub(super) const CLEARED: u8 = 5;
     pub(super) const ABSORBED: u8 = 6;
+    pub(super) const KEPT: u8 = 7;
 }
 
 /// What flags say: of a charge, its kind; of anything else, what kind its key is of.
 mod flag {
     pub(super) const RESEND: u8 = 1;
+    /// The charge's exchange is in flight.
+    pub(super) const IN_FLIGHT: u8 = 2;
     /// There is a verification: any 64 bits but 0 may be one, and 0 stands for none.
     pub(super) const PHONE: u8 = 1;
     pub(super) const VERIFICATION: u8 = 2;
@@ -92,11 +99,22 @@ impl Record {
     /// When it happened.
     pub const fn at(&self) -> Moment {
         match self {
-            Record::Charged(charge) | Record::GivenBack(charge) => charge.at,
+            Record::Charged(charge) | Record::InFlight(charge) | Record::Kept(charge) | Record::GivenBack(charge) => {
+                charge.at
+            }
             Record::Learned { at, .. }
             | Record::Held { at, .. }
             | Record::Cleared { at, .. }
             | Record::Absorbed { at, .. } => *at,
+        }
+    }
+
+    /// What of it is written down: a process that reads it later has no exchange in flight.
+    pub fn settled(&self) -> Option<Self> {
+        match self {
+            Record::InFlight(charge) => Some(Record::Charged(*charge)),
+            Record::Kept(_) => None,
+            record => Some(*record),
         }
     }
 
@@ -118,7 +136,7 @@ impl Record {
     pub fn decode(bytes: &[u8; SIZE]) -> Option<Self> {
         let (sum, rest) = bytes.split_first_chunk::<4>()?;
         let (&[tag, flags, one, other], body) = rest.split_first_chunk::<4>()?;
-        if !(tag::CHARGED..=tag::ABSORBED).contains(&tag) || crc32fast::hash(rest) != u32::from_le_bytes(*sum) {
+        if !(tag::CHARGED..=tag::KEPT).contains(&tag) || crc32fast::hash(rest) != u32::from_le_bytes(*sum) {
             return None;
         }
         let mut words = body.chunks_exact(8).filter_map(|word| word.try_into().ok()).map(u64::from_le_bytes);
@@ -131,6 +149,11 @@ impl Record {
         let parts = Parts { at: self.at().as_micros(), ..Parts::default() };
         match self {
             Record::Charged(charge) => Parts { tag: tag::CHARGED, ..of_charge(charge, parts) },
+            Record::InFlight(charge) => {
+                let parts = of_charge(charge, parts);
+                Parts { tag: tag::CHARGED, flags: parts.flags | flag::IN_FLIGHT, ..parts }
+            }
+            Record::Kept(charge) => Parts { tag: tag::KEPT, ..of_charge(charge, parts) },
             Record::GivenBack(charge) => Parts { tag: tag::GIVEN_BACK, ..of_charge(charge, parts) },
             Record::Learned { id, known: Known { phone, root }, .. } => Parts {
                 tag: tag::LEARNED,
@@ -157,7 +180,9 @@ impl Record {
         let Parts { tag, flags, groups: [one, other], words: [a, b, c, d], .. } = parts;
         let at = Moment::from_micros(parts.at);
         Some(match tag {
+            tag::CHARGED if flags & flag::IN_FLIGHT != 0 => Record::InFlight(charge_of(parts)),
             tag::CHARGED => Record::Charged(charge_of(parts)),
+            tag::KEPT => Record::Kept(charge_of(parts)),
             tag::GIVEN_BACK => Record::GivenBack(charge_of(parts)),
             tag::LEARNED => Record::Learned {
                 id: verification(one, b)?,
@@ -328,6 +353,8 @@ mod tests {
     fn record() -> impl Strategy<Value = Record> {
         prop_oneof![
             charge().prop_map(Record::Charged),
+            charge().prop_map(Record::InFlight),
+            charge().prop_map(Record::Kept),
             charge().prop_map(Record::GivenBack),
             (verification(), phone(), verification(), moment()).prop_map(|(id, phone, root, at)| Record::Learned {
                 id,

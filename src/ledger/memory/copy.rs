@@ -23,21 +23,30 @@ pub struct Kept {
 }
 
 impl Memory {
-    /// Makes a key's log what another ledger says that it is, unless this one knows of a newer code. A longer hold stays.
-    pub fn mirror(&self, policy: &Policy, key: Key, charges: &[(Moment, Kind)], held_until: Option<Moment>) {
+    /// Makes a key's log what another ledger says that it is (its charges, oldest first, and whether each is open), unless this one
+    /// knows of a newer code. A longer hold stays.
+    pub fn mirror(
+        &self,
+        policy: &Policy,
+        key: Key,
+        charges: impl Iterator<Item = (Moment, Kind, bool)> + Clone,
+        held_until: Option<Moment>,
+    ) {
         let retention = policy.retention(key.per());
         let mut keys = self.lock_one(key);
         for key in keys.each_mut() {
             let record = key.record();
-            let newest = charges.last().map(|(at, _)| *at);
+            let newest = charges.clone().last().map(|(at, ..)| at);
             if record.log.and_then(Log::newest) > newest {
                 continue;
             }
             let held_until = record.held_until.max(held_until);
             let (logged, held) = key.forget();
             self.tracked.fetch_sub(usize::from(logged) + usize::from(held), Ordering::Relaxed);
-            if !charges.is_empty() && self.has_room() {
-                charges.iter().for_each(|(at, kind)| key.charge(*at, *kind, retention));
+            if newest.is_some() && self.has_room() {
+                for (at, kind, is_open) in charges.clone() {
+                    key.charge(at, kind, retention, is_open);
+                }
             }
             if let Some(until) = held_until.filter(|_| self.has_room()) {
                 key.hold(until);
@@ -113,6 +122,10 @@ mod tests {
         Subject { phone: Some(phone), verification: Some(verification), account }
     }
 
+    fn settled(charges: &[(Moment, Kind)]) -> impl Iterator<Item = (Moment, Kind, bool)> + Clone {
+        charges.iter().map(|(at, kind)| (*at, *kind, false))
+    }
+
     fn all(memory: &Memory) -> (Vec<Kept>, Vec<(Verification, Known)>) {
         let (mut all, mut ids) = (Vec::new(), Vec::new());
         for shard in 0..memory.shards() {
@@ -147,13 +160,13 @@ mod tests {
         let (memory, policy) = (memory(), policy());
         let key = Key::Phone(subject().phone.unwrap());
         let told = [(NOW, Kind::Send), (NOW + SECOND, Kind::Send), (NOW + SECOND * 2, Kind::Resend)];
-        memory.mirror(&policy, key, &told, Some(NOW + SECOND * 9));
+        memory.mirror(&policy, key, settled(&told), Some(NOW + SECOND * 9));
         assert_eq!(all(&memory).0, [Kept { key, charges: told.to_vec(), held_until: Some(NOW + SECOND * 9) }]);
         assert_eq!(memory.tracked(), 2);
-        memory.mirror(&policy, key, &told[..2], None);
+        memory.mirror(&policy, key, settled(&told[..2]), None);
         assert_eq!(all(&memory).0[0].charges, told, "it came late");
         let other = [(NOW + SECOND, Kind::Send), (NOW + SECOND * 2, Kind::Resend)];
-        memory.mirror(&policy, key, &other, None);
+        memory.mirror(&policy, key, settled(&other), None);
         assert_eq!(all(&memory).0, [Kept { key, charges: other.to_vec(), held_until: Some(NOW + SECOND * 9) }]);
         assert_eq!(memory.tracked(), 2);
     }

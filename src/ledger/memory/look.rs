@@ -37,6 +37,8 @@ impl Memory {
             let (logged, held) = key.forget();
             self.tracked.fetch_sub(usize::from(logged) + usize::from(held), Ordering::Relaxed);
         }
+        drop(keys);
+        self.waiting.changed(key);
         cleared
     }
 }

@@ -26,21 +26,23 @@ impl Memory {
     pub(in crate::ledger) fn restore(&self, policy: &Policy, record: &Record, of: Of, now: Moment) {
         let is_of = |key: Key| matches!(key, Key::Phone(_)) == (of == Of::Phones);
         match *record {
-            Record::Charged(charge) => {
+            Record::Charged(charge) | Record::InFlight(charge) => {
+                let is_open = matches!(record, Record::InFlight(_));
                 let Charge { at, kind, .. } = clamped(charge, now);
-                for key in keys(&charge).filter(|key| is_of(*key)) {
+                for key in charge.keys().filter(|key| is_of(*key)) {
                     if at + policy.retention(key.per()).of(kind).window > now {
-                        self.record(policy, key, kind, at);
+                        self.record_as(policy, key, kind, at, is_open);
                     }
                 }
             }
-            Record::GivenBack(charge) => {
+            Record::GivenBack(charge) | Record::Kept(charge) => {
                 let charge = clamped(charge, now);
                 let charge = match of {
                     Of::Phones => Charge { verification: None, account: None, ..charge },
                     Of::Others => Charge { phone: None, ..charge },
                 };
-                self.settle(&charge, Settlement::GiveBack);
+                let is_kept = matches!(record, Record::Kept(_));
+                self.settle(&charge, if is_kept { Settlement::Keep } else { Settlement::GiveBack });
             }
             Record::Learned { id, known, at } if of == Of::Others => {
                 self.verifications.restore(id, known, at.min(now), now)
@@ -103,8 +105,9 @@ fn tell_logs<E: Logged>(
 ) {
     shards.visit(shard, |id, part| match part {
         Part::Entry(entry, _) => {
-            for (at, kind) in entry.log().each() {
-                tell(&Record::Charged(Charge::of(key(id), kind, at)));
+            for (at, kind, is_open) in entry.log().each_open() {
+                let charge = Charge::of(key(id), kind, at);
+                tell(&if is_open { Record::InFlight(charge) } else { Record::Charged(charge) });
             }
         }
         Part::Held(until) => tell(&Record::Held { key: key(id), at: now, until }),
@@ -114,9 +117,4 @@ fn tell_logs<E: Logged>(
 
 fn clamped(charge: Charge, now: Moment) -> Charge {
     Charge { at: charge.at.min(now), ..charge }
-}
-
-fn keys(charge: &Charge) -> impl Iterator<Item = Key> {
-    let Charge { phone, verification, account, .. } = *charge;
-    [phone.map(Key::Phone), verification.map(Key::Verification), account.map(Key::Account)].into_iter().flatten()
 }

@@ -335,8 +335,11 @@ pub(super) trait Key {
     /// What it is judged by.
     fn record(&self) -> Record<'_>;
 
-    /// Charges it.
-    fn charge(&mut self, at: Moment, kind: Kind, retention: Retention);
+    /// Charges it: for good, or open, to be kept or given back later.
+    fn charge(&mut self, at: Moment, kind: Kind, retention: Retention, is_open: bool);
+
+    /// Keeps an open charge.
+    fn keep(&mut self, at: Moment, kind: Kind);
 
     /// Gives a charge back. Returns whether its log is gone with it.
     fn give_back(&mut self, at: Moment, kind: Kind) -> bool;
@@ -409,8 +412,14 @@ impl<E: Logged> Key for Locked<'_, E> {
         Record { per: E::PER, log, held_until: self.shard.held(self.key) }
     }
 
-    fn charge(&mut self, at: Moment, kind: Kind, retention: Retention) {
-        self.change(|entry| entry.log_mut().take(at, kind, retention));
+    fn charge(&mut self, at: Moment, kind: Kind, retention: Retention, is_open: bool) {
+        self.change(|entry| entry.log_mut().take_as(at, kind, retention, is_open));
+    }
+
+    fn keep(&mut self, at: Moment, kind: Kind) {
+        if let Some(entry) = self.slot.ok().and_then(|slot| self.shard.table.get_mut(slot)) {
+            entry.log_mut().keep(at, kind);
+        }
     }
 
     fn give_back(&mut self, at: Moment, kind: Kind) -> bool {

@@ -178,7 +178,8 @@ impl Redis {
                         Key::Verification(id) => redis.warm.whose(id, at).map(|known| known.phone),
                         _ => None,
                     };
-                    let contents = Contents { charges: kept.charges, held_until: kept.held_until };
+                    let contents =
+                        Contents { charges: kept.charges, held_until: kept.held_until, ..Contents::default() };
                     let retention = redis.kept(kept.key);
                     redis.tell_contents(&redis.names.key(kept.key, phone), &contents, retention).await
                 });

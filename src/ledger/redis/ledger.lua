@@ -14,7 +14,7 @@ local RECORD, SHORT, LONG = 11, 24 * 11, 128 * 11
 local HELD, MOVED = 254, 255
 local BOTH = 3
 -- For how long a charge may yet be given back; see `policy/window.rs`. And how far apart two readings of one event may lie.
-local UNSETTLED, APART = 120 * 1000000, 10 * 1000000
+local UNSETTLED, APART = 360 * 1000000, 10 * 1000000
 
 local call, pack, unpack = redis.call, struct.pack, struct.unpack
 local verb, given = ARGV[1], ARGV[2]

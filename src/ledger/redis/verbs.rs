@@ -1,9 +1,11 @@
 //! All that happens to charges and ids besides [`reserve`](Redis::reserve). What cannot be told to Redis now is left for later.
 
+use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::backlog::{Entry, Tokened};
+use super::open::Open;
 use super::wire::{self, Call, Contents};
 use super::{Fault, Reason, Redis, Token};
 use crate::clock::Moment;
@@ -31,6 +33,8 @@ impl Redis {
         self.warm.settle(charge, Settlement::GiveBack);
         let tokened = Tokened { token, charge: *charge };
         self.backlog.lock().remember(Entry::GiveBack(tokened.clone()), self.clock.now());
+        // Dropped last: whoever waits for this asks Redis once it knows.
+        let _open = Open::again(self, tokened.clone());
         let mut left = Left { redis: self, entry: Some(Entry::GiveBack(tokened.clone())) };
         let now = self.time.at(self.clock.now());
         let (together, apart) = self.names_of(&tokened);
@@ -46,6 +50,13 @@ impl Redis {
     pub fn give_back_later(&self, charge: &Charge, token: Token) {
         self.warm.settle(charge, Settlement::GiveBack);
         self.leave(Entry::GiveBack(Tokened { token, charge: *charge }));
+        drop(Open::again(self, Tokened { token, charge: *charge }));
+    }
+
+    /// Keeps a charge: what Redis knows of it stays as it is.
+    pub fn keep(&self, charge: &Charge, token: Token) {
+        self.warm.settle(charge, Settlement::Keep);
+        drop(Open::again(self, Tokened { token, charge: *charge }));
     }
 
     /// See [`Ledger::record`](crate::ledger::Ledger::record).
@@ -94,7 +105,7 @@ impl Redis {
         let at = self.time.at(now);
         let mut look = match self.contents("look", key, now).await {
             Some(contents) => {
-                let log = contents.log();
+                let log = contents.log(&HashMap::new());
                 let held_until = contents.held_until.filter(|until| *until > at);
                 let record = Record { per: key.per(), log: Some(&log).filter(|log| !log.is_empty()), held_until };
                 Look { standings: policy.standing(&record, at), held_until }
@@ -111,7 +122,7 @@ impl Redis {
         let cleared = self.warm.clear(policy, key, at);
         match self.contents("clear", key, now).await {
             Some(contents) => Cleared {
-                codes: contents.log().counted(policy.retention(key.per()), at),
+                codes: contents.log(&HashMap::new()).counted(policy.retention(key.per()), at),
                 hold: contents.held_until.is_some_and(|until| until > at),
             },
             None => {
@@ -221,7 +232,7 @@ impl Redis {
         Call::new("hold", vec![name], self.numbers(self.clock.now()).and(until.as_micros()))
     }
 
-    async fn contents(&self, verb: &'static str, key: Key, now: Moment) -> Option<Contents> {
+    pub(super) async fn contents(&self, verb: &'static str, key: Key, now: Moment) -> Option<Contents> {
         let name = self.names.key(key, self.phone_of(key).await);
         let parts = self.tell(&Call::new(verb, vec![name], self.numbers(now))).await?;
         wire::bytes(parts.first()).map(Contents::read).ok()

@@ -1,11 +1,13 @@
 //! What is said to the script, and what it answers.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use redis_rs::Value;
 
 use super::link::Fault;
 use crate::clock::Moment;
+use crate::ledger::Charge;
 use crate::policy::told::Told;
 use crate::policy::window::Log;
 use crate::policy::{Counts, Keep, Kind, Retention, Rule};
@@ -98,6 +100,8 @@ pub(super) enum Verdict {
 pub(super) struct Contents {
     /// Oldest first.
     pub(super) charges: Vec<(Moment, Kind)>,
+    /// What tells each of them from all others.
+    pub(super) tokens: Vec<u32>,
     pub(super) held_until: Option<Moment>,
 }
 
@@ -109,7 +113,7 @@ impl Contents {
     pub(super) fn read(bytes: &[u8]) -> Self {
         let mut read = Self::default();
         for record in bytes.chunks_exact(RECORD) {
-            let Some((word, _)) = record.split_first_chunk::<7>() else { continue };
+            let Some((word, token)) = record.split_first_chunk::<7>() else { continue };
             let number = |bytes: &[u8]| bytes.iter().fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
             match record.first() {
                 Some(&HELD) => {
@@ -121,17 +125,30 @@ impl Contents {
                     let word = number(word);
                     let kind = if word & 1 == 0 { Kind::Send } else { Kind::Resend };
                     read.charges.push((Moment::from_micros(word >> 1), kind));
+                    read.tokens.push(token.first_chunk().map_or(0, |token| u32::from_be_bytes(*token)));
                 }
             }
         }
         read
     }
 
+    /// Its charges, and whether each is open: `open` holds those that are.
+    pub(super) fn each_open<'s>(
+        &'s self,
+        open: &'s HashMap<u32, Charge>,
+    ) -> impl Iterator<Item = (Moment, Kind, bool)> + Clone + 's {
+        let pairs = self.charges.iter().zip(&self.tokens);
+        pairs.map(|((at, kind), token)| (*at, *kind, open.contains_key(token)))
+    }
+
     /// Its charges as a log, none of them left out.
-    pub(super) fn log(&self) -> Log {
+    pub(super) fn log(&self, open: &HashMap<u32, Charge>) -> Log {
         const ALL: Keep = Keep { charges: usize::MAX, window: Duration::MAX };
+        const RETENTION: Retention = Retention { sends: ALL, resends: ALL };
         let mut log = Log::default();
-        self.charges.iter().for_each(|(at, kind)| log.take(*at, *kind, Retention { sends: ALL, resends: ALL }));
+        for (at, kind, is_open) in self.each_open(open) {
+            log.take_as(at, kind, RETENTION, is_open);
+        }
         log
     }
 }

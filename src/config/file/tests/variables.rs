@@ -59,6 +59,7 @@ const SAMPLES: &[(&str, &[&str])] = &[
     ("limits.per", &["phone", "account"]),
     ("limits.window", &["7h"]),
     ("listen", &["[::]:8181"]),
+    ("limits_wait", &["3s"]),
     ("log.access", &["false"]),
     ("log.filter", &["warn,sendly_gateway=debug"]),
     ("log.format", &["text"]),

@@ -163,7 +163,8 @@ async fn serve_within<C: Caller>(
             decided
         }
         None => {
-            let decided = watch(caller, gateway.wait_and_reserve(settings, judged), || click.give_up()).await;
+            let waiting = gateway.wait_and_reserve(settings, judged);
+            let decided = patience.watch(caller, waiting, || click.give_up()).await;
             now = gateway.clock.now();
             // How long others take to be settled says nothing about the ledger.
             gateway.metrics.decision(&settings.series, &decided.0, is_exempt, None);

@@ -85,6 +85,23 @@ fn its_counts_outlive_a_restart_and_another_process_can_take_over() {
 }
 
 #[test]
+fn it_waits_for_a_right_clock_and_loses_no_line_of_its_log() {
+    let unit = read(UNIT);
+    assert!(only(&unit, "After").split(' ').any(|after| after == "time-sync.target"));
+    assert_eq!(only(&unit, "LogRateLimitIntervalSec"), "0");
+}
+
+#[test]
+fn its_secrets_are_of_the_group_that_the_readme_makes() {
+    let (page, hook) = (read("deploy/README.md"), read("deploy/certbot-deploy-hook"));
+    let group = only(&read("deploy/sendly-gateway-secrets.conf"), "SupplementaryGroups");
+    assert!(page.contains(&format!("groupadd --system {group}\n")));
+    for line in page.lines().chain(hook.lines()).filter(|line| line.contains("install ") && line.contains(" -g ")) {
+        assert!(line.contains(&format!(" -g {group} ")), "{line}");
+    }
+}
+
+#[test]
 fn what_it_starts_and_reloads_is_what_the_readme_installs() {
     let (unit, page) = (read(UNIT), read("deploy/README.md"));
     let start = only(&unit, "ExecStart");

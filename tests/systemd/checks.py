@@ -1,10 +1,12 @@
 """What the shipped unit promises, under a real systemd. Run by scripts/test-systemd: checks.py LEADER [CHECK...]"""
 
+import json
+import re
 import sys
 import time
 import traceback
 
-from machine import PATIENCE, UNIT, Machine, Send, wait_until
+from machine import PATIENCE, REPOSITORY, UNIT, Machine, Redis, new_certificate, serial, wait_until
 
 PHONE, OTHER = "+15550100001", "+15550100002"
 
@@ -211,6 +213,116 @@ def a_successor_that_cannot_take_over_leaves_the_service_as_it_was(m):
     assert (m.main(), m.show("ActiveState")) == (old, "active")
     stops_with_a_code_in_flight(m)
     ended_well(m)
+
+
+SECRETS = "/etc/sendly-gateway/secrets"
+GROUP = "sendly-gateway-secrets"
+LINEAGE = "/etc/letsencrypt/live/gateway.example"
+HASH_KEY, TOKEN, PASSWORD = "0123456789abcdef-hash", "0123456789abcdef-token", "0123456789abcdef-redis"
+
+
+def renew(m):
+    """What certbot does. Returns the new certificate's serial number."""
+    certificate, key = new_certificate()
+    m.write(f"{LINEAGE}/fullchain.pem", certificate)
+    m.write(f"{LINEAGE}/privkey.pem", key, mode=0o600)
+    m.run("env", f"RENEWED_LINEAGE={LINEAGE}", "/etc/letsencrypt/renewal-hooks/deploy/sendly-gateway")
+    return serial(certificate)
+
+
+def secrets_as_the_readme_has_them(m):
+    """Follows deploy/README.md, and uses every secret that there is."""
+    m.install((REPOSITORY / "deploy/sendly-gateway-secrets.conf").read_text() + "UnsetEnvironment=SENDLY_GATEWAY_STATE_DIR\n")
+    m.run("groupadd", "--system", "--force", GROUP)
+    m.run("install", "-d", "-m", "750", "-g", GROUP, SECRETS)
+    for name, text in (("hash_key", HASH_KEY), ("admin_token", TOKEN), ("redis_url", f"redis://:{PASSWORD}@127.0.0.1:6379/0")):
+        m.run("install", "-m", "640", "-g", GROUP, "/dev/stdin", f"{SECRETS}/{name}", text=text)
+    m.write("/etc/letsencrypt/renewal-hooks/deploy/sendly-gateway", (REPOSITORY / "deploy/certbot-deploy-hook").read_text(), 0o755)
+    shown = renew(m)
+    config = (REPOSITORY / "config/gateway.toml").read_text()
+    for key, file in (
+        ("hash_key_file", "hash_key"),
+        ("token_file", "admin_token"),
+        ("url_file", "redis_url"),
+        ("cert_file", "tls.crt"),
+        ("key_file", "tls.key"),
+    ):
+        config, found = re.subn(rf'^#{key} = ".*"$', f'{key} = "{SECRETS}/{file}"', config, count=1, flags=re.M)
+        assert found, key
+    config = config.replace('backend = "memory"', 'backend = "redis"')
+    m.write("/etc/sendly-gateway/gateway.toml", config)
+    return shown
+
+
+@check
+def secrets_that_only_a_group_can_read_serve_over_start_reload_renewal_and_upgrade(m):
+    redis = Redis()
+    try:
+        shown = secrets_as_the_readme_has_them(m)
+        m.systemctl("start", UNIT)
+        m.is_tls = True
+        assert m.certificate() == shown
+        assert m.admin("/v1/phones/%2B15550100001")[0] == 401
+        assert m.admin("/v1/phones/%2B15550100001", {"Authorization": f"Bearer {TOKEN}"})[0] == 200
+        assert json.loads(m.admin("/v1/config")[1])["ledger"]["backend"] == "redis"
+        wait_until(lambda: PASSWORD.encode() in redis.heard, "the password at Redis")
+        for name in ("hash_key", "admin_token", "redis_url", "tls.key"):
+            other = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "cat", f"{SECRETS}/{name}"]
+            assert m.run(*other, check=False)[0] != 0, f"{name} can be read by others"
+        m.systemctl("reload", UNIT)
+        m.logs("the configuration was loaded anew")
+        shown = renew(m)
+        wait_until(lambda: m.certificate() == shown, "the renewed certificate, by itself")
+        shown = renew(m)
+        m.upgrade()
+        assert m.certificate() == shown, "the one that took over has the newest"
+        shown = renew(m)
+        wait_until(lambda: m.certificate() == shown, "the renewed certificate, after an upgrade")
+        m.systemctl("stop", UNIT)
+        ended_well(m)
+    finally:
+        redis.close()
+
+
+@check
+def a_certificate_of_another_name_is_left_alone(m):
+    secrets_as_the_readme_has_them(m)
+    before = m.run("cat", f"{SECRETS}/tls.crt")
+    m.run("env", "RENEWED_LINEAGE=/etc/letsencrypt/live/other.example", "/etc/letsencrypt/renewal-hooks/deploy/sendly-gateway")
+    assert m.run("cat", f"{SECRETS}/tls.crt") == before
+
+
+@check
+def credentials_serve_over_start_reload_and_upgrade(m):
+    [drop_in] = re.findall(r"```ini\n(.*?)```", (REPOSITORY / "deploy/README.md").read_text(), re.S)
+    m.install(drop_in)
+    m.write("/etc/sendly-gateway/hash_key", HASH_KEY, mode=0o600)
+    m.systemctl("start", UNIT)
+    m.systemctl("reload", UNIT)
+    m.logs("the configuration was loaded anew")
+    m.upgrade()
+    m.systemctl("reload", UNIT)
+    wait_until(lambda: m.journal().count("the configuration was loaded anew") > 1, "a reload after the upgrade")
+    m.configure("drain_timeot = '40s'\n")
+    m.systemctl("reload", UNIT)
+    assert "drain_timeot" in m.logs("the configuration is not taken")
+    assert m.send(PHONE) == 201
+    m.systemctl("stop", UNIT)
+    ended_well(m)
+
+
+@check
+def journald_has_a_line_for_each_request(m):
+    # journald lets a service have several times as many where its disk has room. The unit's own setting switches that off altogether.
+    m.started("[Service]\nLogRateLimitBurst=500\n")
+    many, connection = 8_000, m.connect()
+    for _ in range(many):
+        connection.request("POST", "/api/v1/verify", "{}", {"Content-Type": "application/json"})
+        connection.getresponse().read()
+    connection.close()
+    m.systemctl("stop", UNIT)
+    lines = m.journal().count('"target":"access"')
+    assert lines == many, f"{lines} lines of {many} requests"
 
 
 def main():

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import socketserver
 import ssl
 import subprocess
 import threading
@@ -87,13 +88,33 @@ class Upstream:
             del self.held[phone]
 
 
+class Redis:
+    """No Redis, but what hears what a gateway says to one."""
+
+    def __init__(self):
+        self.heard = b""
+        redis = self
+
+        class Handler(socketserver.BaseRequestHandler):
+            def handle(self):
+                redis.heard += self.request.recv(4096)
+
+        self.server = socketserver.ThreadingTCPServer(("127.0.0.1", 6379), Handler)
+        self.server.daemon_threads = True
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def close(self):
+        self.server.shutdown()
+        self.server.server_close()
+
+
 class Send(threading.Thread):
     """A send by a client that waits for its answer."""
 
-    def __init__(self, phone, connection=None):
+    def __init__(self, phone, connection):
         super().__init__(daemon=True)
         self.phone, self.status, self.error = phone, None, None
-        self.connection = connection or http.client.HTTPConnection("127.0.0.1", 8080, timeout=2 * PATIENCE)
+        self.connection = connection
         self.start()
 
     def run(self):
@@ -120,6 +141,7 @@ class Machine:
         self.root = Path(f"/proc/{leader}/root")
         self.upstream = Upstream()
         self.since = None
+        self.is_tls = False
 
     def run(self, *command, check=True, text=None):
         """Runs a command in the container. Returns its exit code and all it said."""
@@ -163,6 +185,7 @@ class Machine:
             shutil.rmtree(self.root / place, ignore_errors=True)
         self.upstream.codes.clear()
         self.upstream.mistakes.clear()
+        self.is_tls = False
         self.write("/etc/sendly-gateway/gateway.toml", (REPOSITORY / "config/gateway.toml").read_text())
         self.write(f"/etc/systemd/system/{UNIT}", (REPOSITORY / "deploy" / UNIT).read_text())
         upstream = "[Service]\nEnvironment=SENDLY_GATEWAY_UPSTREAM_URL=http://127.0.0.1:9000\n"
@@ -192,19 +215,26 @@ class Machine:
     def logs(self, text):
         return wait_until(lambda: text in (journal := self.journal()) and journal, f"{text!r} in the journal")
 
+    def connect(self):
+        """A client's connection. Which certificate it is shown is asked elsewhere."""
+        if self.is_tls:
+            return http.client.HTTPSConnection("127.0.0.1", 8080, timeout=2 * PATIENCE, context=ssl._create_unverified_context())
+        return http.client.HTTPConnection("127.0.0.1", 8080, timeout=2 * PATIENCE)
+
     def send(self, phone):
-        return Send(phone).is_answered()
+        return Send(phone, self.connect()).is_answered()
 
     def in_flight(self, phone):
         before = self.upstream.codes.get(phone, 0)
-        send = Send(phone)
+        send = Send(phone, self.connect())
         wait_until(lambda: self.upstream.codes.get(phone, 0) > before, "a code in flight")
         return send
 
-    def metrics(self):
+    def admin(self, target, head={}):
         connection = http.client.HTTPConnection("127.0.0.1", 9090, timeout=PATIENCE)
-        connection.request("GET", "/metrics")
-        return connection.getresponse().read().decode()
+        connection.request("GET", target, headers=head)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
 
     def process(self, field, pid):
         """A field of /proc/PID/status, as the container counts processes; nothing if there is none."""
@@ -214,7 +244,7 @@ class Machine:
     def upgrade(self):
         """Sends QUIT and returns the process that has taken over. A client's idle connection keeps the old one alive meanwhile, as in service."""
         old = self.main()
-        idle = http.client.HTTPConnection("127.0.0.1", 8080, timeout=PATIENCE)
+        idle = self.connect()
         Send("+15550109999", idle).is_answered()
         self.systemctl("kill", "--kill-whom=main", "-s", "QUIT", UNIT)
         new = wait_until(lambda: (main := self.main()) not in (0, old) and main, "another main process")

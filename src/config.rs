@@ -8,7 +8,7 @@ mod token;
 pub mod traces;
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -168,8 +168,43 @@ pub struct Clients {
     pub max_streams: u32,
     /// Requests in flight, at most; an exchange with Sendly is one more.
     pub max_requests: usize,
-    /// Whose `X-Forwarded-For` is believed.
+    /// Who is believed about whom a connection or a request comes from.
     pub trusted_proxies: Vec<IpNet>,
+    /// Where they say it, in the order in which it is looked for.
+    pub address: Vec<AddressSource>,
+}
+
+impl Clients {
+    /// Whether this peer has to begin its connections with a header of the PROXY protocol.
+    pub fn sends_proxy_header(&self, peer: IpAddr) -> bool {
+        self.address.contains(&AddressSource::ProxyProtocol) && self.trusts(peer)
+    }
+
+    /// Whether this is a trusted proxy.
+    pub fn trusts(&self, address: IpAddr) -> bool {
+        self.trusted_proxies.iter().any(|network| network.contains(&address))
+    }
+}
+
+/// Where a trusted proxy says whom it was called by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AddressSource {
+    /// `Forwarded` (RFC 7239).
+    Forwarded,
+    /// A header of the PROXY protocol, before the first byte of a connection.
+    ProxyProtocol,
+    /// A list of addresses, as in `X-Forwarded-For`, in the header of this name, in lower case.
+    Header(String),
+}
+
+impl fmt::Display for AddressSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            AddressSource::Forwarded => "forwarded",
+            AddressSource::ProxyProtocol => "proxy-protocol",
+            AddressSource::Header(name) => name,
+        })
+    }
 }
 
 /// The listener for operators.

@@ -7,6 +7,7 @@
 mod buffer;
 mod caller;
 pub mod caps;
+mod client_address;
 pub mod estate;
 pub mod exchange;
 pub mod exemptions;
@@ -92,6 +93,8 @@ pub struct Gateway {
     said_full: AtomicBool,
     /// The same of room for answers.
     said_full_of_answers: AtomicBool,
+    /// The same of proxies that do not say in a way that can be read who their client is.
+    said_unread: AtomicBool,
 }
 
 impl Gateway {
@@ -126,6 +129,7 @@ impl Gateway {
             work: Work::default(),
             said_full: AtomicBool::new(false),
             said_full_of_answers: AtomicBool::new(false),
+            said_unread: AtomicBool::new(false),
             exemptions,
             clock,
             settings: ArcSwap::from_pointee(settings),
@@ -271,6 +275,7 @@ impl Gateway {
         self.exemptions.sweep(self.clock.now());
         self.said_full.store(false, Ordering::Relaxed);
         self.said_full_of_answers.store(false, Ordering::Relaxed);
+        self.said_unread.store(false, Ordering::Relaxed);
         let ended = self.clock.now();
         self.metrics.swept(swept, ended.since(began), ended);
     }
@@ -300,7 +305,7 @@ impl Gateway {
     /// Finds out who calls, and asks whether there are too many requests, and the throttles. Returns what a caller is told that is refused.
     fn throttle(&self, settings: &Settings, caller: &impl Caller, request: &mut Request) -> Option<Reply> {
         let fields = caller.fields();
-        request.client = caller::client(caller.peer(), fields, &settings.config.clients.trusted_proxies);
+        request.client = self.client(caller.peer(), fields, &settings.config.clients);
         request.trace = match &settings.tracer {
             Some(tracer) => tracer.begin(fields.all("traceparent")),
             None if self.access.is_on() => Context::passing(fields.all("traceparent")),

@@ -4,6 +4,7 @@
 //! never a phone, an id or a key. The series that the request path touches are looked up once: when the gateway starts, when a
 //! configuration is loaded ([`Series`]), or when they begin. A limit has none for what it can never say. `docs/metrics.md` tells of each, and a test holds it to that.
 
+mod addresses;
 mod caps;
 mod codes;
 mod journal;
@@ -26,6 +27,7 @@ use crate::policy::subject::Verification;
 use crate::policy::{Decision, Kind, Policy, Refusal, Subject};
 use crate::sendly::Operation;
 use crate::sendly::tariff::Tariff;
+pub use addresses::Unread;
 pub use caps::{Capped, Late, TurnedAway};
 pub use codes::Fate;
 pub use journal::{Found as Restored, Saved};
@@ -106,6 +108,7 @@ pub struct Metrics {
     codes: codes::Codes,
     upstream: upstream::Upstream,
     state: state::State,
+    addresses: addresses::Addresses,
     caps: caps::OfCaps,
     ledger: ledger::OfLedger,
     reloads: reloads::Reloads,
@@ -179,6 +182,7 @@ impl Metrics {
             codes: codes::Codes::new(register)?,
             upstream: upstream::Upstream::new(register)?,
             state: state::State::new(register)?,
+            addresses: addresses::Addresses::new(register)?,
             caps: caps::OfCaps::new(register)?,
             ledger: ledger::OfLedger::new(register)?,
             reloads: reloads::Reloads::new(register, started)?,

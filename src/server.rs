@@ -5,6 +5,7 @@
 
 mod accept;
 mod accepted;
+mod proxy_protocol;
 mod reload;
 mod tls;
 
@@ -29,7 +30,7 @@ use crate::gateway::caps::Admitted;
 use crate::gateway::front::Front;
 use crate::gateway::{self, Gateway};
 use crate::handover::{self, Estate, Given, NotTaken};
-use crate::metrics::Late;
+use crate::metrics::{Late, Unread};
 use crate::policy::subject::HashKey;
 use crate::work::{UnderWay, Work};
 use accept::{Admission, Listener};
@@ -363,6 +364,18 @@ impl Admission for Clients {
 
     fn admit(&self, peer: IpAddr) -> Option<Admitted> {
         self.0.admit(peer)
+    }
+
+    fn sends_proxy_header(&self, peer: IpAddr) -> bool {
+        self.0.settings().config().clients.sends_proxy_header(peer)
+    }
+
+    fn admit_behind_proxy(&self, client: IpAddr, admitted: &mut Admitted) -> bool {
+        self.0.admit_behind_proxy(client, admitted)
+    }
+
+    fn proxy_header_was_unread(&self) {
+        self.0.client_is_unread(Unread::ProxyProtocol);
     }
 
     fn handshake_timeout(&self) -> Duration {

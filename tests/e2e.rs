@@ -17,6 +17,8 @@ mod bodies;
 mod caps;
 #[path = "support/client.rs"]
 mod client;
+#[path = "e2e/clients.rs"]
+mod clients;
 #[path = "e2e/counting.rs"]
 mod counting;
 #[path = "e2e/deadlines.rs"]

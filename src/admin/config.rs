@@ -54,6 +54,7 @@ pub(super) fn shown(config: &Config) -> Value {
             "max_per_address": clients.max_per_address,
             "max_streams": clients.max_streams,
             "max_requests": clients.max_requests,
+            "address": clients.address.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "trusted_proxies": clients.trusted_proxies.iter().map(ToString::to_string).collect::<Vec<_>>(),
         },
         "admin": {

@@ -34,15 +34,17 @@ use std::time::Duration;
 use environment::Environment;
 use given::Document;
 pub use kinds::is_log_filter;
-use kinds::{address, array, count, duration, flag, log_filter, network, one_of, passphrase, path, phones};
+use kinds::{
+    address, address_sources, array, count, duration, flag, log_filter, network, one_of, passphrase, path, phones,
+};
 pub use mistake::{Mistake, Mistakes, Place, Problem};
 use reader::Reader;
 use section::Section;
 use span::{days, hours, millis, minutes, secs};
 
 use super::{
-    Admin, Clients, Config, Log, LogFormat, Memory, Origin, Phones, Protocol, Reload, Replies, Retries, State, Tls,
-    Token, Upgrade, Upstream, WhenFull,
+    AddressSource, Admin, Clients, Config, Log, LogFormat, Memory, Origin, Phones, Protocol, Reload, Replies, Retries,
+    State, Tls, Token, Upgrade, Upstream, WhenFull,
 };
 use crate::policy::subject::HashKey;
 use crate::policy::{self, Per};
@@ -190,7 +192,7 @@ fn tls(keys: &mut Section<'_, '_>) -> Option<Tls> {
 
 fn clients(keys: &mut Section<'_, '_>) -> Clients {
     let caps = capacity::of_clients(keys);
-    Clients {
+    let clients = Clients {
         max_connections: caps.connections,
         max_per_address: caps.per_address,
         max_streams: caps.streams,
@@ -202,7 +204,15 @@ fn clients(keys: &mut Section<'_, '_>) -> Clients {
         min_rate: keys.get("min_rate", 500, count(0..=1_000_000)),
         write_timeout: keys.get("write_timeout", secs(30), duration(millis(1)..=hours(1))),
         trusted_proxies: keys.get("trusted_proxies", Vec::new(), array("networks", network)),
-    }
+        address: keys.get("address", vec![AddressSource::Header("x-forwarded-for".to_owned())], address_sources),
+    };
+    let is_sent = !clients.address.contains(&AddressSource::ProxyProtocol) || !clients.trusted_proxies.is_empty();
+    keys.rule(
+        is_sent,
+        &["address"],
+        "no \"proxy-protocol\" without trusted_proxies, since it is read from those alone",
+    );
+    clients
 }
 
 fn admin(keys: &mut Section<'_, '_>) -> Admin {

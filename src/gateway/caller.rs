@@ -9,8 +9,6 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use ipnet::IpNet;
-
 use super::fields::Fields;
 use super::reply::Reply;
 
@@ -69,30 +67,6 @@ pub(super) enum NoBody<E> {
 /// What calls, in its own words.
 pub(super) fn user_agent(fields: Fields<'_>) -> &str {
     fields.first("user-agent").and_then(|value| std::str::from_utf8(value).ok()).unwrap_or_default()
-}
-
-/// Who called, as the access log and throttles know it: the peer, or, where that is a trusted proxy, the last address in
-/// `X-Forwarded-For` that is not.
-pub(super) fn client(peer: Option<IpAddr>, fields: Fields<'_>, trusted: &[IpNet]) -> Option<IpAddr> {
-    let is_trusted = |address: &IpAddr| trusted.iter().any(|network| network.contains(address));
-    let peer = peer?.to_canonical();
-    if !is_trusted(&peer) {
-        return Some(peer);
-    }
-    // As bytes: what a client has written into the header must not hide what a proxy has added to it.
-    let forwarded: Vec<&[u8]> =
-        fields.all("x-forwarded-for").flat_map(|line| line.split(|byte| *byte == b',')).collect();
-    let mut client = peer;
-    for address in forwarded.iter().rev() {
-        // What is no address was not written by a proxy that is to be trusted.
-        let address = std::str::from_utf8(address).ok().and_then(|text| text.trim().parse::<IpAddr>().ok());
-        let Some(address) = address else { break };
-        client = address.to_canonical();
-        if !is_trusted(&client) {
-            break;
-        }
-    }
-    Some(client)
 }
 
 /// Waits for what nearly always is there at once: only what is not needs a timer.

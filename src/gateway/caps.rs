@@ -37,7 +37,7 @@ const WAIT_FOR_SENDLY: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Admitted {
     _open: UnderWay,
-    _place: Option<Place>,
+    place: Option<Place>,
 }
 
 #[derive(Debug)]
@@ -120,7 +120,21 @@ impl Gateway {
                 place => place,
             },
         };
-        Some(Admitted { _open: self.connections.begin(), _place: place })
+        Some(Admitted { _open: self.connections.begin(), place: place })
+    }
+
+    /// Counts a connection to its client, once a trusted proxy has said whose it is. Returns whether there is a place for it.
+    pub fn admit_behind_proxy(&self, client: IpAddr, admitted: &mut Admitted) -> bool {
+        let settings = self.settings.load();
+        let clients = &settings.config.clients;
+        if clients.trusts(client) {
+            return true;
+        }
+        admitted.place = self.caps.place(network(client), clients.max_per_address);
+        if admitted.place.is_none() {
+            self.caps.turn_away(TurnedAway::Address);
+        }
+        admitted.place.is_some()
     }
 
     /// Leave to use a connection to Sendly, if one is free.

@@ -55,7 +55,7 @@ impl<'f> Fields<'f> {
     }
 
     /// The values of all fields of this name.
-    pub fn all(self, name: &'static str) -> impl Iterator<Item = &'f [u8]> {
+    pub fn all<'n>(self, name: &'n str) -> impl Iterator<Item = &'f [u8]> + use<'f, 'n> {
         self.iter().filter(move |(other, _)| other.eq_ignore_ascii_case(name.as_bytes())).map(|(_, value)| value)
     }
 

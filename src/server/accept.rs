@@ -16,6 +16,7 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
 use super::accepted::Accepted;
+use super::proxy_protocol::{self, NoHeader, Told};
 
 /// How many connections may wait in the kernel to be accepted. It takes `net.core.somaxconn` where that is less.
 const BACKLOG: i32 = 65_535;
@@ -31,7 +32,20 @@ pub(super) trait Admission: Send + Sync + 'static {
     /// Counts a connection of this peer. `None` closes it.
     fn admit(&self, peer: IpAddr) -> Option<Self::Admitted>;
 
-    /// How long a TLS handshake may take.
+    /// Whether this peer has to say in a header of the PROXY protocol whose connection it is.
+    fn sends_proxy_header(&self, _peer: IpAddr) -> bool {
+        false
+    }
+
+    /// Counts a connection to the client whose it is, as that header says. `false` closes it.
+    fn admit_behind_proxy(&self, _client: IpAddr, _admitted: &mut Self::Admitted) -> bool {
+        true
+    }
+
+    /// The header did not come, or not in time, or is none.
+    fn proxy_header_was_unread(&self) {}
+
+    /// How long a TLS handshake may take, and the header before it.
     fn handshake_timeout(&self) -> Duration;
 
     /// A TLS handshake did not end in time.
@@ -89,11 +103,19 @@ impl<A: ServerApp + Send + Sync + 'static, D: Admission> Listener<A, D> {
 
     fn accept(&self, tcp: TcpStream, peer: SocketAddr, shutdown: &ShutdownWatch) {
         // Dropping a connection closes it.
-        let Some(admitted) = self.admission.admit(peer.ip().to_canonical()) else { return };
-        let Ok(accepted) = Accepted::new(tcp, peer) else { return };
+        let Some(mut admitted) = self.admission.admit(peer.ip().to_canonical()) else { return };
         let (app, admission, tls) = (Arc::clone(&self.app), Arc::clone(&self.admission), self.tls.clone());
         let shutdown = shutdown.clone();
         tokio::spawn(async move {
+            let has_header = admission.sends_proxy_header(peer.ip().to_canonical());
+            let (tcp, client) = match has_header {
+                false => (tcp, peer),
+                true => match Box::pin(read_proxy_header(tcp, peer, &*admission, &mut admitted)).await {
+                    Some(told) => told,
+                    None => return,
+                },
+            };
+            let Ok(accepted) = Accepted::new(tcp, client) else { return };
             let _admitted = admitted;
             let stream: Stream = match tls {
                 None => Box::new(accepted),
@@ -109,6 +131,24 @@ impl<A: ServerApp + Send + Sync + 'static, D: Admission> Listener<A, D> {
                 next = app.process_new(stream, &shutdown).await;
             }
         });
+    }
+}
+
+/// Finds out from a proxy's header whose connection it is. `None` closes it.
+async fn read_proxy_header<D: Admission>(
+    mut tcp: TcpStream,
+    proxy: SocketAddr,
+    admission: &D,
+    admitted: &mut D::Admitted,
+) -> Option<(TcpStream, SocketAddr)> {
+    match timeout(admission.handshake_timeout(), proxy_protocol::read(&mut tcp)).await {
+        Ok(Ok(Told::Nothing)) => Some((tcp, proxy)),
+        Ok(Ok(Told::Client(client))) => admission.admit_behind_proxy(client.ip(), admitted).then_some((tcp, client)),
+        Ok(Err(NoHeader::Closed)) => None,
+        Ok(Err(NoHeader::Malformed)) | Err(_) => {
+            admission.proxy_header_was_unread();
+            None
+        }
     }
 }
 

@@ -21,6 +21,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use sendly_gateway::clock::ManualClock;
 use sendly_gateway::server::Running;
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
@@ -78,6 +79,11 @@ impl Authority {
 
     /// A client of a gateway.
     async fn connect(&self, address: SocketAddr, protocols: &[&str]) -> TlsStream<TcpStream> {
+        self.connect_behind(address, b"", protocols).await
+    }
+
+    /// The same behind a proxy that writes this first.
+    async fn connect_behind(&self, address: SocketAddr, header: &[u8], protocols: &[&str]) -> TlsStream<TcpStream> {
         let mut roots = RootCertStore::empty();
         roots.add(self.certificate.clone()).unwrap();
         let mut config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
@@ -86,8 +92,9 @@ impl Authority {
             .with_root_certificates(roots)
             .with_no_client_auth();
         config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
-        let stream = TcpStream::connect(address).await.unwrap();
+        let mut stream = TcpStream::connect(address).await.unwrap();
         stream.set_nodelay(true).unwrap();
+        stream.write_all(header).await.unwrap();
         let name = ServerName::try_from("gateway.test").unwrap();
         TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap()
     }
@@ -134,6 +141,10 @@ impl Secure {
 
     pub(crate) async fn connect(&self, protocols: &[&str]) -> TlsStream<TcpStream> {
         self.authority.connect(self.gateway.running.address, protocols).await
+    }
+
+    pub(crate) async fn connect_behind(&self, header: &[u8], protocols: &[&str]) -> TlsStream<TcpStream> {
+        self.authority.connect_behind(self.gateway.running.address, header, protocols).await
     }
 
     async fn http2<B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Unpin + Send + 'static>(

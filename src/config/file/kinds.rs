@@ -13,6 +13,7 @@ use super::environment::READABLE_FILE;
 use super::given::Given;
 use super::mistake::Mistakes;
 use super::span;
+use crate::config::AddressSource;
 use crate::phone::Phone;
 
 /// What a key takes: reads a value as a `T`, or tells what it should have been.
@@ -115,6 +116,26 @@ pub(super) fn network(given: &Given<'_>) -> Result<IpNet, Mistakes> {
     let whole = network.trunc();
     let wrong = || given.expected(format!(r#""{whole}" or "{}""#, network.addr()));
     (whole == network).then_some(network).ok_or_else(wrong)
+}
+
+/// Where proxies say whom they were called by.
+pub(super) fn address_sources(given: &Given<'_>) -> Result<Vec<AddressSource>, Mistakes> {
+    const MOST: usize = 8;
+    let source = |given: &Given<'_>| {
+        let name = given.text().map(str::to_ascii_lowercase);
+        let is_header = |name: &str| {
+            (1..=64).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+        };
+        match name {
+            Some(name) if name == "forwarded" => Ok(AddressSource::Forwarded),
+            Some(name) if name == "proxy-protocol" => Ok(AddressSource::ProxyProtocol),
+            Some(name) if is_header(&name) => Ok(AddressSource::Header(name)),
+            _ => Err(given.expected(r#""x-forwarded-for", "forwarded", "proxy-protocol" or another header's name"#)),
+        }
+    };
+    let sources = array("headers", source)(given)?;
+    let too_many = || given.expected_but_found(format!("at most {MOST} of them"), sources.len().to_string());
+    if sources.len() > MOST { Err(too_many()) } else { Ok(sources) }
 }
 
 /// A file that is there and can be read. Its contents are for whoever needs them.

@@ -13,6 +13,7 @@ const SAMPLES: &[(&str, &[&str])] = &[
     ("admin.listen", &["127.0.0.1:9191"]),
     ("admin.token", &["0123456789abcdef"]),
     ("clients.header_timeout", &["8s"]),
+    ("clients.address", &["forwarded,cf-connecting-ip"]),
     ("clients.body_timeout", &["7s"]),
     ("clients.keep_alive", &["70s"]),
     ("clients.max_connections", &["77"]),

@@ -63,7 +63,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("hyper", &["sandbox"]),
     ("hyper_rustls", &["gateway/exchange", "trace/collector"]),
     ("hyper_util", &["gateway/exchange", "sandbox", "cli", "trace/collector"]),
-    ("ipnet", &["config", "gateway/caller", "gateway/caps"]),
+    ("ipnet", &["config", "gateway/client_address", "gateway/caps"]),
     ("mimalloc", &["main"]),
     ("parking_lot", &["admin", "handover", "ledger", "gateway", "sandbox", "telemetry/lines", "trace/span"]),
     ("opentelemetry", &["trace/collector"]),

@@ -120,7 +120,7 @@ impl Gateway {
                 place => place,
             },
         };
-        Some(Admitted { _open: self.connections.begin(), place: place })
+        Some(Admitted { _open: self.connections.begin(), place })
     }
 
     /// Counts a connection to its client, once a trusted proxy has said whose it is. Returns whether there is a place for it.

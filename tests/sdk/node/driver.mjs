@@ -1,9 +1,15 @@
 // Sendly's Node SDK, driven by tests/sdks.rs: one call per line in, one outcome per line out (see ../README.md).
 import { createInterface } from "node:readline";
-import { Sendly } from "@sendly/node";
+
+const { Sendly } = await import(process.env.SENDLY_PACKAGE ?? "@sendly/node");
 
 const [baseUrl, apiKey, timeoutSecs] = process.argv.slice(2);
-const { verify } = new Sendly({ baseUrl, apiKey, timeout: Number(timeoutSecs) * 1000 });
+// Its pauses and its timeout, shortened (tests/clicks.rs). The timeout that is given is short already.
+const scale = Number(process.env.SENDLY_SCALE ?? 1);
+const { setTimeout } = globalThis;
+globalThis.setTimeout = (call, ms, ...rest) => setTimeout(call, ms / scale, ...rest);
+const verifyAt = (url) => new Sendly({ baseUrl: url, apiKey, timeout: Number(timeoutSecs) * 1000 * scale }).verify;
+let verify = verifyAt(baseUrl);
 
 const calls = {
   send: ({ to }) => verify.send({ to }),
@@ -34,6 +40,7 @@ const failed = (error) => ({
 
 for await (const line of createInterface({ input: process.stdin })) {
   const call = JSON.parse(line);
+  if (call.base_url) verify = verifyAt(call.base_url);
   const began = performance.now();
   const outcome = await calls[call.do](call).then(succeeded, failed);
   const elapsed_ms = Math.round(performance.now() - began);

@@ -1,13 +1,25 @@
 """Sendly's Python SDK, driven by tests/sdks.rs: one call per line in, one outcome per line out (see ../README.md)."""
 
 import json
+import os
 import sys
 import time
 
 from sendly import Sendly, SendlyError
 
 base_url, api_key, timeout_secs = sys.argv[1:]
-verify = Sendly(api_key, base_url=base_url, timeout=float(timeout_secs)).verify
+
+
+def verify_at(url):
+    return Sendly(api_key, base_url=url, timeout=float(timeout_secs)).verify
+
+
+verify = verify_at(base_url)
+
+# Its pauses, shortened (tests/clicks.rs).
+if scale := float(os.environ.get("SENDLY_SCALE", "0")):
+    pause = time.sleep
+    time.sleep = lambda seconds: pause(seconds / scale)
 
 CALLS = {
     "send": lambda call: verify.send(call["to"]),
@@ -34,6 +46,8 @@ def failed(error):
 
 for line in sys.stdin:
     call = json.loads(line)
+    if "base_url" in call:
+        verify = verify_at(call["base_url"])
     began = time.monotonic()
     try:
         outcome = succeeded(CALLS[call["do"]](call))

@@ -1,0 +1,151 @@
+//! SDKs whose packages cannot be had here, as the rules that they follow. Each was read in that version's sources, in the file that is named.
+
+use std::time::Duration;
+
+use sendly_gateway::clock::ManualClock;
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::{ID, KEY, PHONE, scaled};
+
+/// What an SDK does by itself.
+pub(crate) struct Rules {
+    pub(crate) name: &'static str,
+    agent: &'static str,
+    /// Seconds before each further try.
+    pauses: [u64; 3],
+    /// Whether it tries again after a timeout or a broken connection, as it does after a 5xx.
+    retries_lost: bool,
+    key: Key,
+    on_429: On429,
+}
+
+/// Which `Idempotency-Key` its tries carry.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Key {
+    None,
+    /// A new one after each 5xx.
+    Rotated,
+    Kept,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum On429 {
+    GivesUp,
+    /// It sleeps through a `rate_limit_exceeded` of 60 s or less.
+    SleepsThroughShort,
+    /// It sleeps through any, for the body's `retryAfter`; without one it gives up.
+    SleepsByBody,
+    /// It sleeps through any, for the header; without one it pauses as after a 5xx.
+    SleepsByHeader,
+}
+
+const fn rules(name: &'static str, agent: &'static str, key: Key, on_429: On429) -> Rules {
+    Rules { name, agent, pauses: [1, 2, 4], retries_lost: true, key, on_429 }
+}
+
+/// Ruby pauses twice as long, and tries again after neither a timeout nor a broken connection.
+const fn ruby(name: &'static str, agent: &'static str, key: Key, on_429: On429) -> Rules {
+    Rules { pauses: [2, 4, 8], retries_lost: false, ..rules(name, agent, key, on_429) }
+}
+
+/// From the sources of Sendly's SDKs, November 2026: `sendly-go` (`http.go`), `sendly-ruby` (`lib/sendly/client.rb`), `sendly-php`
+/// (`src/Sendly.php`), `sendly-java` (`Sendly.java`), `sendly-dotnet` (`SendlyClient.cs`), each at the tag of that version.
+pub(crate) const ALL: [Rules; 14] = [
+    rules("Go 3.37", "sendly-go/3.37.0", Key::None, On429::SleepsByHeader),
+    rules("Go 3.38 to 4.2", "sendly-go/4.2.0", Key::Rotated, On429::SleepsByHeader),
+    rules("Go from 4.3", "sendly-go/4.3.1", Key::Kept, On429::SleepsThroughShort),
+    ruby("Ruby 3.37", "sendly-ruby/3.37.0", Key::None, On429::SleepsByBody),
+    ruby("Ruby 3.38 to 4.2", "sendly-ruby/4.2.0", Key::Rotated, On429::SleepsByBody),
+    ruby("Ruby from 4.3", "sendly-ruby/4.3.0", Key::Kept, On429::SleepsThroughShort),
+    rules("PHP 3.38 to 4.2", "sendly-php/4.2.0", Key::Rotated, On429::GivesUp),
+    rules("PHP from 4.3", "sendly-php/4.3.0", Key::Kept, On429::GivesUp),
+    rules("Java 3.37", "sendly-java/1.0.5", Key::None, On429::SleepsByHeader),
+    rules("Java 3.38 to 4.2", "sendly-java/4.2.0", Key::Rotated, On429::SleepsByHeader),
+    rules("Java from 4.3", "sendly-java/4.3.1", Key::Kept, On429::SleepsThroughShort),
+    rules(".NET 3.36", "sendly-dotnet/1.0.5", Key::None, On429::SleepsByHeader),
+    rules(".NET 3.38 to 4.2", "sendly-dotnet/4.2.0", Key::Rotated, On429::SleepsByHeader),
+    rules(".NET from 4.3", "sendly-dotnet/4.3.0", Key::Kept, On429::SleepsThroughShort),
+];
+
+struct Answer {
+    status: u16,
+    retry_after: Option<u64>,
+    body: Value,
+}
+
+impl Rules {
+    /// One call of an app: its tries, until it succeeds or gives up.
+    pub(crate) async fn click(&self, base: &str, resend: bool, clock: &ManualClock) {
+        let key = |serial: usize| format!("sendly-{}-retry-00000000-0000-4000-8000-{serial:012x}", "x");
+        let mut serial = 0;
+        for attempt in 0..4 {
+            let sent = self.key != Key::None;
+            let tried = tokio::time::timeout(scaled(30), self.send(base, resend, sent.then(|| key(serial)))).await;
+            let Some(pause) = self.pauses.get(attempt).copied() else { return };
+            let pause = match tried.ok().and_then(Result::ok) {
+                None if self.retries_lost => pause,
+                None => return,
+                Some(answer) if answer.status >= 500 => {
+                    serial += usize::from(self.key == Key::Rotated);
+                    pause
+                }
+                Some(answer) if answer.status == 429 => match self.sleeps(&answer, pause) {
+                    Some(sleep) => sleep,
+                    None => return,
+                },
+                Some(_) => return,
+            };
+            clock.advance(Duration::from_secs(pause));
+            tokio::time::sleep(scaled(1)).await;
+        }
+    }
+
+    fn sleeps(&self, answer: &Answer, pause: u64) -> Option<u64> {
+        let in_body = answer.body["retryAfter"].as_u64();
+        match self.on_429 {
+            On429::GivesUp => None,
+            On429::SleepsByBody => in_body,
+            On429::SleepsByHeader => Some(answer.retry_after.unwrap_or(pause)),
+            On429::SleepsThroughShort => answer
+                .retry_after
+                .or(in_body)
+                .filter(|wait| answer.body["error"] == "rate_limit_exceeded" && *wait <= 60),
+        }
+    }
+
+    async fn send(&self, base: &str, resend: bool, key: Option<String>) -> std::io::Result<Answer> {
+        let mut stream = TcpStream::connect(base.strip_prefix("http://").unwrap()).await?;
+        let (target, body) = match resend {
+            true => (format!("/api/v1/verify/{ID}/resend"), "{}".to_owned()),
+            false => ("/api/v1/verify".to_owned(), format!("{{\"to\":\"{PHONE}\"}}")),
+        };
+        let key = key.map_or_else(String::new, |key| format!("idempotency-key: {key}\r\n"));
+        let request = format!(
+            "POST {target} HTTP/1.1\r\nhost: sendly\r\nauthorization: Bearer {KEY}\r\nuser-agent: {}\r\n\
+             content-type: application/json\r\n{key}content-length: {}\r\n\r\n{body}",
+            self.agent,
+            body.len()
+        );
+        stream.write_all(request.as_bytes()).await?;
+        let broken = || std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
+        let mut read = Vec::new();
+        loop {
+            if stream.read_buf(&mut read).await? == 0 {
+                return Err(broken());
+            }
+            let text = String::from_utf8_lossy(&read);
+            let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+            let head = head.to_ascii_lowercase();
+            let field =
+                |name: &str| head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": ")?.parse().ok());
+            let length: u64 = field("content-length").unwrap_or_default();
+            if body.len() as u64 >= length {
+                let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or_else(broken)?;
+                let body = serde_json::from_str(body).unwrap_or_default();
+                return Ok(Answer { status, retry_after: field("retry-after"), body });
+            }
+        }
+    }
+}

@@ -1,6 +1,7 @@
 //! Log lines: one stream on standard error, as JSON or for people. What other crates log goes the same way, as far as it may; and so
 //! does a panic.
 
+mod alike;
 mod lines;
 mod panics;
 mod stamp;
@@ -19,6 +20,7 @@ use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 use crate::clock::Clock;
 use crate::config::{Log, LogFormat};
 
+use alike::Alike;
 pub use lines::{About, Lines};
 pub use stamp::Stamp;
 
@@ -58,10 +60,10 @@ pub fn start(log: &Log, clock: Clock) -> Result<Open, String> {
     // `Stderr` is locked for all of a `write_all`, here and wherever else it is written to: no line is put into another.
     let lines = Lines::to(io::stderr()).map_err(|error| format!("the log: {error}"))?;
     let open = Open(Arc::clone(&lines));
-    let writer = Arc::clone(&lines);
+    let (writer, form) = (Arc::clone(&lines), log.format);
     let layer = tracing_subscriber::fmt::layer()
-        .with_writer(move || Line(Arc::clone(&writer)))
-        .with_timer(Timer(clock))
+        .with_writer(move || Line(Arc::clone(&writer), form))
+        .with_timer(Timer(clock.clone()))
         .with_target(true)
         // It would write to standard error by itself, and wait for a reader.
         .log_internal_errors(false);
@@ -69,7 +71,8 @@ pub fn start(log: &Log, clock: Clock) -> Result<Open, String> {
         LogFormat::Json => layer.json().flatten_event(true).with_current_span(false).boxed(),
         LogFormat::Text => layer.with_ansi(io::stderr().is_terminal()).boxed(),
     };
-    let heard = tracing_subscriber::registry().with(filter).with(filter_fn(may_be_heard)).with(layer);
+    let heard = tracing_subscriber::registry().with(filter).with(filter_fn(may_be_heard));
+    let heard = heard.with(Alike::new(clock)).with(layer);
     heard.try_init().map_err(|error| error.to_string())?;
     panics::tell_of(Arc::clone(&lines));
     // It was started just now, and so for the first time.
@@ -123,12 +126,29 @@ impl FormatTime for Timer {
     }
 }
 
+/// Tells at the end of a line how many that are alike were left out before it.
+fn end_line(line: &mut Vec<u8>, form: LogFormat, suppressed: u64) {
+    let (end, told) = match form {
+        _ if suppressed == 0 => return,
+        LogFormat::Json => ("}\n", format!(",\"suppressed\":{suppressed}}}\n")),
+        LogFormat::Text => ("\n", format!(" suppressed={suppressed}\n")),
+    };
+    if line.ends_with(end.as_bytes()) {
+        line.truncate(line.len() - end.len());
+        line.extend_from_slice(told.as_bytes());
+    }
+}
+
 /// Takes a line, which comes in one piece. Whether there was room for it is nothing that would concern who had it.
-struct Line(Arc<Lines>);
+struct Line(Arc<Lines>, LogFormat);
 
 impl io::Write for Line {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.0.add(About::Gateway, |bytes, _| bytes.extend_from_slice(line));
+        let suppressed = alike::suppressed();
+        self.0.add(About::Gateway, |bytes, _| {
+            bytes.extend_from_slice(line);
+            end_line(bytes, self.1, suppressed);
+        });
         Ok(line.len())
     }
 

@@ -301,3 +301,44 @@ fn nothing_in_the_documentation_has_yet_to_be_filled_in() {
         assert_eq!(placeholders(&found), [""; 0], "{}", page.display());
     }
 }
+
+fn page(path: &str) -> String {
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap();
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// The number before each of these words, rounded.
+fn figure(page: &str, before: &str, after: &str) -> u64 {
+    let (_, rest) = page.split_once(before).unwrap_or_else(|| panic!("{before:?} is not there"));
+    let (number, _) = rest.split_once(after).unwrap_or_else(|| panic!("{after:?} does not follow {before:?}"));
+    number.trim().parse::<f64>().unwrap().round() as u64
+}
+
+#[test]
+fn bytes_of_memory_are_the_same_on_every_page_as_where_they_were_measured() {
+    let (measured, capacity, readme) = (page("benches/README.md"), page("docs/capacity.md"), page("README.md"));
+    let measured = [
+        figure(&measured, "at ten million of each: ", " bytes for a phone with one code"),
+        figure(&measured, "for a phone with one code (goal: 48), ", " for one with five"),
+        figure(&measured, "for one with five (goal: 96), ", " for a verification"),
+    ];
+    let estimated = [
+        figure(&capacity, "a phone with one code in the last day | ", " bytes"),
+        figure(&capacity, "a phone with five | ", " bytes"),
+        figure(&capacity, "a verification and its cooldown | ", " bytes"),
+    ];
+    assert_eq!(estimated, measured);
+    assert_eq!(figure(&readme, "code takes ", " bytes of memory"), measured[0]);
+    assert_eq!(figure(&readme, "one with five ", ";"), measured[1]);
+}
+
+#[test]
+fn no_failure_is_told_of_twice() {
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/failure-modes.md")).unwrap();
+    let begins = text.lines().filter_map(|line| line.strip_prefix("**"));
+    let mut seen = BTreeSet::new();
+    for what in begins.map(|line| line.split([',', '.', '*', '(']).next().unwrap_or_default().trim()) {
+        assert!(seen.insert(what), "docs/failure-modes.md tells of this twice: {what}");
+    }
+    assert!(seen.len() > 15, "{seen:?}");
+}

@@ -132,7 +132,6 @@ fn on_behalf(sendly: &Sendly, id: &str, fields: Fields<'_>, traced: Option<&trac
             on_behalf.append(name, value);
         }
     }
-    on_behalf.insert(header::ACCEPT, header::HeaderValue::from_static("application/json"));
     on_behalf.insert(
         header::USER_AGENT,
         header::HeaderValue::from_static(concat!("sendly-gateway/", env!("CARGO_PKG_VERSION"))),

@@ -293,4 +293,10 @@ mod tests {
             assert_eq!(reply.headers.get("content-type").unwrap(), "application/json");
         }
     }
+
+    #[test]
+    fn the_documentation_tells_how_large_a_kept_answer_may_be() {
+        let page = include_str!("../../docs/failure-modes.md").split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(page.contains(&format!("An answer of more than {} KiB is told to its own client", MAX_KEPT / 1024)));
+    }
 }

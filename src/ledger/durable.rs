@@ -267,6 +267,7 @@ pub fn key_check(hash_key: &HashKey) -> journal::KeyCheck {
 pub fn hash_key(dir: &Path, drawn: [u8; 16]) -> Result<HashKey, String> {
     let path = dir.join(KEY_FILE);
     journal::make(dir)?;
+    journal::is_file_or_absent(&path)?;
     let wrong = |error: io::Error| format!("{}: {error}", path.display());
     let text = match fs::read_to_string(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {

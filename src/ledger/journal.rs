@@ -24,7 +24,7 @@ mod writing;
 
 use std::fs::{self, File, TryLockError};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -158,6 +158,7 @@ impl Journal {
         // A process that was killed while it wrote a file anew left half of it.
         segment::remove_unfinished(dir);
         let numbers = segment::numbers(dir).map_err(wrong)?;
+        numbers.iter().try_for_each(|number| is_file_or_absent(&segment::path(dir, *number)))?;
         let next = numbers.last().map_or(1, |last| last + 1);
         let closed = numbers.into_iter().map(|number| Told { number, ..Told::default() }).collect();
         let open = Open {
@@ -283,10 +284,27 @@ pub fn make(dir: &Path) -> Result<(), String> {
     made.map_err(|error| format!("{}: {error}", dir.display()))
 }
 
+/// Refuses what is there and no file: to open a pipe is to wait for somebody at its other end, and a device has no end.
+///
+/// # Errors
+/// It is none; or that cannot be seen.
+pub fn is_file_or_absent(path: &Path) -> Result<(), String> {
+    match fs::metadata(path) {
+        Ok(found) if found.is_file() => Ok(()),
+        Ok(_) => Err(format!("{}: not a file", path.display())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(format!("{}: {error}", path.display())),
+    }
+}
+
 /// Makes a folder this process' own.
 fn lock(dir: &Path) -> Result<Lock, String> {
-    let file = File::options().create(true).append(true).open(dir.join("lock"));
+    let path = dir.join("lock");
+    is_file_or_absent(&path)?;
+    let file = File::options().create(true).append(true).mode(0o600).open(path);
     let Ok(file) = file else { return Ok(Lock::Needless) };
+    // One that an older version made; what cannot be changed is not the lock's to refuse.
+    let _ = file.set_permissions(fs::Permissions::from_mode(0o600));
     match file.try_lock() {
         Ok(()) => Ok(Lock::Held(file)),
         Err(TryLockError::WouldBlock) => Err(format!("{}: another process has this folder", dir.display())),

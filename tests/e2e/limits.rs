@@ -287,3 +287,24 @@ async fn an_api_key_has_one_reading_or_none() {
     }
     assert!(gateway.upstream.seen().is_empty());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn to_sendly_a_code_is_json_whatever_the_client_wrote() {
+    let gateway = gateway().await;
+    let mine = |kind| [("content-type", kind), ("accept", "text/html"), ("accept", "*/*;q=0.1"), ("x-mine", "1")];
+    let sent = gateway.ask("POST", "/api/v1/verify", &mine("Application/JSON; charset=UTF-8"), &send_body(PHONE)).await;
+    assert_eq!(sent.status, 201);
+    let id = sent.json()["id"].as_str().unwrap().to_owned();
+    gateway.wait(10 * MINUTE);
+    let resend = format!("/api/v1/verify/{id}/resend");
+    assert_eq!(gateway.ask("POST", &resend, &mine("text/plain"), "").await.status, 200);
+    let seen = gateway.upstream.seen();
+    assert_eq!(seen.len(), 2);
+    for seen in seen {
+        for name in ["content-type", "accept"] {
+            let values: Vec<_> = seen.headers.get_all(name).iter().collect();
+            assert_eq!(values, ["application/json"], "{name} of {}", seen.target);
+        }
+        assert_eq!(seen.headers["x-mine"], "1");
+    }
+}

@@ -515,7 +515,11 @@ async fn sendly_is_asked_in_http_2_where_the_configuration_says_so() {
     let upstream = tokio::spawn(async move {
         let (stream, _) = listener.accept().await.unwrap();
         let stream = TokioIo::new(tls.accept(stream).await.unwrap());
-        let created = service_fn(async |_: Request<Incoming>| {
+        let created = service_fn(async |request: Request<Incoming>| {
+            for name in ["content-type", "accept"] {
+                let values: Vec<_> = request.headers().get_all(name).iter().collect();
+                assert_eq!(values, ["application/json"], "{name}, whatever the client wrote");
+            }
             Response::builder().status(201).body(Full::new(Bytes::from_static(b"{\"id\":\"ver_1\"}")))
         });
         // Ends when the gateway does.
@@ -525,7 +529,7 @@ async fn sendly_is_asked_in_http_2_where_the_configuration_says_so() {
     let running = serve(&config, &url, ManualClock::new(START).into()).await;
     for _ in 0..2 {
         let mut wire = Wire::connect(running.address).await;
-        wire.request("POST", SEND, &[], send_body(PHONE).as_bytes()).await;
+        wire.request("POST", SEND, &[("accept", "text/html")], send_body(PHONE).as_bytes()).await;
         let sent = wire.answer().await.unwrap();
         assert_eq!((sent.status.as_u16(), &sent.json()["id"]), (201, &"ver_1".into()), "over one connection");
     }

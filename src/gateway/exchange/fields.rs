@@ -21,8 +21,9 @@ const HOP_BY_HOP: [&str; 8] = [
 /// By these the gateway judges a request or tells it from another. Nobody gets one past its reading by naming it in `Connection`.
 const ESSENTIAL: [&str; 4] = ["authorization", "content-type", "idempotency-key", "x-organization-id"];
 
-/// The gateway writes its own of the first three; and it reads the answer, which must come as it is.
-const OWN: [&str; 4] = ["host", "content-length", "accept-encoding", "expect"];
+/// The gateway writes its own of these, but for the last: what it has judged is JSON, and so is what it reads of the answer, which must
+/// come as it is.
+const OWN: [&str; 6] = ["host", "content-length", "accept-encoding", "accept", "content-type", "expect"];
 
 /// The headers that concern one connection, whatever `Connection` names included.
 #[derive(Debug, Default)]

@@ -35,10 +35,12 @@ impl Call {
             return None;
         }
         let mut wire = Vec::with_capacity(512 + body.len());
-        for part in
-            [method.as_str(), " ", path, " HTTP/1.1\r\nhost: ", host.as_str(), "\r\naccept-encoding: identity\r\n"]
-        {
+        const ACCEPT: &str = "\r\naccept-encoding: identity\r\naccept: application/json\r\n";
+        for part in [method.as_str(), " ", path, " HTTP/1.1\r\nhost: ", host.as_str(), ACCEPT] {
             wire.extend_from_slice(part.as_bytes());
+        }
+        if method == Method::POST {
+            wire.extend_from_slice(b"content-type: application/json\r\n");
         }
         for (name, value) in fields::forwardable(fields, traced) {
             for part in [name, b": ", value, b"\r\n"] {

@@ -80,6 +80,10 @@ impl Client {
             into.append(HeaderName::from_bytes(name).ok()?, HeaderValue::from_bytes(value).ok()?);
         }
         into.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        into.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
+        if method == Method::POST {
+            into.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        }
         Some(Call(request))
     }
 

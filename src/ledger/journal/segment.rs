@@ -136,7 +136,7 @@ pub(super) fn name(number: u64) -> String {
     format!("{PREFIX}{number:08}")
 }
 
-fn path(dir: &Path, number: u64) -> PathBuf {
+pub(super) fn path(dir: &Path, number: u64) -> PathBuf {
     dir.join(name(number))
 }
 

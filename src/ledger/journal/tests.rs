@@ -164,3 +164,31 @@ fn what_a_kill_leaves_of_a_file_that_is_written_anew_is_deleted() {
     drop(opened(&folder));
     assert!(!left.exists());
 }
+
+#[test]
+fn a_pipe_or_a_device_in_the_folder_is_refused_by_name_and_not_waited_for() {
+    for name in ["lock", "journal-00000001"] {
+        let folder = Folder::new();
+        make(&folder.0).unwrap();
+        let path = folder.0.join(name);
+        let status = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
+        assert!(status.success());
+        let refused = Journal::open(&folder.0, [0; 16]).map(drop);
+        assert_eq!(refused, Err(format!("{}: not a file", path.display())));
+        fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("/dev/null", &path).unwrap();
+        let refused = Journal::open(&folder.0, [0; 16]).map(drop);
+        assert_eq!(refused, Err(format!("{}: not a file", path.display())));
+    }
+}
+
+#[test]
+fn the_lock_is_for_its_owner_alone_also_where_an_older_version_made_it() {
+    let folder = Folder::new();
+    let mode = || fs::metadata(folder.0.join("lock")).unwrap().permissions().mode() & 0o777;
+    drop(Journal::open(&folder.0, [0; 16]).unwrap());
+    assert_eq!(mode(), 0o600);
+    fs::set_permissions(folder.0.join("lock"), fs::Permissions::from_mode(0o644)).unwrap();
+    drop(Journal::open(&folder.0, [0; 16]).unwrap());
+    assert_eq!(mode(), 0o600);
+}

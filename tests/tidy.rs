@@ -65,7 +65,10 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("hyper_util", &["gateway/exchange", "sandbox", "cli", "trace/collector"]),
     ("ipnet", &["config", "gateway/client_address", "gateway/caps"]),
     ("mimalloc", &["main"]),
-    ("parking_lot", &["admin", "handover", "ledger", "gateway", "sandbox", "telemetry/lines", "trace/span"]),
+    (
+        "parking_lot",
+        &["admin", "handover", "ledger", "gateway", "sandbox", "telemetry/alike", "telemetry/lines", "trace/span"],
+    ),
     ("opentelemetry", &["trace/collector"]),
     ("opentelemetry_http", &["trace/collector"]),
     ("opentelemetry_otlp", &["trace/collector"]),

@@ -15,6 +15,7 @@ mod fields;
 pub mod front;
 mod gate;
 mod head;
+mod holds;
 mod lookup;
 mod meaning;
 pub mod operators;
@@ -59,6 +60,7 @@ use crate::work::{UnderWay, Work};
 use caller::Caller;
 use exemptions::Exemptions;
 use gate::Gate;
+use holds::Holds;
 pub use proxy::Proxy;
 use reply::Reply;
 use retries::Retries;
@@ -73,6 +75,7 @@ pub struct Gateway {
     /// What is stored was hashed with it, so it never changes.
     hash_key: HashKey,
     exemptions: Exemptions,
+    holds: Holds,
     clock: Clock,
     ledger: Ledger,
     memory: Arc<Memory>,
@@ -131,6 +134,7 @@ impl Gateway {
             said_full_of_answers: AtomicBool::new(false),
             said_unread: AtomicBool::new(false),
             exemptions,
+            holds: Holds::default(),
             clock,
             settings: ArcSwap::from_pointee(settings),
         }))
@@ -219,6 +223,7 @@ impl Gateway {
             unclaimed: self.retries.unclaimed(),
             access_lines_dropped,
             lines_dropped,
+            account_holds: self.holds.many(),
             waiting: self.ledger.waiting().now(),
             waits: self.ledger.waiting().ended(),
             spans: [spans.exported, spans.failed, spans.dropped],
@@ -273,6 +278,7 @@ impl Gateway {
         (swept.answers, swept.throttles) = (self.retries.sweep(), settings.throttles.sweep());
         settings.upstream.sendly.sweep();
         self.exemptions.sweep(self.clock.now());
+        self.holds.sweep(self.clock.now());
         self.said_full.store(false, Ordering::Relaxed);
         self.said_full_of_answers.store(false, Ordering::Relaxed);
         self.said_unread.store(false, Ordering::Relaxed);

@@ -248,6 +248,8 @@ pub enum Obstacle {
     Unsettled(usize),
     /// Sendly itself refused this phone a moment ago, and said for how long.
     Hold,
+    /// The same, and only this account was told so.
+    AccountHold,
 }
 
 /// A refusal: who speaks, and when to come back.

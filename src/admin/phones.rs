@@ -132,6 +132,9 @@ async fn of_phone(gateway: &Gateway, phone: Phone) -> Value {
     let exempt = gateway.exemptions().get(phone, now);
     let mut value = json!({ "phone": phone.to_string(), "exempt": exempt.map(|until| end(until, now)) });
     extend(&mut value, standing(&look, &gateway.limits(), now));
+    // For one account, or two: others may have codes, so it says nothing about the next one.
+    let held = gateway.held_for_an_account(phone).map(|until| at(now, until.since(now)));
+    extend(&mut value, json!({ "account_hold": held }));
     value
 }
 

@@ -107,6 +107,9 @@ pub(super) fn standing(value: &Value) -> String {
     if value.get("hold").is_some_and(|hold| !hold.is_null()) {
         lines.push(format!("held by Sendly until {}", time(value, "/hold")));
     }
+    if value.get("account_hold").is_some_and(|hold| !hold.is_null()) {
+        lines.push(format!("held by Sendly for an account until {}", time(value, "/account_hold")));
+    }
     if value.get("exempt").is_some_and(|exempt| !exempt.is_null()) {
         lines.push(exemption(value));
     }

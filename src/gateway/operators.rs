@@ -39,7 +39,9 @@ impl Gateway {
 
     /// Gives a phone its full limits again, and ends its hold.
     pub async fn clear(&self, phone: Phone) -> Cleared {
-        self.ledger.clear(&self.settings().policy, Key::Phone(phone), self.now()).await
+        let was_held = self.clear_holds(phone);
+        let cleared = self.ledger.clear(&self.settings().policy, Key::Phone(phone), self.now()).await;
+        Cleared { hold: cleared.hold || was_held, ..cleared }
     }
 
     /// What is known of the verification with this id, and whether that is the id under which it was met first.

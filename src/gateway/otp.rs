@@ -156,7 +156,11 @@ async fn serve_within<C: Caller>(
     let is_exempt = gateway.exemptions.cover(subject.phone, now);
     let policy = if is_exempt { &settings.lenient } else { &settings.policy };
     let judged = Asked { policy, subject: &subject, kind };
-    let (_, verdict) = match gateway.ledger.reserve_at_once(judged, now).await {
+    let decided = match gateway.held(policy, &subject, kind, now).await {
+        Some((decision, refusal)) => Some((decision, Verdict::Refused(refusal))),
+        None => gateway.ledger.reserve_at_once(judged, now).await,
+    };
+    let (_, verdict) = match decided {
         Some(decided) => {
             let took = gateway.clock.read().since(asked);
             gateway.metrics.decision(&settings.series, &decided.0, is_exempt, Some(took));
@@ -281,10 +285,9 @@ async fn carry_out(
     let charged_at = reservation.at();
     if let Exchanged::Answered(answer) = &outcome
         && let Some(wait) = meaning::hold(answer)
-        && let Some(key) = subject.phone.map(Key::Phone).or(subject.verification.map(Key::Verification))
     {
         // Before the charge is given back: in between, another code could slip through.
-        gateway.ledger.hold(key, now + wait, now).await;
+        gateway.hold(subject, wait, now).await;
     }
     reservation.settle(settlement).await;
     gateway.metrics.settlement(settlement.name(), reason);

@@ -17,6 +17,7 @@ pub(super) struct Refusals {
     /// In the policy's order.
     limits: Vec<Prepared>,
     hold: Prepared,
+    account_hold: Prepared,
     /// What a limit says that is full only of charges that are not settled yet, in the policy's order.
     unsettled: Vec<Prepared>,
 }
@@ -48,6 +49,7 @@ impl Refusals {
             Prepared::new(&limit.name, wanted_code(limit.code), &sentence(limit), fields)
         };
         let hold = "Sendly's own limit for this phone number is reached.";
+        let account_hold = "Sendly's own limit is reached, for this account and this phone number.";
         let unsettled = |limit: &Limit| {
             let fields = ratelimit_fields.then(|| Fields::of(limit)).flatten();
             let message = "Other codes are on their way, and they may be all that this limit allows. Try again.";
@@ -57,6 +59,7 @@ impl Refusals {
             limits: policy.limits().iter().map(limit).collect(),
             unsettled: policy.limits().iter().map(unsettled).collect(),
             hold: Prepared::new("hold", code::RATE_LIMIT_EXCEEDED, hold, None),
+            account_hold: Prepared::new("hold", code::RATE_LIMIT_EXCEEDED, account_hold, None),
         }
     }
 
@@ -65,6 +68,7 @@ impl Refusals {
             Obstacle::Limit(place) => self.limits.get(place).unwrap_or(&self.hold),
             Obstacle::Unsettled(place) => self.unsettled.get(place).unwrap_or(&self.hold),
             Obstacle::Hold => &self.hold,
+            Obstacle::AccountHold => &self.account_hold,
         }
     }
 

@@ -250,7 +250,9 @@ impl Ledger {
         let met = key.map_or(&[][..], |key| policy.met(key.per(), kind)).iter();
         let place = match judged.refusal.map(|refusal| refusal.by) {
             Some(Obstacle::Limit(place) | Obstacle::Unsettled(place)) => place,
-            Some(Obstacle::Hold) | None => met.filter(|rule| rule.enforced).map(|rule| rule.place).next().unwrap_or(0),
+            Some(Obstacle::Hold | Obstacle::AccountHold) | None => {
+                met.filter(|rule| rule.enforced).map(|rule| rule.place).next().unwrap_or(0)
+            }
         };
         let refusal = Refusal { by: Obstacle::Unsettled(place), retry_after: TOLD };
         (Decision { refusal: Some(refusal), is_unsettled: true, ..judged }, Verdict::Refused(refusal))

@@ -133,14 +133,14 @@ impl Limits {
                 near.inc();
             }
         }
-        if decision.refusal.is_some_and(|refusal| refusal.by == Obstacle::Hold) {
+        if decision.refusal.is_some_and(|refusal| matches!(refusal.by, Obstacle::Hold | Obstacle::AccountHold)) {
             self.held.inc();
         }
     }
 
     pub(super) fn refused(&self, series: &Series, refusal: &Refusal) {
         let wait = match refusal.by {
-            Obstacle::Hold => Some(&self.hold_wait),
+            Obstacle::Hold | Obstacle::AccountHold => Some(&self.hold_wait),
             Obstacle::Limit(place) | Obstacle::Unsettled(place) => {
                 series.limits.get(place).and_then(|limit| limit.wait.as_ref())
             }
@@ -164,7 +164,7 @@ impl Series {
     /// Whom what stands in the way counts for. Sendly's hold is on a phone.
     pub(super) fn per(&self, obstacle: Obstacle) -> Per {
         match obstacle {
-            Obstacle::Hold => Per::Phone,
+            Obstacle::Hold | Obstacle::AccountHold => Per::Phone,
             Obstacle::Limit(place) | Obstacle::Unsettled(place) => {
                 self.limits.get(place).map_or(Per::Phone, |limit| limit.per)
             }

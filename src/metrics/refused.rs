@@ -62,7 +62,7 @@ impl Refused {
         };
         let place = match by {
             Obstacle::Limit(place) | Obstacle::Unsettled(place) => place as u64 % HOLD,
-            Obstacle::Hold => HOLD,
+            Obstacle::Hold | Obstacle::AccountHold => HOLD,
         };
         let word = (kind << PLACE_BITS | place) << VALUE_BITS | value;
         let nth = self.written.fetch_add(1, Ordering::Relaxed) as usize;

@@ -31,6 +31,8 @@ pub struct Sizes {
     pub access_lines_dropped: u64,
     /// Other lines of the log that were dropped.
     pub lines_dropped: u64,
+    /// Phones that Sendly refuses one account or two.
+    pub account_holds: usize,
     /// Requests that wait for charges to be settled.
     pub waiting: usize,
     /// How many such waits have ended so.
@@ -63,6 +65,7 @@ pub(super) struct State {
     lines_dropped: IntCounter,
     /// In the order of [`Sizes::spans`].
     spans: [IntCounter; 3],
+    account_holds: IntGauge,
     waiting: IntGauge,
     waits: IntCounterVec,
     verifications: IntGauge,
@@ -100,6 +103,8 @@ impl State {
             &["result"],
         )?;
         Ok(Self {
+            account_holds: register
+                .gauge("account_holds", "Phones that Sendly itself refuses to some account for a while.")?,
             waiting: register.gauge("limit_waiting", "Requests that wait for charges that are not settled yet.")?,
             waits,
             in_flight: register.gauge("in_flight", "Requests and exchanges with Sendly that are under way.")?,
@@ -144,6 +149,7 @@ impl State {
         raise(&self.access_lines_dropped, sizes.access_lines_dropped);
         raise(&self.lines_dropped, sizes.lines_dropped);
         self.spans.iter().zip(sizes.spans).for_each(|(total, to)| raise(total, to));
+        set(&self.account_holds, sizes.account_holds);
         set(&self.waiting, sizes.waiting);
         for (result, to) in sizes.waits.iter().filter(|(result, _)| !result.is_empty()) {
             raise(&self.waits.with_label_values(&[result]), *to);

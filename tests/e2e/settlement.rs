@@ -551,3 +551,36 @@ async fn a_code_that_was_written_to_a_dying_connection_is_charged_and_not_writte
     assert!(again.is_err(), "it was not sent again on another connection");
     assert_eq!(gateway.settled("kept", "broken").await, 1);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_sendly_refuses_one_account_is_refused_to_that_account_alone_until_a_second_is_told_so() {
+    let gateway = gateway().await;
+    let send = async |key: &str| {
+        let authorization = format!("Bearer {key}");
+        gateway.ask("POST", "/api/v1/verify", &[("authorization", &authorization)], &send_body(PHONE)).await
+    };
+    let refused = |held: &Answer| {
+        assert_eq!((held.status.as_u16(), held.error().as_str()), (429, "rate_limit_exceeded"));
+        held.json()["retryAfter"].as_u64().unwrap()
+    };
+    gateway.upstream.script(|_| sendlys_429(SENDLYS));
+    assert_eq!(send("sk_a").await.status, 429);
+    gateway.upstream.behave();
+    let asked = gateway.upstream.seen().len();
+    assert_eq!(refused(&send("sk_a").await), 600);
+    assert_eq!(gateway.upstream.seen().len(), asked, "Sendly is not asked again for it");
+    assert_eq!(send("sk_b").await.status, 201, "it was no other account's limit");
+
+    gateway.wait(Duration::from_secs(60));
+    gateway.upstream.script(|_| sendlys_429(SENDLYS));
+    assert_eq!(send("sk_b").await.status, 429);
+    gateway.upstream.behave();
+    // Until the first of the two is over it is the phone, for everybody; then for the second alone.
+    for (key, wait) in [("sk_a", 540), ("sk_b", 600), ("sk_c", 540)] {
+        assert_eq!(refused(&send(key).await), wait, "{key}");
+    }
+    gateway.wait(Duration::from_secs(540));
+    assert_eq!(send("sk_c").await.status, 201);
+    assert_eq!(refused(&send("sk_b").await), 60);
+    assert_eq!(gateway.metric("sendly_gateway_account_holds").await, 1);
+}

@@ -119,7 +119,7 @@ pub fn the_limit_that_speaks_is_the_last_to_let_go(new: New) {
                     prop_assert_eq!(world.policy.limits()[place].mode, Mode::Enforce);
                 }
                 Obstacle::Hold => prop_assert_eq!(decision.refusal.map(|last| last.retry_after), Some(MICRO)),
-                Obstacle::Unsettled(_) => prop_assert!(false, "nobody waited"),
+                Obstacle::Unsettled(_) | Obstacle::AccountHold => prop_assert!(false, "no store says so"),
             }
         }
         Ok(())

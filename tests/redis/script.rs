@@ -118,14 +118,14 @@ async fn a_long_log_is_what_a_short_one_is() {
 async fn a_log_that_no_limit_needs_is_trimmed_and_takes_the_memory_that_it_shows() {
     let mut script = Script::new().await;
     for token in 1..=2000 {
-        // A shadow, so that it grows: one a second, of which the newest ten are needed, and those of the last two minutes.
+        // A shadow, so that it grows: one a second, of which the newest ten are needed, and those of the last six minutes.
         assert_eq!(script.reserve(START + token * SECOND, token, 10, false, false).await, 0);
     }
     let tokens = script.tokens().await;
     // Ten of each kind, for all that the script looks at before it counts; and a quarter that may go.
-    assert!(tokens.len() <= (10 + 10 + 120) * 4 / 3 + 2, "{}", tokens.len());
+    assert!(tokens.len() <= (10 + 10 + 360) * 4 / 3 + 2, "{}", tokens.len());
     assert!(tokens.is_sorted() && tokens.ends_with(&[1998, 1999, 2000]));
-    assert!(tokens[0] <= 2000 - 130, "what some limit needs is there");
+    assert!(tokens[0] <= 2000 - 370, "what some limit needs is there");
     let used: usize = script.server.ask(&["MEMORY", "USAGE", "key"]).trim_start_matches(':').parse().unwrap();
     assert!(used < tokens.len() * 11 * 4, "{used}");
 }

@@ -28,6 +28,8 @@ mod spans;
 mod state;
 #[path = "process/stopping.rs"]
 mod stopping;
+#[path = "process/strangers.rs"]
+mod strangers;
 #[path = "process/trace.rs"]
 mod trace;
 #[path = "process/upgrade.rs"]

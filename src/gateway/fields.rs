@@ -2,6 +2,15 @@
 
 use http::{HeaderMap, HeaderValue};
 
+/// A length (RFC 9112, 6.2) as every reader reads it: no sign, no list, no zeros before it, and no more digits than anybody needs.
+pub(super) fn content_length(value: &[u8]) -> Option<usize> {
+    let has_digits = (1..=12).contains(&value.len()) && value.iter().all(u8::is_ascii_digit);
+    if !has_digits || value.len() > 1 && value.starts_with(b"0") {
+        return None;
+    }
+    std::str::from_utf8(value).ok()?.parse().ok()
+}
+
 /// Names, in whatever letter case, and values; in the order in which they came where they stand as they came.
 #[derive(Clone, Copy, Debug)]
 pub enum Fields<'f> {

@@ -43,6 +43,9 @@ impl ProxyHttp for Proxy {
         gateway.begin(request);
         session::prepare(session, &settings.config.clients);
 
+        if !session::has_clear_length(session) {
+            return early(session, request, Outcome::Rejected, Reply::unclear_framing()).await;
+        }
         let Some(raw) = session::path(session) else {
             return early(session, request, Outcome::Rejected, Reply::invalid_target()).await;
         };

@@ -162,6 +162,13 @@ impl Reply {
         Self::invalid_request("The request's target must be a path, or an http URL, in ASCII.")
     }
 
+    /// A request whose end is not where every reader would see it.
+    pub fn unclear_framing() -> Self {
+        Self::invalid_request(
+            "A request has one Content-Length, a decimal number without leading zeros, or one Transfer-Encoding, which is chunked.",
+        )
+    }
+
     /// A request that cannot be judged as it stands.
     pub fn invalid_request(message: &str) -> Self {
         Self::error(StatusCode::BAD_REQUEST, code::INVALID_REQUEST, message)

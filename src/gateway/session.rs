@@ -10,7 +10,7 @@ use pingora::protocols::l4::socket::SocketAddr;
 use pingora::proxy::Session;
 
 use super::caller::{Caller, DRAIN, DRAIN_FOR, LINGER, LINGER_FOR, NoBody, within};
-use super::fields::Fields;
+use super::fields::{self, Fields};
 use super::reply::Reply;
 use crate::config::Clients;
 use crate::sendly::body::MAX_REQUEST;
@@ -41,6 +41,13 @@ pub(super) fn path(session: &Session) -> Option<&str> {
         target => target.first() == Some(&b'/') || starts("http://") || starts("https://"),
     };
     (has_form && target.is_ascii()).then(|| header.uri.path())
+}
+
+/// Whether it tells its length at most once, as every reader reads it. Of HTTP/1 the own reader has let no other pass; over HTTP/2 the
+/// length frames nothing, but pingora would pass it on as it came to an upstream where it does.
+pub(super) fn has_clear_length(session: &Session) -> bool {
+    let mut lengths = session.req_header().headers.get_all(header::CONTENT_LENGTH).iter();
+    lengths.next().is_none_or(|length| fields::content_length(length.as_bytes()).is_some()) && lengths.next().is_none()
 }
 
 /// Where a request comes from.

@@ -182,3 +182,31 @@ async fn framing_that_can_be_read_in_two_ways_is_refused_whatever_it_asks_for() 
     upstream.all_have_closed().await;
     assert_eq!(upstream.heard().len(), 0);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_length_over_http_2_is_told_once_and_without_leading_zeros() {
+    let upstream = Raw::start().await;
+    let (_running, stream) = http2_before(&upstream.url()).await;
+    let mut client = Frames::over(stream).await;
+    for lengths in [["05"].as_slice(), &["5", "5"]] {
+        for target in [TARGET, "/api/v1/verify"] {
+            let fields: Vec<_> = lengths.iter().map(|length| ("content-length", *length)).collect();
+            client.request_with("POST", target, &fields).await;
+            client.piece(Data("abcde"), true).await;
+            let (is_ok, body) = client.answer(usize::MAX).await;
+            let body = String::from_utf8(body).unwrap();
+            assert!(
+                !is_ok && body.contains("\"invalid_request\"") && body.contains("Content-Length"),
+                "{lengths:?}: {body}"
+            );
+        }
+    }
+    assert_eq!(upstream.heard().len(), 0);
+    client.request_with("POST", TARGET, &[("content-length", "5")]).await;
+    client.piece(Data("abcde"), true).await;
+    assert!(client.answer(usize::MAX).await.0);
+    assert_eq!(
+        (upstream.only().body.as_slice(), upstream.only().all("content-length")),
+        (b"abcde".as_slice(), vec!["5"])
+    );
+}

@@ -45,16 +45,22 @@ impl Frames {
 
     /// Begins another request, whose body is yet to come.
     pub(crate) async fn request(&mut self, method: &str, path: &str) {
+        self.request_with(method, path, &[]).await;
+    }
+
+    /// The same with more fields.
+    pub(crate) async fn request_with(&mut self, method: &str, path: &str, fields: &[(&str, &str)]) {
         self.id = if self.id == 0 { 1 } else { self.id + 2 };
         let mut block = Vec::new();
-        for (name, value) in [
+        let usual = [
             (":method", method),
             (":scheme", "https"),
             (":path", path),
             (":authority", "gateway.test"),
             ("content-type", "application/json"),
             ("authorization", crate::client::KEY),
-        ] {
+        ];
+        for (name, value) in usual.iter().chain(fields) {
             literal(&mut block, name, value);
         }
         self.frame(HEADERS, END_HEADERS, self.id, &block).await;

@@ -11,6 +11,7 @@ use pingora::http::RequestHeader;
 use pingora::protocols::http::authority::validate_request_authority;
 
 use super::plain::{self, Plain};
+use crate::gateway::fields;
 use crate::gateway::reply::Reply;
 use crate::sendly;
 use crate::sendly::body::MAX_REQUEST;
@@ -73,9 +74,7 @@ impl RefusedHead {
         match self.flaw {
             HeadFlaw::Malformed => Reply::invalid_request("The request's head cannot be read."),
             HeadFlaw::TooLarge => Reply::head_too_large(),
-            HeadFlaw::Framing => Reply::invalid_request(
-                "A request has one Content-Length, a decimal number without leading zeros, or one Transfer-Encoding, which is chunked.",
-            ),
+            HeadFlaw::Framing => Reply::unclear_framing(),
             HeadFlaw::Host => Reply::invalid_request(
                 "A request has one Host, without a user, and it is the target's own where the target names one.",
             ),
@@ -159,7 +158,7 @@ impl<'h> Says<'h> {
                     says.more |= header.value.is_empty() || header.value.contains(&b'@');
                 }
                 14 if is("content-length") => {
-                    let length = digits(header.value);
+                    let length = fields::content_length(header.value);
                     says.is_unclear |= length.is_none() || says.length.is_some();
                     says.length = length;
                 }
@@ -217,17 +216,6 @@ fn check_odd_target(method: &str, target: &str, host: Option<&[u8]>) -> Result<(
         header.insert_header(HOST, host).map_err(|_| HeadFlaw::Host)?;
     }
     validate_request_authority(&header).map_err(|_| HeadFlaw::Host)
-}
-
-/// A length (RFC 9112, 6.2), which has no more digits than anybody needs, and no zeros before them.
-fn digits(value: &[u8]) -> Option<usize> {
-    if value.is_empty() || value.len() > 12 || !value.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    if value.len() > 1 && value.starts_with(b"0") {
-        return None;
-    }
-    std::str::from_utf8(value).ok()?.parse().ok()
 }
 
 #[cfg(test)]

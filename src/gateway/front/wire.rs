@@ -18,7 +18,7 @@ use pingora::protocols::{
     ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, Stream, TimingDigest,
     UniqueID, UniqueIDType,
 };
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 use super::chunks::{ChunkFraming, Malformed};
 use super::plain::Plain;
@@ -179,23 +179,15 @@ impl Wire {
         Err(io::ErrorKind::TimedOut.into())
     }
 
-    /// Reads as much as belongs to the request for certain straight into pingora's buffer, of which it takes at most `most` bytes.
+    /// Reads at most `most` bytes, which belong to the request for certain, straight into pingora's buffer.
     fn poll_certain(
         &mut self,
         context: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
         most: usize,
     ) -> Poll<io::Result<usize>> {
-        let stream = Pin::new(&mut self.stream);
         let before = into.filled().len();
-        if most >= into.remaining() {
-            ready!(stream.poll_read(context, into))?;
-        } else {
-            let mut part = ReadBuf::new(into.initialize_unfilled_to(most));
-            ready!(stream.poll_read(context, &mut part))?;
-            let count = part.filled().len();
-            into.advance(count);
-        }
+        ready!(Pin::new(&mut (&mut self.stream).take(most as u64)).poll_read(context, into))?;
         let read = into.filled().get(before..).unwrap_or_default();
         let count = self.lent.pass(read)?;
         Poll::Ready(Ok(count))

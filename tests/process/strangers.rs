@@ -2,6 +2,7 @@
 //!
 //! `cargo nextest run --release --test process --run-ignored only strangers --no-capture`. It takes some 9,000 file descriptors. Where the
 //! kernel gives the allocator huge pages, the figures are larger than what is used; `MIMALLOC_ALLOW_THP=0` measures without them.
+#![allow(clippy::disallowed_methods, clippy::print_stdout, reason = "it measures, and tells what it has measured")]
 
 use std::time::{Duration, Instant};
 

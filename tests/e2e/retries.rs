@@ -698,7 +698,7 @@ async fn sendlys_own_429_is_passed_on_without_leading_an_sdk_to_sleep_and_buy() 
         let gateway = gateway().await;
         gateway.upstream.script(move |_| refusal(wait));
         // The second one meets the gateway's own hold.
-        for message in ["Too many.", "Sendly's own limit for this phone number is reached."] {
+        for message in ["Too many.", "Sendly's own limit is reached, for this account and this phone number."] {
             let told = ask(&gateway, SEND, &[("user-agent", agent)]).await;
             let body = told.json();
             assert_eq!((told.status.as_u16(), told.error().as_str()), (429, code), "{agent} {wait}");

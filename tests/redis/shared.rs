@@ -129,17 +129,29 @@ async fn what_one_gateway_gives_back_another_may_send_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sendlys_own_refusal_holds_on_all_gateways() {
+async fn sendlys_own_refusal_of_two_accounts_holds_on_all_gateways() {
     let redis = Server::start(&[]);
     let fleet = Fleet::of(2, &redis.url(), PATIENT).await;
+    let send = async |nth, key: &str| {
+        let authorization = format!("Bearer {key}");
+        let body = format!("{{\"to\":\"{PHONE}\"}}");
+        fleet.ask(nth, "/api/v1/verify", &[("authorization", &authorization)], &body).await
+    };
     let body = serde_json::json!({ "error": "rate_limit_exceeded", "message": "scripted", "retryAfter": 120 });
     fleet.upstream.script(move |_| Act::json(429, &body));
-    assert_eq!(fleet.send(0, PHONE).await.status, 429);
+    assert_eq!(send(0, "sk_a").await.status, 429);
+    // What is held for one account each gateway learns for itself.
+    assert_eq!(send(1, "sk_a").await.status, 429);
+    assert_eq!(send(0, "sk_b").await.status, 429);
     fleet.upstream.behave();
-    let refused = fleet.send(1, PHONE).await;
+    let refused = send(1, "sk_c").await;
     assert_eq!(refused.status, 429);
     assert!((100..=120).contains(&refused.json()["retryAfter"].as_u64().unwrap()), "{refused:?}");
-    assert_eq!(fleet.upstream.codes(PHONE), 1, "Sendly was asked once");
+    assert_eq!(
+        fleet.upstream.codes(PHONE),
+        3,
+        "Sendly was asked by each gateway for the one account, and for the other"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

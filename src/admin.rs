@@ -7,6 +7,7 @@
 mod answer;
 pub mod board;
 mod config;
+pub mod connection;
 mod host;
 mod log;
 mod page;

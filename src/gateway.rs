@@ -4,6 +4,7 @@
 //! as it came, except that answers which show a verification's phone are read on their way, so that the phone is known before
 //! the client can use the id.
 
+mod body_watch;
 mod buffer;
 mod caller;
 pub mod caps;

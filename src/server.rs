@@ -15,7 +15,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pingora::apps::HttpServerOptions;
 use pingora::listeners::tls::TlsSettings;
 use pingora::server::configuration::ServerConf;
 use tokio::runtime::Handle;
@@ -23,6 +22,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::admin::board::Board;
+use crate::admin::connection::Connections;
 use crate::admin::{Admin, Draining};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -30,7 +30,7 @@ use crate::gateway::caps::Admitted;
 use crate::gateway::front::Front;
 use crate::gateway::{self, Gateway};
 use crate::handover::{self, Estate, Given, NotTaken};
-use crate::metrics::{Late, Unread};
+use crate::metrics::{Late, TurnedAway, Unread};
 use crate::policy::subject::HashKey;
 use crate::work::{UnderWay, Work};
 use accept::{Admission, Listener};
@@ -149,7 +149,6 @@ struct Prepare {
     gateway: Arc<Gateway>,
     conf: Arc<ServerConf>,
     shown: Option<Arc<Shown>>,
-    keep_alive: Duration,
 }
 
 impl Prepare {
@@ -166,18 +165,17 @@ impl Prepare {
             max_retries: 2,
             ..ServerConf::default()
         });
-        let keep_alive = config.clients.keep_alive;
         let gateway = Gateway::new(config, clock)?;
         if let Some(certificate) = certificate {
             gateway.shows_certificate(certificate.expires);
         }
-        Ok(Self { gateway, conf, shown, keep_alive })
+        Ok(Self { gateway, conf, shown })
     }
 
     /// # Errors
     /// What is wrong with a socket.
     fn serve(self, sockets: Sockets) -> Result<Running, String> {
-        let Self { gateway, conf, shown, keep_alive } = self;
+        let Self { gateway, conf, shown } = self;
         let (address, admin_address) = (local(&sockets.proxy)?, local(&sockets.admin)?);
         let again = Sockets {
             proxy: sockets.proxy.try_clone().map_err(|error| error.to_string())?,
@@ -186,10 +184,7 @@ impl Prepare {
         let draining = Draining::default();
         let ((stop, stopping), (close, closing)) = (watch::channel(false), watch::channel(false));
 
-        // HTTP/1.1 connections get theirs from each request; pingora keeps idle HTTP/2 ones for ever.
-        let mut options = HttpServerOptions::default();
-        options.h2_idle_timeout = Some(keep_alive);
-        let front = Front::new(Arc::clone(&gateway), conf, options);
+        let front = Front::new(Arc::clone(&gateway), conf);
         let acceptor =
             shown.as_ref().map(|shown| tls::settings(Arc::clone(shown))).transpose()?.map(TlsSettings::build);
         let admitted = Clients(Arc::clone(&gateway));
@@ -197,7 +192,8 @@ impl Prepare {
         let board = Arc::new(Board::new(Arc::clone(&gateway)));
         let admin = Admin::new(Arc::clone(&gateway), draining.clone(), Arc::clone(&board));
         let admitted = Operators { gateway: Arc::clone(&gateway), open: Work::default() };
-        let admin = Listener::new(sockets.admin, admin, admitted, None).map_err(|error| error.to_string())?;
+        let admin =
+            Listener::new(sockets.admin, Connections::new(admin), admitted, None).map_err(|error| error.to_string())?;
 
         let tasks = vec![
             tokio::spawn(proxy.serve(stopping)),
@@ -400,7 +396,7 @@ impl Admission for Operators {
         if self.open.count() < ADMIN_CONNECTIONS {
             return Some(self.open.begin());
         }
-        self.gateway.turned_operator_away();
+        self.gateway.turn_away(TurnedAway::Admin);
         None
     }
 

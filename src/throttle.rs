@@ -3,6 +3,8 @@
 //! A throttle is about load, not about codes: it may let a burst through and it charges nothing. That is what GCRA is for, and
 //! what it cannot do (hold an exact window) the ledger does.
 
+mod keys;
+
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -11,8 +13,9 @@ use std::time::Duration;
 use governor::clock::Clock as _;
 use governor::middleware::NoOpMiddleware;
 use governor::nanos::Nanos;
-use governor::state::keyed::DashMapStateStore;
 use governor::{Quota, RateLimiter};
+
+use keys::{Keys, MAX_KEYS};
 
 use crate::clock::Clock;
 use crate::config::{Throttle as Settings, ThrottlePer};
@@ -32,7 +35,7 @@ struct Throttle {
     limiter: Arc<Limiter>,
 }
 
-type Limiter = RateLimiter<Who, DashMapStateStore<Who>, Ticker, NoOpMiddleware<Nanos>>;
+type Limiter = RateLimiter<Who, Keys<Who>, Ticker, NoOpMiddleware<Nanos>>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Who {
@@ -95,6 +98,11 @@ impl Throttles {
         Ok(())
     }
 
+    /// How many keys it has of each throttle, and how many there may be of all.
+    pub fn keys(&self) -> (usize, usize) {
+        (self.throttles.iter().map(|throttle| throttle.limiter.len()).sum(), MAX_KEYS * self.throttles.len())
+    }
+
     /// Drops the keys that are back where a new one would start. Returns how many there were.
     pub fn sweep(&self) -> usize {
         let sweep = |throttle: &Throttle| {
@@ -118,7 +126,7 @@ fn limiter_of(settings: &Settings, clock: &Clock) -> Arc<Limiter> {
     let burst = NonZeroU32::new(settings.burst).unwrap_or(NonZeroU32::MIN);
     // A period of zero has no quota; the config refuses it.
     let quota = Quota::with_period(settings.every).unwrap_or(Quota::per_second(NonZeroU32::MAX)).allow_burst(burst);
-    Arc::new(RateLimiter::dashmap_with_clock(quota, Ticker(clock.clone())))
+    Arc::new(RateLimiter::new(quota, Keys::default(), Ticker(clock.clone())))
 }
 
 /// Who a client is: its address, or its /64, since one IPv6 host has as many addresses as it likes (RFC 7707, RFC 6177).

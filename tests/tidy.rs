@@ -67,7 +67,17 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("mimalloc", &["main"]),
     (
         "parking_lot",
-        &["admin", "handover", "ledger", "gateway", "sandbox", "telemetry/alike", "telemetry/lines", "trace/span"],
+        &[
+            "admin",
+            "handover",
+            "ledger",
+            "gateway",
+            "sandbox",
+            "telemetry/alike",
+            "telemetry/lines",
+            "throttle/keys",
+            "trace/span",
+        ],
     ),
     ("opentelemetry", &["trace/collector"]),
     ("opentelemetry_http", &["trace/collector"]),
@@ -91,6 +101,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     (
         "tokio",
         &[
+            "admin/connection",
             "cli",
             "gateway",
             "handover",

@@ -168,6 +168,7 @@ impl Gateway {
         Capped {
             connections: (self.connections.count(), clients.max_connections),
             max_requests: clients.max_requests,
+            throttle_keys: settings.throttles.keys(),
             to_sendly: (self.caps.to_sendly.taken(), settings.config.upstream.max_connections),
             turned_away: self.caps.turned_away(),
             late: self.caps.late(),
@@ -179,9 +180,9 @@ impl Gateway {
         self.caps.is_late(phase);
     }
 
-    /// A connection to the admin listener was one too many.
-    pub fn turned_operator_away(&self) {
-        self.caps.turn_away(TurnedAway::Admin);
+    /// Something was one too many.
+    pub fn turn_away(&self, reason: TurnedAway) {
+        self.caps.turn_away(reason);
     }
 }
 

@@ -10,6 +10,9 @@
 //! That is most of what a refusal used to cost, and of what an idle connection keeps. See ARCHITECTURE.md.
 
 mod chunks;
+mod frames;
+mod guarded;
+mod http2;
 mod own;
 mod plain;
 mod request;
@@ -22,7 +25,7 @@ use std::time::Duration;
 
 use arc_swap::Cache;
 use async_trait::async_trait;
-use pingora::apps::{HttpServerApp, HttpServerOptions, ServerApp};
+use pingora::apps::{HttpServerApp, ServerApp};
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::l4::socket::SocketAddr;
 use pingora::protocols::{ALPN, Stream};
@@ -49,10 +52,9 @@ pub struct Front {
 
 impl Front {
     /// A front of this gateway, with pingora's proxy behind it.
-    pub fn new(gateway: Arc<Gateway>, conf: Arc<ServerConf>, options: HttpServerOptions) -> Self {
+    pub fn new(gateway: Arc<Gateway>, conf: Arc<ServerConf>) -> Self {
         let mut proxy = HttpProxy::new(Proxy(Arc::clone(&gateway)), conf);
         proxy.handle_init_modules();
-        proxy.server_options = Some(options);
         Self { gateway, proxy: Arc::new(proxy) }
     }
 
@@ -100,7 +102,9 @@ fn session(stream: Stream, shutdown: &ShutdownWatch) -> ServerSession {
 impl ServerApp for Front {
     async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
         if stream.selected_alpn_proto() == Some(ALPN::H2) {
-            return self.proxy.process_new(stream, shutdown).await;
+            // Boxed: a connection of HTTP/1 should not have room for it.
+            Box::pin(http2::serve(self, stream, shutdown)).await;
+            return None;
         }
         let peer = stream.get_socket_digest().and_then(|digest| match digest.peer_addr()? {
             SocketAddr::Inet(address) => Some(address.ip()),

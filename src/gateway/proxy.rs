@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use http::Method;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::proxy::{FailToProxy, ProxyHttp, Session};
 use pingora::upstreams::peer::{HttpPeer, Peer as _};
 
+use super::body_watch::BodyWatch;
 use super::caller::Caller as _;
 use super::reply::Reply;
 use super::session::{self, Streamed};
@@ -22,8 +24,22 @@ use crate::trace::Context;
 /// A request that pingora has read, and the settings that it began with.
 #[derive(Debug)]
 pub struct Streaming {
+    gateway: Arc<Gateway>,
     settings: Arc<Settings>,
     request: Request,
+    method: Method,
+    /// Of a body that passes through over HTTP/2.
+    watch: Option<Arc<BodyWatch>>,
+}
+
+impl Drop for Streaming {
+    /// A request that was ended from outside, as one whose body was late, or that panicked, has its line all the same.
+    fn drop(&mut self) {
+        if self.request.under_way.is_some() {
+            self.request.outcome = if self.watch.is_some() { Outcome::Rejected } else { Outcome::Failed };
+            self.gateway.tell(&self.request, self.method.as_str(), 0, 0);
+        }
+    }
 }
 
 /// pingora's view of a gateway.
@@ -35,11 +51,18 @@ impl ProxyHttp for Proxy {
     type CTX = Streaming;
 
     fn new_ctx(&self) -> Streaming {
-        Streaming { settings: self.0.settings(), request: Request::default() }
+        Streaming {
+            gateway: Arc::clone(&self.0),
+            settings: self.0.settings(),
+            request: Request::default(),
+            method: Method::default(),
+            watch: None,
+        }
     }
 
     async fn request_filter(&self, session: &mut Session, streaming: &mut Streaming) -> pingora::Result<bool> {
-        let (gateway, Streaming { settings, request }) = (&self.0, streaming);
+        let (gateway, Streaming { settings, request, method, watch, .. }) = (&self.0, streaming);
+        *method = session.req_header().method.clone();
         gateway.begin(request);
         session::prepare(session, &settings.config.clients);
 
@@ -66,10 +89,10 @@ impl ProxyHttp for Proxy {
                 }
                 _ => {
                     request.path = call.respelled;
-                    pass(gateway, settings, session, request).await
+                    pass(gateway, settings, session, request, watch).await
                 }
             },
-            Reading::Other => pass(gateway, settings, session, request).await,
+            Reading::Other => pass(gateway, settings, session, request, watch).await,
             Reading::NotARoute => early(session, request, Outcome::Rejected, Reply::not_a_route()).await,
             Reading::WrongMethod(allowed) => {
                 early(session, request, Outcome::Rejected, Reply::wrong_method(allowed)).await
@@ -101,7 +124,7 @@ impl ProxyHttp for Proxy {
         &self,
         _session: &mut Session,
         upstream: &mut RequestHeader,
-        Streaming { settings, request }: &mut Streaming,
+        Streaming { settings, request, .. }: &mut Streaming,
     ) -> pingora::Result<()> {
         request.sent_upstream = Some(self.0.clock.now());
         request.traced = request.trace.and_then(Context::call);
@@ -139,8 +162,11 @@ impl ProxyHttp for Proxy {
         _session: &mut Session,
         body: &mut Option<Bytes>,
         end: bool,
-        _streaming: &mut Streaming,
+        Streaming { watch, .. }: &mut Streaming,
     ) -> pingora::Result<()> {
+        if let Some(watch) = watch {
+            watch.came(body.as_ref().map_or(0, Bytes::len), end, self.0.clock.now());
+        }
         passing::end_once(body, end);
         Ok(())
     }
@@ -207,7 +233,7 @@ impl ProxyHttp for Proxy {
     }
 
     async fn logging(&self, session: &mut Session, _error: Option<&pingora::Error>, streaming: &mut Streaming) {
-        let Streaming { settings, request } = streaming;
+        let Streaming { settings, request, .. } = streaming;
         if let Some(sent) = request.sent_upstream {
             let (method, told) = (session.req_header().method.as_str(), (request.answered, request.failure));
             let call = (method, request.operation);
@@ -219,6 +245,7 @@ impl ProxyHttp for Proxy {
             session::told(session).map_or(0, |status| status.as_u16()),
             session.body_bytes_sent(),
         );
+        request.under_way = None;
     }
 }
 
@@ -228,6 +255,7 @@ async fn pass(
     settings: &Settings,
     session: &mut Session,
     request: &mut Request,
+    watch: &mut Option<Arc<BodyWatch>>,
 ) -> pingora::Result<bool> {
     request.to_sendly = gateway.passing_slot(settings).await;
     if request.to_sendly.is_none() {
@@ -236,6 +264,12 @@ async fn pass(
         return Ok(true);
     }
     session::expect_continue(session).await?;
+    if session.is_http2() && !session.is_body_done() {
+        *watch = BodyWatch::current();
+        if let Some(watch) = watch {
+            watch.begin(&settings.config.clients, gateway.clock.now());
+        }
+    }
     Ok(false)
 }
 

@@ -78,6 +78,8 @@ pub struct Capped {
     pub connections: (usize, usize),
     /// Requests and exchanges under way, at most.
     pub max_requests: usize,
+    /// Keys of throttles.
+    pub throttle_keys: (usize, usize),
     /// Connections to Sendly in use.
     pub to_sendly: (usize, usize),
     /// What was turned away, in the order of [`TurnedAway::ALL`].
@@ -91,6 +93,7 @@ pub struct Capped {
 pub(super) struct OfCaps {
     connections: [IntGauge; 2],
     max_requests: IntGauge,
+    throttle_keys: [IntGauge; 2],
     to_sendly: [IntGauge; 2],
     turned_away: [IntCounter; TurnedAway::ALL.len()],
     late: [IntCounter; Late::ALL.len()],
@@ -115,6 +118,13 @@ impl OfCaps {
             ],
             // `in_flight` tells how many there are.
             max_requests: register.gauge("in_flight_max", "How many requests and exchanges there may be.")?,
+            throttle_keys: [
+                register.gauge(
+                    "throttle_keys",
+                    "API keys and addresses of which throttles know how much they have attempted.",
+                )?,
+                register.gauge("throttle_keys_max", "How many there may be.")?,
+            ],
             to_sendly: [
                 register.gauge("upstream_connections", "Connections to Sendly that are in use.")?,
                 register.gauge("upstream_connections_max", "How many there may be.")?,
@@ -127,6 +137,7 @@ impl OfCaps {
     pub(super) fn set(&self, capped: &Capped) {
         set(&self.connections, capped.connections);
         self.max_requests.set(i64::try_from(capped.max_requests).unwrap_or(i64::MAX));
+        set(&self.throttle_keys, capped.throttle_keys);
         set(&self.to_sendly, capped.to_sendly);
         raise(&self.turned_away, &capped.turned_away);
         raise(&self.late, &capped.late);

@@ -2,11 +2,16 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+use h2::client::Builder;
+use http::Method;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::client::{Answer, Wire};
+use crate::deadlines::{http2, request};
 use crate::start::{Gateway, gateway_with, send_body};
+use crate::tls::Secure;
 use crate::upstream::Act;
 
 async fn turned_away(gateway: &Gateway, cap: &str) -> u64 {
@@ -167,4 +172,44 @@ async fn a_request_beyond_the_cap_is_503_and_charged_nothing() {
     assert_eq!(running.answer().await.unwrap().status, 201);
     gateway.is_idle().await;
     assert_eq!(gateway.codes_left("+15550100002").await, 5);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_that_were_reset_count_until_their_exchange_has_ended() {
+    let secure = Secure::start("clients.max_streams = 2").await;
+    secure.gateway.upstream.script(|_| Act::AnswerWhenLet(201, r#"{"id":"ver_1","status":"pending"}"#.into()));
+    let mut http2 = http2(&secure, &Builder::new()).await;
+    for nth in 1..=2 {
+        let (answer, mut body) = http2.send_request(request(Method::POST, "/api/v1/verify"), false).unwrap();
+        body.send_data(Bytes::from(send_body(&format!("+1555010000{nth}"))), true).unwrap();
+        secure.gateway.upstream.has_seen(nth).await;
+        body.send_reset(h2::Reason::CANCEL);
+        drop(answer);
+    }
+    for _ in 0..50 {
+        let (answer, _) = http2.send_request(request(Method::GET, "/api/v1/messages"), true).unwrap();
+        assert_eq!(answer.await.unwrap().status(), 503);
+    }
+    assert_eq!(turned_away(&secure.gateway, "streams").await, 50);
+    assert_eq!(secure.gateway.upstream.seen().len(), 2, "the exchanges that run, and no other");
+    secure.gateway.upstream.let_go(2);
+    secure.gateway.is_idle().await;
+    assert_eq!(secure.gateway.settled("kept", "success").await, 2, "neither was cut");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_streams_make_no_more_connections_to_sendly_than_there_may_be() {
+    let secure = Secure::start("upstream.max_connections = 8").await;
+    secure.gateway.upstream.script(|_| Act::Hang);
+    let mut answers = Vec::new();
+    for _ in 0..5 {
+        let mut http2 = http2(&secure, &Builder::new()).await;
+        for _ in 0..20 {
+            answers.push(http2.send_request(request(Method::GET, "/api/v1/messages"), true).unwrap().0);
+            http2 = http2.ready().await.unwrap();
+        }
+    }
+    secure.gateway.shows("sendly_gateway_turned_away_total{cap=\"upstream\"}", 96).await;
+    assert_eq!(secure.gateway.upstream.seen().len(), 4, "half of them are for codes");
+    assert_eq!(secure.gateway.metric("sendly_gateway_upstream_connections").await, 4);
 }

@@ -429,3 +429,26 @@ fn many_threads_write_whole_records_and_each_gives_back_after_it_charged() {
     assert_eq!(next.found.damaged, 0);
     assert_eq!([kept(&next.memory, 0), kept(&next.memory, 1)], [500, 500]);
 }
+
+#[test]
+fn a_code_in_flight_at_the_old_process_is_waited_for_in_the_new_one_until_the_old_one_says_how_it_ended() {
+    for settlement in [Settlement::Keep, Settlement::GiveBack] {
+        let policy = Arc::new(policy([limit(Per::Phone, 1, HOUR)]));
+        let folders = [Folder::new(), Folder::new()];
+        let [old, new] = folders.each_ref().map(|folder| Process::start(folder, &policy, START));
+        let in_flight = take(&old.ledger, &policy, &to(1), Send, START);
+        let (heir, limits) = (Arc::clone(&new.durable), Arc::clone(&policy));
+        old.durable.bequeath(START, move |record| heir.inherit_and_write(&limits, record, true, START));
+        let is_unsettled = || ask(&new.ledger, &policy, &to(1), Send, START).0.is_unsettled;
+        assert!(is_unsettled());
+        wait(in_flight.settle(settlement));
+        assert!(!is_unsettled());
+        // The one that was let through just now is kept.
+        assert_eq!(wait_of(&new.ledger, &policy, &to(1), Send, START + SECOND), Some(HOUR - SECOND));
+        drop((old, new));
+        // What stands in the journal is settled: no exchange of it is in flight.
+        let read = Process::start(&folders[1], &policy, START);
+        let (decision, _) = ask(&read.ledger, &policy, &to(1), Send, START);
+        assert!(decision.refusal.is_some() && !decision.is_unsettled, "{settlement:?}");
+    }
+}

@@ -6,6 +6,7 @@ mod signals;
 mod table;
 mod verbs;
 
+use std::fs;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -46,6 +47,19 @@ enum Command {
         /// The configuration.
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
+    },
+    /// Print the hash by which the gateway knows an API key: for accounts.allow, and to find a key in logs. The key is read from standard
+    /// input or a file, since others can read a command line.
+    Account {
+        /// The configuration that has the hash_key.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// The file that holds the key, instead of standard input.
+        #[arg(long, value_name = "FILE")]
+        key_file: Option<PathBuf>,
+        /// Print the hash; there is nothing else to print.
+        #[arg(long)]
+        hash: bool,
     },
     /// Run a sandbox Sendly alone: its API on this machine, without a phone network.
     Sandbox {
@@ -108,6 +122,7 @@ pub fn main() -> ExitCode {
     let done = match arguments.command {
         Command::Run(run) => run::run(&run),
         Command::Check { config } => check(&config),
+        Command::Account { config, key_file, .. } => account(&config, key_file.as_deref()),
         Command::Sandbox { listen, limits } => run_sandbox(listen, limits),
         Command::Health(whereabouts) => verbs::health(&whereabouts),
         Command::Status(target) => verbs::status(&target),
@@ -149,6 +164,22 @@ fn check(file: &Path) -> Result<(), Failure> {
         config.limits.len(),
         config.throttles.len()
     ))
+}
+
+fn account(config: &Path, key_file: Option<&Path>) -> Result<(), Failure> {
+    let config = Config::load(config, environment())?;
+    if config.hash_key.is_drawn() {
+        return Err(Failure::usage("there is no hash_key: each start draws another one, and no hash outlives it"));
+    }
+    let key = match key_file {
+        Some(file) => fs::read_to_string(file).map_err(|error| Failure::usage(format!("{}: {error}", file.display()))),
+        None => io::read_to_string(io::stdin()).map_err(|error| Failure::usage(format!("standard input: {error}"))),
+    }?;
+    let key = key.trim();
+    if key.is_empty() || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(Failure::usage("expected one API key, without Bearer and without spaces"));
+    }
+    say(&format!("{:032x}\n", config.hash_key.account(key.as_bytes()).bits()))
 }
 
 fn run_sandbox(listen: SocketAddr, limits: bool) -> Result<(), Failure> {

@@ -17,7 +17,7 @@ use ipnet::IpNet;
 pub use token::Token;
 
 use crate::phone::Phone;
-use crate::policy::subject::HashKey;
+use crate::policy::subject::{Account, HashKey};
 use crate::policy::{Limit, WhenFull};
 use crate::sendly::Operation;
 use crate::sendly::tariff::Tariff;
@@ -41,6 +41,8 @@ pub struct Config {
     pub clients: Clients,
     /// The listener for operators.
     pub admin: Admin,
+    /// The API keys that are served.
+    pub accounts: Accounts,
     /// Where codes are counted.
     pub ledger: Ledger,
     /// What is kept in memory, and how much of it.
@@ -216,6 +218,15 @@ pub struct Admin {
     pub token: Option<Token>,
     /// Names that it goes by, in lower case, besides addresses and `localhost`. Metrics and probes may be asked for by any.
     pub hosts: Vec<String>,
+}
+
+/// The API keys that are served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Accounts {
+    /// Those that are served at all; any, if there is none.
+    pub allow: Vec<Account>,
+    /// How many 401s of Sendly's the gateway causes in any five minutes, at most.
+    pub max_failed: usize,
 }
 
 /// What is kept in memory.

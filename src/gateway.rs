@@ -4,12 +4,14 @@
 //! as it came, except that answers which show a verification's phone are read on their way, so that the phone is known before
 //! the client can use the id.
 
+mod admission;
 mod body_watch;
 mod buffer;
 mod caller;
 pub mod caps;
 mod client_address;
 pub mod estate;
+mod evidence;
 pub mod exchange;
 pub mod exemptions;
 mod fields;
@@ -25,6 +27,7 @@ mod pace;
 mod passing;
 mod patience;
 mod peer;
+mod proving;
 mod proxy;
 mod refusals;
 pub mod relay;
@@ -32,10 +35,12 @@ mod reply;
 pub mod retries;
 mod session;
 pub mod settings;
+mod shown;
 mod slots;
 mod state;
 mod store;
 mod traces;
+mod unproven;
 mod waiting;
 
 use std::net::IpAddr;
@@ -54,11 +59,14 @@ use crate::ledger::redis::Reason;
 use crate::ledger::{self, Ledger};
 use crate::metrics::{Metrics, Outcome, Reload, Shared, Sizes, Swept, TurnedAway};
 use crate::phone::Phone;
+use crate::policy::Per;
 use crate::policy::subject::{Account, HashKey};
 use crate::sendly::{Operation, body};
 use crate::trace::{self, Context, Failure};
 use crate::work::{UnderWay, Work};
+use admission::{Admission, Pass};
 use caller::Caller;
+use evidence::Asked;
 use exemptions::Exemptions;
 use gate::Gate;
 use holds::Holds;
@@ -89,6 +97,7 @@ pub struct Gateway {
     caps: caps::Caps,
     retries: Retries,
     lookups: lookup::Lookups,
+    admission: Arc<Admission>,
     metrics: Metrics,
     access: AccessLog,
     traces: traces::Traces,
@@ -127,6 +136,7 @@ impl Gateway {
             caps: caps::Caps::default(),
             retries: Retries::new(config.retries, clock.clone()),
             lookups: lookup::Lookups::default(),
+            admission: Admission::new(config.accounts.max_failed),
             metrics,
             access: AccessLog::new(&config.log),
             traces: traces::Traces::default(),
@@ -162,6 +172,7 @@ impl Gateway {
         let config = settings.config();
         self.memory.set_bounds(bounds(&config.memory));
         self.retries.set(config.retries);
+        self.admission.set_max_failed(config.accounts.max_failed);
         self.exemptions.configure(&config.exempt);
         if !Arc::ptr_eq(&before.upstream, &settings.upstream) {
             before.upstream.sendly.retire();
@@ -194,6 +205,7 @@ impl Gateway {
     pub fn expose(&self) -> Vec<u8> {
         self.metrics.sizes(self.sizes());
         self.metrics.capped(&self.capped());
+        self.metrics.keys(self.key_sizes());
         if let Some(saved) = self.saved() {
             self.metrics.saved(saved);
         }
@@ -278,6 +290,7 @@ impl Gateway {
         let settings = self.settings();
         (swept.answers, swept.throttles) = (self.retries.sweep(), settings.throttles.sweep());
         settings.upstream.sendly.sweep();
+        self.admission.sweep(self.clock.now(), settings.policy.retention(Per::Phone).longest());
         self.exemptions.sweep(self.clock.now());
         self.holds.sweep(self.clock.now());
         self.said_full.store(false, Ordering::Relaxed);
@@ -362,11 +375,14 @@ impl Gateway {
     }
 
     /// Learns whose phone an answer shows, and that a check confirmed it. Called before any client can see the answer.
-    fn learn(&self, operation: Operation, body: &[u8], now: Moment) {
+    fn learn(&self, operation: Operation, account: Option<Account>, body: &[u8], now: Moment) {
         let body::Shown { id, phone, is_verified } = body::read_shown(body);
         let verification = id.map(|id| self.hash_key.verification(&id));
         if let (Some(verification), Some(phone)) = (verification, phone) {
             self.ledger.overhear(verification, phone, now);
+            if let Some(account) = account {
+                self.admission.shown().insert(verification, account);
+            }
         }
         if operation == Operation::Check && is_verified {
             self.metrics.confirmed(verification, phone);
@@ -389,6 +405,14 @@ pub struct Request {
     /// The canonical path, where it differs from what came.
     path: Option<String>,
     capture: Option<passing::Capture>,
+    /// The account of the key that it streams with, the leave to do so, and what its answer may say of the key.
+    key: Option<Account>,
+    pass: Option<Pass>,
+    asked: Asked,
+    /// Whether its answer is JSON.
+    is_json: bool,
+    /// Whether its answer has said what it says of the key.
+    is_judged: bool,
     sent_upstream: Option<Moment>,
     /// The status that Sendly answered it with, and why that answer is not whole, where it is pingora that asks.
     answered: Option<u16>,

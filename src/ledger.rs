@@ -233,6 +233,41 @@ impl Ledger {
         }
     }
 
+    /// Whether Sendly is known to have accepted this API key, which is being used. It asks no other process.
+    pub fn is_proven(&self, account: Account, now: Moment) -> bool {
+        match self {
+            Ledger::Memory(memory) => memory.proofs.check(account, now) != memory::Proof::Missing,
+            Ledger::Durable(durable) => durable.is_proven(account, now),
+            Ledger::Redis(redis) => redis.is_proven(account, now),
+        }
+    }
+
+    /// Whether another gateway that shares the store has noted that Sendly accepted this API key. If so, this one knows it too from now on.
+    pub async fn finds_proof(&self, account: Account, now: Moment) -> bool {
+        match self {
+            Ledger::Memory(_) | Ledger::Durable(_) => false,
+            Ledger::Redis(redis) => Box::pin(redis.finds_proof(account, now)).await,
+        }
+    }
+
+    /// Notes that Sendly accepted this API key.
+    pub fn accept_key(&self, account: Account, at: Moment) {
+        match self {
+            Ledger::Memory(memory) => drop(memory.proofs.insert(account, at)),
+            Ledger::Durable(durable) => durable.accept_key(account, at),
+            Ledger::Redis(redis) => redis.accept_key(account, at),
+        }
+    }
+
+    /// Notes that Sendly does not accept this API key, or no more.
+    pub fn reject_key(&self, account: Account, at: Moment) {
+        match self {
+            Ledger::Memory(memory) => drop(memory.proofs.remove(account)),
+            Ledger::Durable(durable) => durable.reject_key(account, at),
+            Ledger::Redis(redis) => redis.reject_key(account, at),
+        }
+    }
+
     /// The time by which the ledger in memory goes, at this moment: that of the store that gateways share, if there is one.
     pub fn time(&self, now: Moment) -> Moment {
         match self {

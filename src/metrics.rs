@@ -8,6 +8,7 @@ mod addresses;
 mod caps;
 mod codes;
 mod journal;
+mod keys;
 mod ledger;
 mod limits;
 pub mod refused;
@@ -31,6 +32,7 @@ pub use addresses::Unread;
 pub use caps::{Capped, Late, TurnedAway};
 pub use codes::Fate;
 pub use journal::{Found as Restored, Saved};
+pub use keys::{KeySizes, Unserved};
 pub use ledger::Shared;
 pub use limits::Series;
 use refused::Refused;
@@ -111,6 +113,7 @@ pub struct Metrics {
     addresses: addresses::Addresses,
     caps: caps::OfCaps,
     ledger: ledger::OfLedger,
+    keys: keys::OfKeys,
     reloads: reloads::Reloads,
     journal: journal::Journal,
     whom: Refused,
@@ -185,6 +188,7 @@ impl Metrics {
             addresses: addresses::Addresses::new(register)?,
             caps: caps::OfCaps::new(register)?,
             ledger: ledger::OfLedger::new(register)?,
+            keys: keys::OfKeys::new(register)?,
             reloads: reloads::Reloads::new(register, started)?,
             journal: journal::Journal::new()?,
             whom: Refused::default(),
@@ -290,6 +294,21 @@ impl Metrics {
     /// How it stands with the ledger that gateways share, now.
     pub fn shared_ledger(&self, shared: &Shared<'_>) {
         self.ledger.set(shared);
+    }
+
+    /// How much is kept of API keys, now.
+    pub fn keys(&self, sizes: KeySizes) {
+        self.keys.set(sizes);
+    }
+
+    /// A request was turned away because of its key.
+    pub fn unserved(&self, reason: Unserved) {
+        self.keys.unserved(reason);
+    }
+
+    /// Sendly answered 401.
+    pub fn key_failed(&self) {
+        self.keys.failed();
     }
 
     /// The certificate that clients are shown expires then, in seconds since the Unix epoch.

@@ -101,6 +101,12 @@ pub mod code {
     pub const INVALID_PHONE_FORMAT: &str = "invalid_phone_format";
     /// 401: no API key.
     pub const UNAUTHORIZED: &str = "unauthorized";
+    /// 401: an API key that Sendly does not know.
+    pub const INVALID_API_KEY: &str = "invalid_api_key";
+    /// 429: Sendly has locked out an address after too many unknown API keys.
+    pub const TOO_MANY_FAILED_KEYS: &str = "too_many_failed_key_attempts";
+    /// 503, the gateway's own: Sendly has not accepted this API key yet, and cannot be asked now.
+    pub const KEY_NOT_PROVEN: &str = "key_not_proven";
     /// 404: no such verification, or no such route.
     pub const NOT_FOUND: &str = "not_found";
     /// 429: a window is full. The eight SDKs know it; five of them sleep through a short one and then buy a code.

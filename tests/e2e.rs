@@ -31,6 +31,8 @@ mod frames;
 mod framing;
 #[path = "e2e/front.rs"]
 mod front;
+#[path = "e2e/keys.rs"]
+mod keys;
 #[path = "e2e/limits.rs"]
 mod limits;
 #[path = "e2e/passing.rs"]

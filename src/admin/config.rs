@@ -62,6 +62,10 @@ pub(super) fn shown(config: &Config) -> Value {
             "token": config.admin.token.as_ref().map(|_| SECRET),
             "hosts": config.admin.hosts,
         },
+        "accounts": {
+            "allow": config.accounts.allow.iter().map(|account| format!("{:032x}", account.bits())).collect::<Vec<_>>(),
+            "max_failed": config.accounts.max_failed,
+        },
         "ledger": ledger(&config.ledger),
         "memory": {
             "max_keys": memory.max_keys,

@@ -36,6 +36,7 @@ impl Config {
             ("clients", self.clients == other.clients),
             ("admin", self.admin == other.admin),
             ("ledger", self.ledger == other.ledger),
+            ("accounts", self.accounts == other.accounts),
             ("memory", self.memory == other.memory),
             ("state", self.state == other.state),
             ("upgrade", self.upgrade == other.upgrade),
@@ -109,6 +110,7 @@ mod tests {
         let in_force = config("");
         for (section, text) in [
             ("clients", "clients.keep_alive = \"9s\""),
+            ("accounts", "accounts.max_failed = 9"),
             ("memory", "memory.max_keys = 9"),
             ("upgrade", "upgrade.socket = \"upgrade.sock\""),
             ("retries", "retries.unknown = \"9s\""),

@@ -35,7 +35,8 @@ use environment::Environment;
 use given::Document;
 pub use kinds::is_log_filter;
 use kinds::{
-    address, address_sources, array, count, duration, flag, log_filter, network, one_of, passphrase, path, phones,
+    account, address, address_sources, array, count, duration, flag, log_filter, network, one_of, passphrase, path,
+    phones,
 };
 pub use mistake::{Mistake, Mistakes, Place, Problem};
 use reader::Reader;
@@ -43,8 +44,8 @@ use section::Section;
 use span::{days, hours, millis, minutes, secs};
 
 use super::{
-    AddressSource, Admin, Clients, Config, Log, LogFormat, Memory, Origin, Phones, Protocol, Reload, Replies, Retries,
-    State, Tls, Token, Upgrade, Upstream, WhenFull,
+    Accounts, AddressSource, Admin, Clients, Config, Log, LogFormat, Memory, Origin, Phones, Protocol, Reload, Replies,
+    Retries, State, Tls, Token, Upgrade, Upstream, WhenFull,
 };
 use crate::policy::subject::HashKey;
 use crate::policy::{self, Per};
@@ -136,6 +137,7 @@ fn config<'t>(keys: &mut Section<'_, 't>, default_limits: &'t Document<'t>) -> C
         clients: keys.section("clients", clients),
         admin: keys.section("admin", admin),
         ledger,
+        accounts: keys.section("accounts", accounts),
         memory: keys.section("memory", memory),
         state: keys.section("state", |keys| State { dir: keys.optional("dir", path) }),
         upgrade: keys.section("upgrade", |keys| Upgrade { socket: keys.optional("socket", path) }),
@@ -223,6 +225,14 @@ fn admin(keys: &mut Section<'_, '_>) -> Admin {
     }
 }
 
+fn accounts(keys: &mut Section<'_, '_>) -> Accounts {
+    Accounts {
+        allow: keys.get("allow", Vec::new(), array("accounts", account)),
+        // Sendly locks an address out for more of them; how many, it does not say.
+        max_failed: keys.get("max_failed", 10, count(1..=1000)),
+    }
+}
+
 fn memory(keys: &mut Section<'_, '_>) -> Memory {
     Memory {
         max_keys: keys.get("max_keys", 1_000_000, count(1..=1_000_000_000)),
@@ -291,6 +301,11 @@ fn rules(keys: &mut Section<'_, '_>, config: &Config) {
         upstream.origin.tls || upstream.ca_file.is_none(),
         &["upstream.ca_file"],
         "no ca_file, or a url that is https",
+    );
+    keys.rule(
+        config.accounts.allow.is_empty() || !config.hash_key.is_drawn(),
+        &["accounts.allow", "hash_key"],
+        "no accounts in allow, or a hash_key (each start draws another one where there is none, and hashes mean nothing then)",
     );
     keys.rule(
         config.state.dir.is_none() || config.ledger.redis.is_none(),

@@ -1,6 +1,7 @@
 //! Asking Sendly for the phone of a verification that the gateway does not know.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
@@ -8,12 +9,15 @@ use http::{HeaderMap, Method, StatusCode, header};
 use tokio::sync::watch;
 
 use super::Gateway;
+use super::evidence::{self, Asked};
 use super::exchange::{Answer, Call, Outcome, Sendly};
 use super::fields::Fields;
+use super::meaning;
+use super::reply::Reply;
 use super::settings::Settings;
 use crate::ledger::Known;
 use crate::metrics::Found;
-use crate::policy::subject::Verification;
+use crate::policy::subject::{Account, Verification};
 use crate::sendly::{API, Operation, body};
 use crate::trace::{self, Context};
 
@@ -30,8 +34,10 @@ pub(super) enum Whose {
     Known(Known),
     /// Nobody's: Sendly does not know it, and this is what it says.
     Nobody(Answer),
-    /// It could not be found out: the key may not read, or Sendly did not answer.
-    Unknown,
+    /// Sendly does not accept the key, and this is what it says.
+    Refused(Answer),
+    /// It could not be found out: the key may not read, or Sendly did not answer. With what the owner of an unproven key is told.
+    Unknown(Reply),
 }
 
 /// The headers that a look-up takes over from the request that needs it: whose key it is made with.
@@ -45,8 +51,8 @@ impl Gateway {
     pub(super) fn look_up(
         self: &Arc<Self>,
         settings: &Arc<Settings>,
-        asked: Verification,
-        id: &str,
+        account: Account,
+        (asked, id): (Verification, &str),
         fields: Fields<'_>,
         trace: Option<Context>,
     ) -> impl Future<Output = Whose> + use<> {
@@ -60,10 +66,11 @@ impl Gateway {
                 // In a task of its own: the others wait for it, also if the one who asked first is torn down.
                 let (gateway, settings) = (Arc::clone(self), Arc::clone(settings));
                 let traced = trace.and_then(Context::call);
-                let call = on_behalf(&settings.upstream.sendly, id, fields, traced.as_deref());
+                let path = format!("{API}/verify/{id}");
+                let call = on_behalf(&settings.upstream.sendly, &path, fields, traced.as_deref());
                 tokio::spawn(async move {
                     let asking = Asking { gateway: &gateway, question };
-                    let whose = gateway.ask_sendly(&settings, asked, call, traced).await;
+                    let whose = gateway.ask_sendly(&settings, (account, asked), call, traced).await;
                     drop(asking);
                     sender.send_replace(Some(whose));
                 });
@@ -72,14 +79,17 @@ impl Gateway {
         };
         async move {
             let whose = answer.wait_for(Option::is_some).await;
-            whose.ok().and_then(|whose| whose.clone()).unwrap_or(Whose::Unknown)
+            whose
+                .ok()
+                .and_then(|whose| whose.clone())
+                .unwrap_or_else(|| Whose::Unknown(Reply::key_not_proven(Duration::from_secs(1))))
         }
     }
 
     async fn ask_sendly(
         &self,
         settings: &Settings,
-        asked: Verification,
+        (account, asked): (Account, Verification),
         call: Call,
         traced: Option<Box<trace::Call>>,
     ) -> Whose {
@@ -90,18 +100,29 @@ impl Gateway {
         if let Outcome::Answered(answer) = &outcome {
             self.metrics.upstream(Operation::Get, answer.status.as_u16(), now.since(began));
         }
+        self.learn_of_key(settings, account, evidence::of_outcome(Asked::LOOKUP, &outcome), now).await;
         let (whose, found) = match outcome {
+            Outcome::Answered(answer) if answer.status == StatusCode::UNAUTHORIZED => {
+                (Whose::Refused(answer), Found::Unavailable)
+            }
+            Outcome::Answered(answer) if answer.status == StatusCode::FORBIDDEN => {
+                // That is its last word: the key may not read.
+                self.admission.shown().insert(asked, account);
+                (Whose::Unknown(meaning::reply(Outcome::Answered(answer))), Found::Unavailable)
+            }
             Outcome::Answered(answer) if answer.status == StatusCode::NOT_FOUND => {
                 (Whose::Nobody(answer), Found::Nobody)
             }
             Outcome::Answered(answer) if answer.status.is_success() => match body::read_shown(&answer.body) {
                 body::Shown { id: Some(id), phone: Some(phone), .. } => {
                     let answered = self.hash_key.verification(&id);
+                    self.admission.shown().insert(asked, account);
+                    self.admission.shown().insert(answered, account);
                     (Whose::Known(self.ledger.join(&settings.policy, asked, answered, phone, now).await), Found::Phone)
                 }
-                _ => (Whose::Unknown, Found::Unavailable),
+                _ => (Whose::Unknown(self.unproved(Some(account))), Found::Unavailable),
             },
-            _ => (Whose::Unknown, Found::Unavailable),
+            outcome => (Whose::Unknown(self.unproven_reply(account, outcome)), Found::Unavailable),
         };
         self.metrics.lookup(found);
         whose
@@ -120,7 +141,8 @@ impl Drop for Asking<'_> {
     }
 }
 
-fn on_behalf(sendly: &Sendly, id: &str, fields: Fields<'_>, traced: Option<&trace::Call>) -> Call {
+/// A call to this path on the key of the request that needs it.
+pub(super) fn on_behalf(sendly: &Sendly, path: &str, fields: Fields<'_>, traced: Option<&trace::Call>) -> Call {
     let mut on_behalf = HeaderMap::new();
     for name in ON_BEHALF {
         if let Some(value) = fields.first(name).and_then(|value| header::HeaderValue::from_bytes(value).ok()) {
@@ -136,5 +158,5 @@ fn on_behalf(sendly: &Sendly, id: &str, fields: Fields<'_>, traced: Option<&trac
         header::USER_AGENT,
         header::HeaderValue::from_static(concat!("sendly-gateway/", env!("CARGO_PKG_VERSION"))),
     );
-    sendly.compose(&Method::GET, &format!("{API}/verify/{id}"), &on_behalf, traced, &[])
+    sendly.compose(&Method::GET, path, &on_behalf, traced, &[])
 }

@@ -11,7 +11,9 @@ use std::sync::atomic::Ordering;
 
 use http::{Method, StatusCode};
 
+use super::admission::Pass;
 use super::caller::{Caller, NoBody, user_agent};
+use super::evidence;
 use super::exchange::{self, Answer, Outcome as Exchanged};
 use super::gate::Entered;
 use super::head::Head;
@@ -21,6 +23,7 @@ use super::patience::Patience;
 use super::reply::Reply;
 use super::retries::{Click, Ending, Place, Ticket};
 use super::settings::Settings;
+use super::unproven::OpenCode;
 use super::{Gateway, Request};
 use crate::clock::Moment;
 use crate::ledger::waiting::Asked;
@@ -57,8 +60,9 @@ pub(super) async fn serve<C: Caller>(
         }
         Err(NoBody::Broken(error)) => return Err(error),
     }
-    let mut subject = Subject { phone: None, verification: None, account: head.account };
-    request.account = Some(head.account);
+    let account = head.account;
+    let mut subject = Subject { phone: None, verification: None, account };
+    request.account = Some(account);
     let kind = match call.operation {
         Operation::Resend => Kind::Resend,
         _ => match body::read_send(caller.body()) {
@@ -92,7 +96,7 @@ async fn serve_within<C: Caller>(
     (call, head, kind, mut subject): (&path::Call, Head, Kind, Subject),
     patience: &mut Patience<'_>,
 ) -> Result<(), C::Error> {
-    let hash_key = &gateway.hash_key;
+    let (hash_key, account) = (&gateway.hash_key, head.account);
     let _inside = match patience.watch(caller, gateway.gate.enter(), || {}).await {
         // It has been told that its answer is late, and nothing was sent: a retry of it is judged.
         _ if patience.told_at().is_some() => return Ok(()),
@@ -115,6 +119,15 @@ async fn serve_within<C: Caller>(
         }
     };
 
+    // The leave of a key that Sendly has not accepted yet.
+    let mut pass = None;
+    if !gateway.is_served_at_once(settings, account, request.began) {
+        let admitting = gateway.admit_key(settings, Some(account), request.client);
+        match patience.watch(caller, admitting, || click.give_up()).await {
+            Ok(admitted) => pass = admitted,
+            Err(reply) => return turn_away(caller, request, patience, click, reply).await,
+        }
+    }
     // Before anything is charged, and for the look-up too. It is given back where the exchange has ended.
     let slot = match gateway.try_sendly_slot(settings) {
         None => patience.watch(caller, gateway.sendly_slot(settings), || click.give_up()).await,
@@ -124,57 +137,87 @@ async fn serve_within<C: Caller>(
         let reply = gateway.turn_request_away(request, TurnedAway::Upstream);
         return stop(caller, patience, click, reply, Ending::Nothing).await;
     };
+    let mut asked_id = None;
     if kind == Kind::Resend {
         let id = call.id(caller.path());
         let asked = hash_key.verification(id);
+        asked_id = Some(asked);
         let whose = match gateway.ledger.whose(asked, request.began).await {
             Some(known) => Whose::Known(known),
             None => {
-                let asking = gateway.look_up(settings, asked, id, caller.fields(), request.trace);
+                let asking = gateway.look_up(settings, account, (asked, id), caller.fields(), request.trace);
                 patience.watch(caller, asking, || click.give_up()).await
             }
         };
         subject.verification = Some(asked);
+        if pass.is_some() && gateway.ledger.is_proven(account, request.began) {
+            // By the look-up.
+            pass = None;
+        }
         match whose {
             Whose::Known(known) => {
                 subject.phone = Some(known.phone);
                 subject.verification = Some(known.root);
             }
-            Whose::Nobody(answer) => {
-                request.outcome = Outcome::Rejected;
-                let reply = meaning::reply(Exchanged::Answered(answer));
-                return stop(caller, patience, click, reply, Ending::Nothing).await;
+            Whose::Nobody(answer) | Whose::Refused(answer) => {
+                return turn_away(caller, request, patience, click, meaning::reply(Exchanged::Answered(answer))).await;
+            }
+            Whose::Unknown(reply) if pass.is_some() => {
+                return turn_away(caller, request, patience, click, reply).await;
             }
             // Per verification alone; its answer names the phone, which is charged then.
-            Whose::Unknown => {}
+            Whose::Unknown(_) => {}
         }
         request.phone = subject.phone;
     }
 
-    let asked = gateway.clock.read();
-    let mut now = asked.moment();
-    let is_exempt = gateway.exemptions.cover(subject.phone, now);
-    let policy = if is_exempt { &settings.lenient } else { &settings.policy };
-    let judged = Asked { policy, subject: &subject, kind };
-    let decided = match gateway.held(policy, &subject, kind, now).await {
-        Some((decision, refusal)) => Some((decision, Verdict::Refused(refusal))),
-        None => gateway.ledger.reserve_at_once(judged, now).await,
-    };
-    let (_, verdict) = match decided {
-        Some(decided) => {
-            let took = gateway.clock.read().since(asked);
-            gateway.metrics.decision(&settings.series, &decided.0, is_exempt, Some(took));
-            decided
+    if let Some(unproven) = &pass
+        && gateway.has_to_be_proved(account)
+    {
+        let proving = gateway.prove(settings, (account, unproven), caller.fields(), request.trace);
+        match patience.watch(caller, proving, || click.give_up()).await {
+            Ok(()) => pass = None,
+            Err(reply) => return turn_away(caller, request, patience, click, reply).await,
         }
-        None => {
-            let waiting = gateway.wait_and_reserve(settings, judged);
-            let decided = patience.watch(caller, waiting, || click.give_up()).await;
-            now = gateway.clock.now();
-            // How long others take to be settled says nothing about the ledger.
-            gateway.metrics.decision(&settings.series, &decided.0, is_exempt, None);
-            decided
+    }
+    let (now, is_exempt, decision, took, verdict) = loop {
+        let asked = gateway.clock.read();
+        let mut now = asked.moment();
+        let is_exempt = gateway.exemptions.cover(subject.phone, now);
+        let policy = if is_exempt { &settings.lenient } else { &settings.policy };
+        let judged = Asked { policy, subject: &subject, kind };
+        let decided = match gateway.held(policy, &subject, kind, now).await {
+            Some((decision, refusal)) => Some((decision, Verdict::Refused(refusal))),
+            None => gateway.ledger.reserve_at_once(judged, now).await,
+        };
+        let (decision, took, verdict) = match decided {
+            Some((decision, verdict)) => (decision, Some(gateway.clock.read().since(asked)), verdict),
+            None => {
+                let waiting = gateway.wait_and_reserve(settings, judged);
+                let (decision, verdict) = patience.watch(caller, waiting, || click.give_up()).await;
+                now = gateway.clock.now();
+                // How long others take to be settled says nothing about the ledger.
+                (decision, None, verdict)
+            }
+        };
+        // A refusal tells of a phone or an id: only to a key that Sendly accepts, and of an id that Sendly shows to that key.
+        let unshown = match verdict {
+            Verdict::Reserved(_) => break (now, is_exempt, decision, took, verdict),
+            _ => asked_id.filter(|id| !gateway.admission.shown().contains(*id, account)),
+        };
+        if pass.is_none() && unshown.is_none() {
+            break (now, is_exempt, decision, took, verdict);
+        }
+        let unshown = unshown.map(|id| (id, call.id(caller.path())));
+        let checking =
+            gateway.check_before_refusal(settings, (account, pass.as_ref()), unshown, caller.fields(), request.trace);
+        match patience.watch(caller, checking, || click.give_up()).await {
+            Ok(()) if pass.is_none() => break (now, is_exempt, decision, took, verdict),
+            Ok(()) => pass = None,
+            Err(reply) => return turn_away(caller, request, patience, click, reply).await,
         }
     };
+    gateway.metrics.decision(&settings.series, &decision, is_exempt, took);
     let reservation = match verdict {
         Verdict::Reserved(reservation) => reservation,
         Verdict::Refused(refusal) => {
@@ -203,7 +246,7 @@ async fn serve_within<C: Caller>(
     let traced = request.trace.and_then(Context::call);
     let (path, fields) = (call.path(caller.path()), caller.fields());
     let call = settings.upstream.sendly.compose(&Method::POST, path, fields, traced.as_deref(), caller.body());
-    let exchange = carry_out(gateway, settings, (call, traced), &subject, kind, reservation, now);
+    let exchange = carry_out(gateway, settings, (call, traced), &subject, kind, (reservation, pass), now);
     let (mut reply, mut ending) = patience.watch(caller, exchange, || click.give_up()).await;
     drop(slot);
     if reply.status == StatusCode::TOO_MANY_REQUESTS {
@@ -265,7 +308,7 @@ async fn carry_out(
     (call, traced): (exchange::Call, Option<Box<trace::Call>>),
     subject: &Subject,
     kind: Kind,
-    reservation: Reservation,
+    (reservation, pass): (Reservation, Option<Pass>),
     began: Moment,
 ) -> (Reply, Ending) {
     let _under_way = gateway.work.begin();
@@ -281,8 +324,18 @@ async fn carry_out(
         gateway.metrics.upstream(operation, status.as_u16(), now.since(began));
     }
 
-    let Meaning { settlement, reason, ending } = meaning::of(&outcome);
+    let Meaning { mut settlement, mut reason, ending } = meaning::of(&outcome);
     let charged_at = reservation.at();
+    if pass.is_some() || evidence::may_disprove(&outcome) {
+        let evidence = evidence::of_outcome(evidence::Asked::CODE, &outcome);
+        gateway.learn_of_key(settings, subject.account, evidence, now).await;
+    }
+    if pass.is_some() && ending == Ending::Unknown && !gateway.ledger.is_proven(subject.account, now) {
+        // Of a key that may be made up: it is charged once the key turns out to be good.
+        let Subject { phone, verification, account } = *subject;
+        gateway.keep_open(account, OpenCode { phone, verification, kind, at: charged_at });
+        (settlement, reason) = (Settlement::GiveBack, "unproven");
+    }
     if let Exchanged::Answered(answer) = &outcome
         && let Some(wait) = meaning::hold(answer)
     {
@@ -302,6 +355,8 @@ async fn carry_out(
         Settlement::GiveBack => Fate::GivenBack,
     };
     gateway.metrics.code(&settings.series, fate, kind, phone);
+    // Now that all of it is known, others with this key may go.
+    drop(pass);
     (meaning::reply(outcome), ending)
 }
 
@@ -322,6 +377,9 @@ async fn learn(
     let (Some(id), Some(phone)) = (id, shown) else { return shown };
     let ledger = &gateway.ledger;
     let answered = gateway.hash_key.verification(&id);
+    for id in [Some(answered), subject.verification].into_iter().flatten() {
+        gateway.admission.shown().insert(id, subject.account);
+    }
     let root = match subject.verification {
         Some(asked) => ledger.join(policy, asked, answered, phone, now).await.root,
         None => ledger.learn(answered, phone, now).await.root,
@@ -341,6 +399,18 @@ async fn learn(
         ledger.record(policy, Key::Verification(root), kind, charged_at).await;
     }
     shown
+}
+
+/// Ends a click because of its key, or of its id.
+async fn turn_away<C: Caller>(
+    caller: &mut C,
+    request: &mut Request,
+    patience: &Patience<'_>,
+    click: Click<'_>,
+    reply: Reply,
+) -> Result<(), C::Error> {
+    request.outcome = Outcome::Rejected;
+    stop(caller, patience, click, reply, Ending::Nothing).await
 }
 
 async fn reject<C: Caller>(caller: &mut C, request: &mut Request, reply: Reply) -> Result<(), C::Error> {

@@ -1,6 +1,7 @@
 //! What is done to a request that streams through, and to its answer: as little as can be.
 
 use std::io;
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{self, HeaderName, HeaderValue};
@@ -8,9 +9,10 @@ use http::{StatusCode, Uri, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::{Error, ErrorSource, ErrorType};
 
-use super::Request;
+use super::evidence::{self, Evidence};
 use super::exchange;
 use super::reply::Reply;
+use super::{Gateway, Request};
 use crate::metrics::Outcome;
 use crate::sendly::Operation;
 use crate::sendly::body::MAX_ANSWER;
@@ -90,9 +92,20 @@ impl Capture {
             .then(|| Self { body: BytesMut::with_capacity(announced.unwrap_or(1024)), announced })
     }
 
+    /// The capture of a refusal of this length, which may say something of the key.
+    fn of_refusal(answer: &ResponseHeader) -> Self {
+        let announced = answer.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+        Self { body: BytesMut::new(), announced }
+    }
+
     /// What was held back.
     pub(super) fn into_body(self) -> Bytes {
         self.body.freeze()
+    }
+
+    /// Whether it is not announced as too long, or as nothing.
+    fn is_readable(&self) -> bool {
+        self.announced.is_none_or(|length| (1..=MAX_ANSWER).contains(&length))
     }
 
     fn is_whole(&self, end: bool) -> bool {
@@ -114,6 +127,62 @@ pub(super) fn hold_back(capture: &mut Option<Capture>, chunk: &mut Option<Bytes>
     let whole = capture.take()?.into_body();
     *chunk = Some(whole.clone());
     (!too_long).then_some(whole)
+}
+
+impl Gateway {
+    /// Takes from an answer's head what it says of the key; or has its body read, where that says it.
+    pub(super) fn judge_head(self: &Arc<Self>, request: &mut Request, answer: &ResponseHeader) {
+        let content_type = answer.headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+        request.is_json = content_type.is_some_and(evidence::is_json);
+        let may_disprove = matches!(answer.status, StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS);
+        let is_proven = request.pass.is_none() && request.key.is_some();
+        if is_proven && !may_disprove {
+            request.is_judged = true;
+            return;
+        }
+        if answer.status.is_client_error() {
+            // Sendly's errors are small: one whose body is too long, or that has none, is judged by its status at the end.
+            request.capture = Some(Capture::of_refusal(answer)).filter(Capture::is_readable);
+            return;
+        }
+        let evidence = evidence::of_success(request.asked, answer.status, request.is_json);
+        self.judge(request, evidence);
+    }
+
+    /// Learns from an answer that is whole.
+    pub(super) fn read_captured(self: &Arc<Self>, request: &mut Request, body: &[u8]) {
+        let status = request.answered.and_then(|status| StatusCode::from_u16(status).ok()).unwrap_or_default();
+        if status.is_success() {
+            self.learn(request.operation, request.key, body, self.clock.now());
+        } else if !request.is_judged {
+            let evidence = evidence::of_answer(request.asked, status, request.is_json, body);
+            self.judge(request, evidence);
+        }
+    }
+
+    /// The request is over: whatever Sendly may have said of its key and was not heard counts against it.
+    pub(super) fn end_judging(self: &Arc<Self>, request: &mut Request) {
+        if request.sent_upstream.is_some() && !request.is_judged {
+            let evidence = match request.answered {
+                Some(401) => Evidence::Failed,
+                // The client left before Sendly answered.
+                None if request.pass.is_some() && request.outcome == Outcome::Abandoned => Evidence::Failed,
+                _ => Evidence::Silent,
+            };
+            self.judge(request, evidence);
+        }
+        request.pass = None;
+    }
+
+    fn judge(self: &Arc<Self>, request: &mut Request, evidence: Evidence) {
+        request.is_judged = true;
+        if let (Some(code), Some(account)) = (self.note_evidence(request.key, evidence, self.clock.now()), request.key)
+        {
+            self.charge_open_later(account, code);
+        }
+        // It has said all that it says of the key: others may go.
+        request.pass = None;
+    }
 }
 
 /// What became of a request that broke off, perhaps before anything was sent, and what its client is told; nothing, where it is

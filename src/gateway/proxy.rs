@@ -145,6 +145,7 @@ impl ProxyHttp for Proxy {
         }
         request.answered = Some(upstream.status.as_u16());
         request.capture = passing::Capture::of(request.operation, upstream);
+        self.0.judge_head(request, upstream);
         Ok(())
     }
 
@@ -179,7 +180,7 @@ impl ProxyHttp for Proxy {
         Streaming { request, .. }: &mut Streaming,
     ) -> pingora::Result<Option<Duration>> {
         if let Some(whole) = passing::hold_back(&mut request.capture, body, end) {
-            self.0.learn(request.operation, &whole, self.0.clock.now());
+            self.0.read_captured(request, &whole);
         }
         Ok(None)
     }
@@ -193,7 +194,7 @@ impl ProxyHttp for Proxy {
         // Trailers end an HTTP/2 body without an end of its own.
         let held = request.capture.take().map(passing::Capture::into_body);
         if let Some(whole) = &held {
-            self.0.learn(request.operation, whole, self.0.clock.now());
+            self.0.read_captured(request, whole);
         }
         Ok(held)
     }
@@ -234,6 +235,7 @@ impl ProxyHttp for Proxy {
 
     async fn logging(&self, session: &mut Session, _error: Option<&pingora::Error>, streaming: &mut Streaming) {
         let Streaming { settings, request, .. } = streaming;
+        self.0.end_judging(request);
         if let Some(sent) = request.sent_upstream {
             let (method, told) = (session.req_header().method.as_str(), (request.answered, request.failure));
             let call = (method, request.operation);
@@ -249,14 +251,18 @@ impl ProxyHttp for Proxy {
     }
 }
 
-/// Lets a request pass, if there is a connection to Sendly for it. Returns whether it was answered instead.
+/// Lets a request pass, if its key may, and if there is a connection to Sendly for it. Returns whether it was answered instead.
 async fn pass(
-    gateway: &Gateway,
+    gateway: &Arc<Gateway>,
     settings: &Settings,
     session: &mut Session,
     request: &mut Request,
     watch: &mut Option<Arc<BodyWatch>>,
 ) -> pingora::Result<bool> {
+    let method = session.req_header().method.clone();
+    if let Err(reply) = gateway.admit_streamed(settings, &Streamed::new(session), &method, request).await {
+        return early(session, request, Outcome::Rejected, reply).await;
+    }
     request.to_sendly = gateway.passing_slot(settings).await;
     if request.to_sendly.is_none() {
         let reply = gateway.turn_request_away(request, TurnedAway::Upstream);

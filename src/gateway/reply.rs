@@ -7,6 +7,7 @@ use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER}
 use http::{HeaderMap, StatusCode};
 use serde::Serialize;
 
+use super::unproven::Word;
 use crate::sendly::client::Wording;
 use crate::sendly::{body, client, code};
 use crate::throttle::Slow;
@@ -204,6 +205,27 @@ impl Reply {
         Self::error(StatusCode::UNAUTHORIZED, code::UNAUTHORIZED, message)
     }
 
+    /// Sendly refused this key a short while ago, with this word.
+    pub(super) fn key_refused(word: Word) -> Self {
+        let error = match word {
+            Word::Unauthorized => code::UNAUTHORIZED,
+            Word::InvalidApiKey => code::INVALID_API_KEY,
+        };
+        Self::error(StatusCode::UNAUTHORIZED, error, "Sendly does not accept this API key.")
+    }
+
+    /// The configuration does not list this key.
+    pub(super) fn key_not_allowed() -> Self {
+        let message = "This gateway does not serve this API key.";
+        Self::error(StatusCode::UNAUTHORIZED, code::INVALID_API_KEY, message)
+    }
+
+    /// Sendly has not accepted this key yet, and cannot be asked before this time is over.
+    pub(super) fn key_not_proven(wait: Duration) -> Self {
+        let message = "Sendly has not confirmed this API key yet, and cannot be asked now. Nothing was sent.";
+        Self::build(StatusCode::SERVICE_UNAVAILABLE, code::KEY_NOT_PROVEN, message, &Waits::both(wait))
+    }
+
     /// The body did not arrive in time.
     pub fn body_timeout() -> Self {
         let message = "The request's body did not arrive in time.";
@@ -293,6 +315,9 @@ mod tests {
             Reply::overloaded(),
             Reply::no_room_for_answers(),
             Reply::ledger_away(),
+            Reply::key_refused(Word::Unauthorized),
+            Reply::key_not_allowed(),
+            Reply::key_not_proven(Duration::ZERO),
         ];
         for reply in unclear.iter().chain(&others) {
             let body: serde_json::Value = serde_json::from_slice(&reply.body).unwrap();

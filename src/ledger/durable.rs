@@ -16,11 +16,11 @@ use parking_lot::RwLock;
 
 use super::journal::record::Record;
 use super::journal::{self, Journal, Restored};
-use super::memory::{Joined, Memory, Of, Verdict};
+use super::memory::{Joined, Memory, Of, Proof, Verdict};
 use super::{Charge, Cleared, Known, Settlement};
 use crate::clock::Moment;
 use crate::phone::Phone;
-use crate::policy::subject::{HashKey, Verification};
+use crate::policy::subject::{Account, HashKey, Verification};
 use crate::policy::{Decision, Key, Kind, Policy, Subject};
 
 /// The file that holds the key under which ids and accounts are hashed, where the configuration has none.
@@ -212,6 +212,29 @@ impl Durable {
         let cleared = self.memory.clear(policy, key, now);
         self.tell(&Record::Cleared { key, at: now });
         cleared
+    }
+
+    /// See [`Ledger::is_proven`](super::Ledger::is_proven).
+    pub(super) fn is_proven(&self, account: Account, now: Moment) -> bool {
+        let proof = self.memory.proofs.check(account, now);
+        if proof == Proof::HeldAndDue {
+            self.tell(&Record::Accepted { account, at: now });
+        }
+        proof != Proof::Missing
+    }
+
+    /// See [`Ledger::accept_key`](super::Ledger::accept_key).
+    pub(super) fn accept_key(&self, account: Account, at: Moment) {
+        if self.memory.proofs.insert(account, at) {
+            self.tell(&Record::Accepted { account, at });
+        }
+    }
+
+    /// See [`Ledger::reject_key`](super::Ledger::reject_key).
+    pub(super) fn reject_key(&self, account: Account, at: Moment) {
+        if self.memory.proofs.remove(account) {
+            self.tell(&Record::Rejected { account, at });
+        }
     }
 
     /// See [`Ledger::learn`](super::Ledger::learn).

@@ -7,6 +7,7 @@
 pub mod copy;
 mod entries;
 mod look;
+mod proofs;
 mod restore;
 mod shards;
 mod table;
@@ -23,6 +24,9 @@ use crate::phone::Phone;
 use crate::policy::subject::{Account, Verification};
 use crate::policy::{Decision, Key, Kind, Per, Policy, Record, Refusal, Subject, WhenFull};
 use entries::{OfAccount, OfPhone, OfVerification};
+pub use proofs::MAX_PROVEN;
+pub(super) use proofs::Proof;
+use proofs::Proofs;
 pub(super) use restore::Of;
 use shards::{Locked, SHARDS, Shards, Swept};
 pub(super) use verifications::Joined;
@@ -47,6 +51,7 @@ pub struct Memory {
     phones: Shards<OfPhone>,
     verifications: Verifications,
     accounts: Shards<OfAccount>,
+    pub(super) proofs: Proofs,
     /// The time of the last sweep, in microseconds. A log that was dropped can testify no more, so nothing is judged as of an
     /// earlier time. It is set before a shard is swept: whoever locks that shard afterwards sees it.
     swept: AtomicU64,
@@ -119,6 +124,7 @@ impl Memory {
             phones: Shards::new(),
             verifications: Verifications::new(bounds.verifications, bounds.remember),
             accounts: Shards::new(),
+            proofs: Proofs::new(MAX_PROVEN),
             swept: AtomicU64::new(0),
             tracked: AtomicUsize::new(0),
             uncounted: AtomicUsize::new(0),
@@ -134,6 +140,11 @@ impl Memory {
         self.max_keys.store(bounds.keys, Ordering::Relaxed);
         self.refuses.store(bounds.when_full == WhenFull::Refuse, Ordering::Relaxed);
         self.verifications.set_bounds(bounds.verifications, bounds.remember);
+    }
+
+    /// API keys that Sendly has accepted.
+    pub fn proven_keys(&self) -> usize {
+        self.proofs.count()
     }
 
     /// Keys that are counted, held, or known to have become another's.

@@ -16,6 +16,7 @@ mod keeper;
 mod keys;
 mod link;
 mod open;
+mod proofs;
 mod server_time;
 mod verbs;
 mod wire;

@@ -50,7 +50,7 @@ impl Found {
 const STATUSES: usize = 600;
 
 /// How and why a charge may be settled.
-const SETTLEMENTS: [(&str, &str); 10] = [
+const SETTLEMENTS: [(&str, &str); 11] = [
     ("kept", "success"),
     ("kept", "server_error"),
     ("kept", "timeout"),
@@ -61,6 +61,7 @@ const SETTLEMENTS: [(&str, &str); 10] = [
     ("given_back", "delivery_failed"),
     ("given_back", "replayed"),
     ("given_back", "sendly_limit"),
+    ("given_back", "unproven"),
 ];
 
 impl Upstream {

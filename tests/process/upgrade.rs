@@ -148,7 +148,7 @@ async fn what_the_old_process_knew_the_new_one_knows() {
     assert_eq!(old.process.code().await, 0);
     let refused = new.ask("POST", &resend, &[], "").await;
     assert_eq!((refused.status.as_u16(), refused.error().as_str()), (429, "resend_cooldown"));
-    assert_eq!(meeting.upstream.count(Seen::is_lookup), 0);
+    assert_eq!(meeting.upstream.count(Seen::is_lookup), 1, "only whether Sendly shows it to this key");
     assert_eq!(sends(&new, "+15550100003", 1).await, [429], "held");
     let before = meeting.upstream.seen().len();
     let retried = new.ask("POST", "/api/v1/verify", &[], r#"{"to":"+15550100004"}"#).await;
@@ -190,14 +190,15 @@ async fn an_exchange_in_flight_ends_where_it_began_and_is_settled_where_it_count
     let meeting = Meeting::new("").await;
     let old = meeting.old().await;
     let body = br#"{"id":"ver_9","phone":"+15550100001"}"#.as_slice();
+    assert_eq!(sends(&old, "+15550100002", 1).await, [201], "that proves the key");
     meeting.upstream.script(move |_| Act::AnswerWhenLet(400, body.into()));
     let mut rejected = old.connect().await;
     rejected.request("POST", "/api/v1/verify", &[], br#"{"to":"+15550100001"}"#).await;
-    meeting.upstream.has_seen(1).await;
+    meeting.upstream.has_seen(2).await;
     meeting.upstream.script(move |_| Act::AnswerWhenLet(201, body.into()));
     let mut sent = old.connect().await;
     sent.request("POST", "/api/v1/verify", &[], br#"{"to":"+15550100001"}"#).await;
-    meeting.upstream.has_seen(2).await;
+    meeting.upstream.has_seen(3).await;
     // They take longer than anybody waits for them.
     let new = meeting.succeed(&old, &[]).await;
     meeting.upstream.let_go(2);

@@ -263,11 +263,12 @@ async fn a_redis_that_comes_back_with_other_data_is_told_all_that_is_known() {
     fleet.has_told_all(0).await;
     // Another gateway knows only what Redis does.
     let late = Fleet::of(1, &redis.url(), HASTY).await;
+    late.upstream.knows(&id, PHONE);
     assert_eq!(late.resend(0, &id).await.error(), "resend_cooldown", "whose the id is, too");
     for phone in &phones {
         assert_eq!(late.codes_left(0, phone).await, 4);
     }
-    assert_eq!(late.upstream.count(crate::upstream::Seen::is_lookup), 0);
+    assert_eq!(late.upstream.count(crate::upstream::Seen::is_lookup), 1, "only whether Sendly shows it to this key");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

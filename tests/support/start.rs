@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use sendly_gateway::clock::{Clock, ManualClock, Moment};
 use sendly_gateway::config::Config;
+use sendly_gateway::ledger::journal::record::Record;
 use sendly_gateway::server::{self, Applied, Running, Sockets};
 
-use crate::client::{Answer, Wire};
+use crate::client::{Answer, KEY, Wire};
 use crate::upstream::Upstream;
 
 /// Somewhere in 2026; a test that cares moves it.
@@ -43,8 +44,27 @@ pub(crate) fn parse(config: &str, upstream: &str) -> Config {
 pub(crate) async fn serve(config: &str, upstream: &str, clock: Clock) -> Running {
     let config = parse(config, upstream);
     let sockets = Sockets::bind(&config).unwrap();
-    server::start(config, sockets, clock).await.unwrap()
+    let running = server::start(config, sockets, clock).await.unwrap();
+    prove_keys(&running);
+    running
 }
+
+/// Has a gateway know that Sendly accepts the keys of the tests, as it does after the first answer: so that tests which are not about
+/// that do not each begin with it.
+fn prove_keys(running: &Running) {
+    let gateway = running.gateway();
+    let hash_key = gateway.config().hash_key;
+    for key in [KEY, OTHER_KEY, COUNTING_KEY] {
+        let record = Record::Accepted { account: hash_key.account(key.as_bytes()), at: gateway.now() };
+        gateway.inherit(&record.encode(), true, false).unwrap();
+    }
+}
+
+/// Another key that Sendly accepts.
+pub(crate) const OTHER_KEY: &str = "Bearer sk_test_v1_other";
+
+/// The key on which it is counted how many codes are left.
+const COUNTING_KEY: &str = "Bearer sk_test_v1_asks_what_is_left";
 
 /// Gives a gateway another configuration, as a program does that was told to load it.
 pub(crate) async fn reload(running: &Running, config: &str, upstream: &str) -> Result<Applied, Vec<String>> {
@@ -127,7 +147,7 @@ impl Gateway {
     /// How many more codes this phone may have. Asked for on a key and in a body of their own, so that no answer of before
     /// speaks for them.
     pub(crate) async fn codes_left(&self, phone: &str) -> usize {
-        let key = [("authorization", "Bearer sk_test_v1_asks_what_is_left")];
+        let key = [("authorization", COUNTING_KEY)];
         let body = format!("{{\"to\":\"{phone}\",\"app_name\":\"what is left\"}}");
         self.upstream.behave();
         let mut left = 0;

@@ -3,6 +3,7 @@
 use std::fmt::Display;
 use std::fs::{self, File};
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU128;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use super::mistake::Mistakes;
 use super::span;
 use crate::config::AddressSource;
 use crate::phone::Phone;
+use crate::policy::subject::Account;
 
 /// What a key takes: reads a value as a `T`, or tells what it should have been.
 pub(super) trait Kind<T>: Fn(&Given<'_>) -> Result<T, Mistakes> {}
@@ -99,6 +101,20 @@ pub(super) fn name(given: &Given<'_>) -> Result<String, Mistakes> {
 pub(super) fn is_name(name: &str) -> bool {
     (1..=32).contains(&name.len())
         && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+}
+
+/// An API key, as `sendly-gateway account` prints its hash.
+pub(super) fn account(given: &Given<'_>) -> Result<Account, Mistakes> {
+    let is_hash = |text: &&str| text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let bits = given.text().filter(is_hash).and_then(|text| u128::from_str_radix(text, 16).ok());
+    let account = bits.and_then(NonZeroU128::new).map(Account::from_bits);
+    // What is there instead may be the key itself.
+    account.ok_or_else(|| {
+        given.expected_but_found(
+            "32 hexadecimal digits, as `sendly-gateway account` prints them",
+            "something else".to_owned(),
+        )
+    })
 }
 
 /// Where a listener stands.

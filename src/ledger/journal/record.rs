@@ -51,6 +51,20 @@ pub enum Record {
         /// When.
         at: Moment,
     },
+    /// Sendly accepted an API key.
+    Accepted {
+        /// The account that the key is of.
+        account: Account,
+        /// When, or when the key was used later.
+        at: Moment,
+    },
+    /// Sendly accepts an API key no more.
+    Rejected {
+        /// The account that the key is of.
+        account: Account,
+        /// When it said so.
+        at: Moment,
+    },
     /// Two keys of one kind turned out to be the same.
     Absorbed {
         /// The one that counts from now on.
@@ -71,6 +85,9 @@ mod tag {
     pub(super) const CLEARED: u8 = 5;
     pub(super) const ABSORBED: u8 = 6;
     pub(super) const KEPT: u8 = 7;
+    /// These two an 0.1 reads as damage, and goes on behind them.
+    pub(super) const ACCEPTED: u8 = 16;
+    pub(super) const REJECTED: u8 = 17;
 }
 
 /// What flags say: of a charge, its kind; of anything else, what kind its key is of.
@@ -105,6 +122,8 @@ impl Record {
             Record::Learned { at, .. }
             | Record::Held { at, .. }
             | Record::Cleared { at, .. }
+            | Record::Accepted { at, .. }
+            | Record::Rejected { at, .. }
             | Record::Absorbed { at, .. } => *at,
         }
     }
@@ -136,7 +155,7 @@ impl Record {
     pub fn decode(bytes: &[u8; SIZE]) -> Option<Self> {
         let (sum, rest) = bytes.split_first_chunk::<4>()?;
         let (&[tag, flags, one, other], body) = rest.split_first_chunk::<4>()?;
-        if !(tag::CHARGED..=tag::KEPT).contains(&tag) || crc32fast::hash(rest) != u32::from_le_bytes(*sum) {
+        if crc32fast::hash(rest) != u32::from_le_bytes(*sum) {
             return None;
         }
         let mut words = body.chunks_exact(8).filter_map(|word| word.try_into().ok()).map(u64::from_le_bytes);
@@ -169,6 +188,8 @@ impl Record {
                 let (flags, group, [x, y]) = words_of(*key);
                 Parts { tag: tag::CLEARED, flags, groups: [group, 0], words: [x, y, 0, 0], ..parts }
             }
+            Record::Accepted { account, .. } => of_account(tag::ACCEPTED, *account, parts),
+            Record::Rejected { account, .. } => of_account(tag::REJECTED, *account, parts),
             Record::Absorbed { into, from, .. } => {
                 let ((flags, one, [a, b]), (_, other, [c, d])) = (words_of(*into), words_of(*from));
                 Parts { tag: tag::ABSORBED, flags, groups: [one, other], words: [a, b, c, d], ..parts }
@@ -191,12 +212,19 @@ impl Record {
             },
             tag::HELD => Record::Held { key: key_of(flags, one, [a, b])?, at, until: Moment::from_micros(c) },
             tag::CLEARED => Record::Cleared { key: key_of(flags, one, [a, b])?, at },
+            tag::ACCEPTED => Record::Accepted { account: account(a, b)?, at },
+            tag::REJECTED => Record::Rejected { account: account(a, b)?, at },
             tag::ABSORBED => {
                 Record::Absorbed { into: key_of(flags, one, [a, b])?, from: key_of(flags, other, [c, d])?, at }
             }
             _ => return None,
         })
     }
+}
+
+fn of_account(tag: u8, account: Account, parts: Parts) -> Parts {
+    let bits = account.bits().get();
+    Parts { tag, words: [low(bits), high(bits), 0, 0], ..parts }
 }
 
 fn of_charge(charge: &Charge, parts: Parts) -> Parts {
@@ -363,6 +391,8 @@ mod tests {
             }),
             (two_keys(), moment(), moment()).prop_map(|((key, _), at, until)| Record::Held { key, at, until }),
             (two_keys(), moment()).prop_map(|((key, _), at)| Record::Cleared { key, at }),
+            (account(), moment()).prop_map(|(account, at)| Record::Accepted { account, at }),
+            (account(), moment()).prop_map(|(account, at)| Record::Rejected { account, at }),
             (two_keys(), moment()).prop_map(|((into, from), at)| Record::Absorbed { into, from, at }),
         ]
     }

@@ -61,12 +61,15 @@ impl Memory {
                     self.note(into, from, at.min(now));
                 }
             }
+            Record::Accepted { account, at } if of == Of::Others => drop(self.proofs.insert(account, at.min(now))),
+            Record::Rejected { account, .. } if of == Of::Others => drop(self.proofs.remove(account)),
             _ => {}
         }
     }
 
     /// Tells all that it knows, as records that make another ledger know the same. While one shard is told of, nobody else uses that.
     pub(in crate::ledger) fn tell_all(&self, now: Moment, mut tell: impl FnMut(&Record)) {
+        self.proofs.each(|account, at| tell(&Record::Accepted { account, at }));
         for shard in 0..SHARDS {
             tell_logs::<OfPhone>(&self.phones, shard, now, Key::Phone, &mut tell);
             let verifications = &self.verifications;

@@ -10,7 +10,7 @@ use crate::clock::Moment;
 use crate::ledger::Charge;
 use crate::phone::Phone;
 use crate::policy::Key;
-use crate::policy::subject::Verification;
+use crate::policy::subject::{Account, Verification};
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +29,10 @@ pub(super) enum Entry {
     Absorb { into: Key, from: Key },
     /// A key was cleared.
     Clear(Key),
+    /// Sendly accepted an API key.
+    Accept(Account),
+    /// Sendly accepts an API key no more.
+    Reject(Account),
 }
 
 /// A charge, and what tells it from all others.

@@ -163,6 +163,11 @@ impl Redis {
     async fn tell_everything(self: &Arc<Self>) -> Result<(), Fault> {
         // Each of these is told by its token, and on the server's time.
         let own = self.backlog.lock().of_own_time();
+        let mut proven = Vec::new();
+        self.warm.proofs.each(|account, _| proven.push(account));
+        for account in proven {
+            self.tell_accepted(account).await?;
+        }
         for shard in 0..self.warm.shards() {
             let (kept, ids) = self.warm.copy_one(shard, self.time.at(self.clock.now()));
             for (id, known) in ids {

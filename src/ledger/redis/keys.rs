@@ -49,6 +49,11 @@ impl Names {
         format!("{}:a:{{{}}}", self.prefix, letters(account.bits().get(), LONG))
     }
 
+    /// Where it stands that Sendly has accepted an API key.
+    pub(super) fn proof(&self, account: Account) -> String {
+        format!("{}:k:{{{}}}", self.prefix, letters(account.bits().get(), LONG))
+    }
+
     /// Where a key's codes stand; `phone` is that of a verification.
     pub(super) fn key(&self, key: Key, phone: Option<Phone>) -> String {
         match key {

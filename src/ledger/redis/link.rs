@@ -179,6 +179,20 @@ impl Link {
         bounded(self.connection()?.ask(&command), within).await
     }
 
+    /// Writes that something is so, for this long.
+    pub(super) async fn set(&self, key: &str, lasts: Duration, within: Duration) -> Result<(), Fault> {
+        let mut command = redis_rs::cmd("SET");
+        command.arg(key).arg("1").arg("PX").arg(u64::try_from(lasts.as_millis()).unwrap_or(u64::MAX).max(1));
+        bounded(self.connection()?.ask(&command), within).await.map(drop)
+    }
+
+    /// Deletes a key.
+    pub(super) async fn delete(&self, key: &str, within: Duration) -> Result<(), Fault> {
+        let mut command = redis_rs::cmd("DEL");
+        command.arg(key);
+        bounded(self.connection()?.ask(&command), within).await.map(drop)
+    }
+
     fn connection(&self) -> Result<Connection, Fault> {
         let pool = self.pool.load();
         let nth = self.next.fetch_add(1, Ordering::Relaxed).checked_rem(pool.len()).unwrap_or(0);

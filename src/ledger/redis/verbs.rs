@@ -143,6 +143,8 @@ impl Redis {
                 self.call(&self.hold_until(name, *until)).await.map(drop)
             }
             Entry::Learn(id, phone) => self.call_id(*id, *phone, None).await.map(drop),
+            Entry::Accept(account) => self.tell_accepted(*account).await,
+            Entry::Reject(account) => self.tell_rejected(*account).await,
             Entry::Join { asked, answered, phone } => self.call_join(*asked, *answered, *phone).await.map(drop),
             Entry::Absorb { into, from } => {
                 let retention = self.kept(*into);

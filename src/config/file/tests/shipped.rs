@@ -46,6 +46,7 @@ pub(super) fn known(in_full: &str) -> BTreeSet<String> {
         "tls",
         "clients",
         "admin",
+        "accounts",
         "ledger",
         "memory",
         "state",

@@ -9,6 +9,8 @@ const SOME_FILE: &str = "Cargo.toml";
 
 /// For each key, values that it can have, in the environment's spelling. For each limit, one of them is none of its defaults.
 const SAMPLES: &[(&str, &[&str])] = &[
+    ("accounts.allow", &["0123456789abcdef0123456789ABCDEF, 00000000000000000000000000000001"]),
+    ("accounts.max_failed", &["7"]),
     ("admin.hosts", &["gateway.internal, sendly_gateway"]),
     ("admin.listen", &["127.0.0.1:9191"]),
     ("admin.token", &["0123456789abcdef"]),

@@ -1,0 +1,155 @@
+//! Finding out whether Sendly accepts a key, and what follows from it.
+
+use std::sync::Arc;
+
+use super::Gateway;
+use super::admission::Pass;
+use super::evidence::{self, Asked, Evidence};
+use super::exchange::Outcome;
+use super::fields::Fields;
+use super::lookup::{Whose, on_behalf};
+use super::meaning;
+use super::reply::Reply;
+use super::settings::Settings;
+use super::unproven::OpenCode;
+use crate::clock::Moment;
+use crate::metrics::Unserved;
+use crate::policy::Key;
+use crate::policy::subject::{Account, Verification};
+use crate::sendly::{API, Operation};
+use crate::trace::Context;
+
+impl Gateway {
+    /// Proves an unproven key with a call that costs nothing, on the caller's own key.
+    ///
+    /// # Errors
+    /// What its caller is told: Sendly refuses the key, or says nothing of it.
+    pub(super) fn prove<'g>(
+        &'g self,
+        settings: &'g Settings,
+        (account, pass): (Account, &'g Pass),
+        fields: Fields<'_>,
+        trace: Option<Context>,
+    ) -> impl Future<Output = Result<(), Reply>> + use<'g> {
+        let traced = trace.and_then(Context::call);
+        let path = format!("{API}/verify?limit=1");
+        let call = on_behalf(&settings.upstream.sendly, &path, fields, traced.as_deref());
+        async move {
+            let began = self.clock.now();
+            let outcome = settings.upstream.sendly.call(call, settings.config.upstream.lookup_timeout).await;
+            let now = self.clock.now();
+            self.called(settings, traced, ("GET", Operation::List), (began, now), outcome.told());
+            if let Outcome::Answered(answer) = &outcome {
+                self.metrics.upstream(Operation::List, answer.status.as_u16(), now.since(began));
+            }
+            self.learn_of_key(settings, account, evidence::of_outcome(Asked::CODE, &outcome), now).await;
+            if self.ledger.is_proven(account, now) {
+                return Ok(());
+            }
+            pass.proof_failed();
+            Err(self.unproven_reply(account, outcome))
+        }
+    }
+
+    /// What a caller is told whose key was not proven by this: what Sendly would have said to a send, so that a failure tells no more of a
+    /// phone or an id than a send itself.
+    pub(super) fn unproven_reply(&self, account: Account, outcome: Outcome) -> Reply {
+        match outcome {
+            Outcome::Answered(answer) if answer.status.is_success() => self.unproved(Some(account)),
+            outcome => {
+                self.metrics.unserved(Unserved::Unproved);
+                meaning::reply(outcome)
+            }
+        }
+    }
+
+    /// Looks whether a refusal may be told: only to a proven key, and of an id only to a key that Sendly shows it to, or that may not read.
+    /// `unshown`: an id that Sendly is not known to have shown to this key.
+    ///
+    /// # Errors
+    /// What its caller is told instead.
+    pub(super) fn check_before_refusal<'g>(
+        self: &'g Arc<Self>,
+        settings: &'g Arc<Settings>,
+        (account, pass): (Account, Option<&'g Pass>),
+        unshown: Option<(Verification, &str)>,
+        fields: Fields<'_>,
+        trace: Option<Context>,
+    ) -> impl Future<Output = Result<(), Reply>> + use<'g> {
+        let looking = unshown.map(|unshown| self.look_up(settings, account, unshown, fields, trace));
+        let proving = pass.map(|pass| self.prove(settings, (account, pass), fields, trace));
+        async move {
+            let Some(looking) = looking else {
+                return match proving {
+                    Some(proving) => proving.await,
+                    None => Ok(()),
+                };
+            };
+            match looking.await {
+                Whose::Nobody(answer) | Whose::Refused(answer) => Err(meaning::reply(Outcome::Answered(answer))),
+                Whose::Known(_) | Whose::Unknown(_) if self.ledger.is_proven(account, self.clock.now()) => Ok(()),
+                Whose::Known(_) => Err(self.unproved(Some(account))),
+                Whose::Unknown(reply) => {
+                    if let Some(pass) = pass {
+                        pass.proof_failed();
+                    }
+                    Err(reply)
+                }
+            }
+        }
+    }
+
+    /// Learns from an answer what Sendly says of a key. To be called before its pass is given back.
+    pub(super) async fn learn_of_key(&self, settings: &Settings, account: Account, evidence: Evidence, now: Moment) {
+        if let Some(code) = self.note_evidence(Some(account), evidence, now) {
+            self.charge_open(settings, account, code).await;
+        }
+    }
+
+    /// The same, where nothing can be waited for. Returns a code of this key that has to be charged now.
+    pub(super) fn note_evidence(&self, account: Option<Account>, evidence: Evidence, now: Moment) -> Option<OpenCode> {
+        match (evidence, account) {
+            (Evidence::Accepted, Some(account)) if !self.ledger.is_proven(account, now) => {
+                self.ledger.accept_key(account, now);
+                return self.admission.table().accept(account);
+            }
+            (Evidence::Refused(word), Some(account)) => {
+                self.ledger.reject_key(account, now);
+                self.admission.table().refuse(account, word, now);
+                self.metrics.key_failed();
+            }
+            (Evidence::Refused(_) | Evidence::Failed, _) => {
+                self.admission.table().fail(now);
+                self.metrics.key_failed();
+            }
+            (Evidence::LockedOut(wait), _) => self.admission.table().lock(now + wait),
+            (Evidence::Silent | Evidence::Accepted, _) => {}
+        }
+        None
+    }
+
+    /// Charges a code that went out, or may have, before its key was proven.
+    pub(super) async fn charge_open(&self, settings: &Settings, account: Account, code: OpenCode) {
+        let OpenCode { phone, verification, kind, at } = code;
+        let keys = [phone.map(Key::Phone), verification.map(Key::Verification), Some(Key::Account(account))];
+        for key in keys.into_iter().flatten() {
+            self.ledger.record(&settings.policy, key, kind, at).await;
+        }
+    }
+
+    /// The same, where nothing can be waited for.
+    pub(super) fn charge_open_later(self: &Arc<Self>, account: Account, code: OpenCode) {
+        let gateway = Arc::clone(self);
+        tokio::spawn(async move { gateway.charge_open(&gateway.settings(), account, code).await });
+    }
+
+    /// Whether this key has to be proved before a code is sent on it.
+    pub(super) fn has_to_be_proved(&self, account: Account) -> bool {
+        self.admission.table().has_to_be_proved(account)
+    }
+
+    /// Remembers a code of an unproven key whose outcome is not known.
+    pub(super) fn keep_open(&self, account: Account, code: OpenCode) {
+        self.admission.table().keep_open(account, code);
+    }
+}

@@ -347,8 +347,8 @@ mod random {
     /// A code that was bought, or may have been, and that no client has been told of; until when it may not be forgotten.
     type Untold = (Fingerprint, Moment);
 
-    /// A click whose client is there, and how it has ended.
-    type Open<'r> = (Fingerprint, Click<'r>, Option<Ending>);
+    /// A click whose client is there, and how and when it has ended.
+    type Open<'r> = (Fingerprint, Click<'r>, Option<(Ending, Moment)>);
 
     proptest! {
         #[test]
@@ -380,7 +380,7 @@ mod random {
                     Step::End(at, ending) => {
                         if let Some((_, click, end)) = clicks.get_mut(at).filter(|(_, _, end)| end.is_none()) {
                             click.end(reply("one"), ending);
-                            *end = Some(ending);
+                            *end = Some((ending, clock.now()));
                         }
                     }
                     Step::Deliver(at) => {
@@ -397,8 +397,10 @@ mod random {
                             let (fingerprint, click, end) = clicks.swap_remove(at);
                             drop(click);
                             // What is dropped before its end has an unknown one.
-                            if matches!(end, Some(Ending::Final | Ending::Unknown) | None) {
-                                untold.push((fingerprint, clock.now() + Duration::from_secs(15)));
+                            let (ending, ended) = end.unwrap_or((Ending::Unknown, clock.now()));
+                            if matches!(ending, Ending::Final | Ending::Unknown) {
+                                // `retries.undelivered` counts from the end of the exchange.
+                                untold.push((fingerprint, ended + Duration::from_secs(60)));
                             }
                         }
                     }

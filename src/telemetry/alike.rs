@@ -23,6 +23,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Kinds of lines that are told apart. Beyond it those that came longest ago are forgotten, or all others are alike.
 const MOST: usize = 256;
 
+/// What the process says of its own life (a hand-over that failed, a reload that was refused) answers an operator: it always comes.
+const OF_THE_PROCESS: &str = "sendly_gateway::cli";
+
 thread_local! {
     /// How many lines were left out before the one that is being written.
     static SUPPRESSED: Cell<u64> = const { Cell::new(0) };
@@ -76,7 +79,7 @@ pub(super) fn suppressed() -> u64 {
 impl<S: Subscriber> Layer<S> for Alike {
     fn event_enabled(&self, event: &Event<'_>, _context: Context<'_, S>) -> bool {
         let line = event.metadata();
-        if *line.level() > Level::WARN {
+        if *line.level() > Level::WARN || line.target().starts_with(OF_THE_PROCESS) {
             return true;
         }
         let mut hasher = self.hasher.build_hasher();
@@ -188,6 +191,14 @@ mod tests {
             (0..20).for_each(|_| tracing::info!("a code went out"));
         });
         assert_eq!(all.len(), 26);
+    }
+
+    #[test]
+    fn what_the_process_says_of_its_own_life_always_comes() {
+        let all = lines(LogFormat::Json, |_| {
+            (0..3).for_each(|_| tracing::error!(target: "sendly_gateway::cli::run", "nobody has taken over"));
+        });
+        assert_eq!(all.len(), 3, "{all:?}");
     }
 
     #[test]

@@ -69,7 +69,6 @@ use caller::Caller;
 use evidence::Asked;
 use exemptions::Exemptions;
 use gate::Gate;
-use holds::Holds;
 pub use proxy::Proxy;
 use reply::Reply;
 use retries::Retries;
@@ -84,7 +83,6 @@ pub struct Gateway {
     /// What is stored was hashed with it, so it never changes.
     hash_key: HashKey,
     exemptions: Exemptions,
-    holds: Holds,
     clock: Clock,
     ledger: Ledger,
     memory: Arc<Memory>,
@@ -145,7 +143,6 @@ impl Gateway {
             said_full_of_answers: AtomicBool::new(false),
             said_unread: AtomicBool::new(false),
             exemptions,
-            holds: Holds::default(),
             clock,
             settings: ArcSwap::from_pointee(settings),
         }))
@@ -236,7 +233,7 @@ impl Gateway {
             unclaimed: self.retries.unclaimed(),
             access_lines_dropped,
             lines_dropped,
-            account_holds: self.holds.many(),
+            account_holds: self.memory.holds().many(),
             waiting: self.ledger.waiting().now(),
             waits: self.ledger.waiting().ended(),
             spans: [spans.exported, spans.failed, spans.dropped],
@@ -292,7 +289,7 @@ impl Gateway {
         settings.upstream.sendly.sweep();
         self.admission.sweep(self.clock.now(), settings.policy.retention(Per::Phone).longest());
         self.exemptions.sweep(self.clock.now());
-        self.holds.sweep(self.clock.now());
+        self.memory.holds().sweep(self.clock.now());
         self.said_full.store(false, Ordering::Relaxed);
         self.said_full_of_answers.store(false, Ordering::Relaxed);
         self.said_unread.store(false, Ordering::Relaxed);

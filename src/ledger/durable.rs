@@ -207,6 +207,14 @@ impl Durable {
         self.tell(&Record::Held { key, at, until });
     }
 
+    /// Sendly refuses this account this phone, or this verification, until then. Returns until when it is to be held for everybody, if it
+    /// is: two accounts have been told so.
+    pub fn hold_for(&self, key: Key, account: Account, until: Moment, at: Moment) -> Option<Moment> {
+        let all = self.memory.holds.add(key, account, until, at);
+        self.tell(&Record::HeldFor { key, account, at, until });
+        all
+    }
+
     /// See [`Ledger::clear`](super::Ledger::clear).
     pub(super) fn clear(&self, policy: &Policy, key: Key, now: Moment) -> Cleared {
         let cleared = self.memory.clear(policy, key, now);

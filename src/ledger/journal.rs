@@ -268,7 +268,7 @@ impl Told {
         self.records += 1;
         self.bytes += SIZE as u64;
         self.newest = self.newest.max(match record {
-            Record::Held { until, .. } => *until,
+            Record::Held { until, .. } | Record::HeldFor { until, .. } => *until,
             other => other.at(),
         });
         self.given_back += u64::from(matches!(record, Record::GivenBack(_)));

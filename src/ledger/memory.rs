@@ -6,6 +6,7 @@
 
 pub mod copy;
 mod entries;
+mod holds;
 mod look;
 mod proofs;
 mod restore;
@@ -24,6 +25,7 @@ use crate::phone::Phone;
 use crate::policy::subject::{Account, Verification};
 use crate::policy::{Decision, Key, Kind, Per, Policy, Record, Refusal, Subject, WhenFull};
 use entries::{OfAccount, OfPhone, OfVerification};
+pub use holds::Holds;
 pub use proofs::MAX_PROVEN;
 pub(super) use proofs::Proof;
 use proofs::Proofs;
@@ -52,6 +54,7 @@ pub struct Memory {
     verifications: Verifications,
     accounts: Shards<OfAccount>,
     pub(super) proofs: Proofs,
+    pub(super) holds: Holds,
     /// The time of the last sweep, in microseconds. A log that was dropped can testify no more, so nothing is judged as of an
     /// earlier time. It is set before a shard is swept: whoever locks that shard afterwards sees it.
     swept: AtomicU64,
@@ -125,6 +128,7 @@ impl Memory {
             verifications: Verifications::new(bounds.verifications, bounds.remember),
             accounts: Shards::new(),
             proofs: Proofs::new(MAX_PROVEN),
+            holds: Holds::default(),
             swept: AtomicU64::new(0),
             tracked: AtomicUsize::new(0),
             uncounted: AtomicUsize::new(0),
@@ -140,6 +144,11 @@ impl Memory {
         self.max_keys.store(bounds.keys, Ordering::Relaxed);
         self.refuses.store(bounds.when_full == WhenFull::Refuse, Ordering::Relaxed);
         self.verifications.set_bounds(bounds.verifications, bounds.remember);
+    }
+
+    /// What Sendly itself refuses to some account.
+    pub const fn holds(&self) -> &Holds {
+        &self.holds
     }
 
     /// API keys that Sendly has accepted.

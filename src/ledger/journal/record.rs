@@ -44,7 +44,18 @@ pub enum Record {
         /// Until when.
         until: Moment,
     },
-    /// All that was charged to a key until then was forgotten, and its hold.
+    /// Sendly itself refuses a phone, or a verification, to one account.
+    HeldFor {
+        /// What.
+        key: Key,
+        /// To whom.
+        account: Account,
+        /// When it said so.
+        at: Moment,
+        /// Until when.
+        until: Moment,
+    },
+    /// All that was charged to a key until then was forgotten, and its holds.
     Cleared {
         /// Which.
         key: Key,
@@ -85,9 +96,10 @@ mod tag {
     pub(super) const CLEARED: u8 = 5;
     pub(super) const ABSORBED: u8 = 6;
     pub(super) const KEPT: u8 = 7;
-    /// These two an 0.1 reads as damage, and goes on behind them.
+    /// An 0.1 reads these as damage, and goes on behind them.
     pub(super) const ACCEPTED: u8 = 16;
     pub(super) const REJECTED: u8 = 17;
+    pub(super) const HELD_FOR: u8 = 18;
 }
 
 /// What flags say: of a charge, its kind; of anything else, what kind its key is of.
@@ -121,6 +133,7 @@ impl Record {
             }
             Record::Learned { at, .. }
             | Record::Held { at, .. }
+            | Record::HeldFor { at, .. }
             | Record::Cleared { at, .. }
             | Record::Accepted { at, .. }
             | Record::Rejected { at, .. }
@@ -184,6 +197,13 @@ impl Record {
                 let (flags, group, [x, y]) = words_of(*key);
                 Parts { tag: tag::HELD, flags, groups: [group, 0], words: [x, y, until.as_micros(), 0], ..parts }
             }
+            Record::HeldFor { key, account, until, .. } => {
+                // Phones and verifications have one word.
+                let (flags, group, [x, _]) = words_of(*key);
+                let bits = account.bits().get();
+                let words = [x, low(bits), high(bits), until.as_micros()];
+                Parts { tag: tag::HELD_FOR, flags, groups: [group, 0], words, ..parts }
+            }
             Record::Cleared { key, .. } => {
                 let (flags, group, [x, y]) = words_of(*key);
                 Parts { tag: tag::CLEARED, flags, groups: [group, 0], words: [x, y, 0, 0], ..parts }
@@ -211,6 +231,12 @@ impl Record {
                 at,
             },
             tag::HELD => Record::Held { key: key_of(flags, one, [a, b])?, at, until: Moment::from_micros(c) },
+            tag::HELD_FOR => Record::HeldFor {
+                key: key_of(flags, one, [a, 0])?,
+                account: account(b, c)?,
+                at,
+                until: Moment::from_micros(d),
+            },
             tag::CLEARED => Record::Cleared { key: key_of(flags, one, [a, b])?, at },
             tag::ACCEPTED => Record::Accepted { account: account(a, b)?, at },
             tag::REJECTED => Record::Rejected { account: account(a, b)?, at },
@@ -390,6 +416,13 @@ mod tests {
                 at
             }),
             (two_keys(), moment(), moment()).prop_map(|((key, _), at, until)| Record::Held { key, at, until }),
+            (
+                prop_oneof![phone().prop_map(Key::Phone), verification().prop_map(Key::Verification)],
+                account(),
+                moment(),
+                moment()
+            )
+                .prop_map(|(key, account, at, until)| Record::HeldFor { key, account, at, until }),
             (two_keys(), moment()).prop_map(|((key, _), at)| Record::Cleared { key, at }),
             (account(), moment()).prop_map(|(account, at)| Record::Accepted { account, at }),
             (account(), moment()).prop_map(|(account, at)| Record::Rejected { account, at }),

@@ -54,7 +54,21 @@ impl Memory {
                     self.hold(key, until);
                 }
             }
-            Record::Cleared { key, .. } if is_of(key) => drop(self.clear(policy, key, now)),
+            Record::HeldFor { key, account, at, until } if of == Of::Others => {
+                let until = at.min(now) + until.since(at);
+                if until > now {
+                    // That two accounts are held stands in a record of its own.
+                    let _ = self.holds.add(key, account, until, now);
+                }
+            }
+            Record::Cleared { key, .. } => {
+                if is_of(key) {
+                    self.clear(policy, key, now);
+                }
+                if of == Of::Others {
+                    self.holds.clear(key, now);
+                }
+            }
             Record::Absorbed { into, from, at } if is_of(into) => {
                 self.absorb(policy, into, from);
                 if at + policy.retention(from.per()).longest() > now {
@@ -70,6 +84,7 @@ impl Memory {
     /// Tells all that it knows, as records that make another ledger know the same. While one shard is told of, nobody else uses that.
     pub(in crate::ledger) fn tell_all(&self, now: Moment, mut tell: impl FnMut(&Record)) {
         self.proofs.each(|account, at| tell(&Record::Accepted { account, at }));
+        self.holds.each(now, |key, account, until| tell(&Record::HeldFor { key, account, at: now, until }));
         for shard in 0..SHARDS {
             tell_logs::<OfPhone>(&self.phones, shard, now, Key::Phone, &mut tell);
             let verifications = &self.verifications;

@@ -107,7 +107,11 @@ async fn serve_within<C: Caller>(
             return heir.serve(caller, patience).await;
         }
     };
-    let mut click = match gateway.retries.place(head.fingerprint(call.path(caller.path()), caller.body())) {
+    let fingerprint = head.fingerprint(call.path(caller.path()), caller.body());
+    if gateway.retries.may_have_twin(fingerprint) {
+        gateway.retries.twin_to_leave(fingerprint).await;
+    }
+    let mut click = match gateway.retries.place(fingerprint) {
         Place::New(click) => click,
         Place::Retry(ticket) => return repeat(caller, request, ticket, patience).await,
         Place::Full => {
@@ -145,6 +149,7 @@ async fn serve_within<C: Caller>(
         let whose = match gateway.ledger.whose(asked, request.began).await {
             Some(known) => Whose::Known(known),
             None => {
+                click.is_in_flight();
                 let asking = gateway.look_up(settings, account, (asked, id), caller.fields(), request.trace);
                 patience.watch(caller, asking, || click.give_up()).await
             }
@@ -242,6 +247,7 @@ async fn serve_within<C: Caller>(
     };
 
     request.outcome = Outcome::Allowed;
+    click.is_in_flight();
     others_first().await;
     let traced = request.trace.and_then(Context::call);
     let (path, fields) = (call.path(caller.path()), caller.fields());

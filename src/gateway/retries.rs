@@ -20,6 +20,8 @@ mod as_it_is;
 pub mod estate;
 mod fingerprint;
 mod places;
+mod ticket;
+mod twins;
 
 use std::hash::BuildHasherDefault;
 use std::sync::Arc;
@@ -35,6 +37,8 @@ use tokio::sync::SetOnce;
 use self::as_it_is::AsItIs;
 pub use self::fingerprint::Fingerprint;
 use self::places::Places;
+pub use self::ticket::Ticket;
+use self::twins::Twins;
 use super::reply::Reply;
 use crate::clock::{Clock, Moment};
 use crate::config::Retries as Settings;
@@ -65,6 +69,7 @@ pub struct Retries {
     /// By their requests' identity.
     exchanges: DashMap<u128, Vec<Exchange>, BuildHasherDefault<AsItIs>>,
     places: Places,
+    twins: Twins,
     kept: AtomicUsize,
     unclaimed: AtomicUsize,
     serial: AtomicU64,
@@ -126,6 +131,7 @@ impl Retries {
         Self {
             exchanges: DashMap::default(),
             places: Places::default(),
+            twins: Twins::default(),
             kept: AtomicUsize::new(0),
             unclaimed: AtomicUsize::new(0),
             serial: AtomicU64::new(0),
@@ -182,6 +188,7 @@ impl Retries {
             end: End::Open,
             delivered: false,
             given_up: false,
+            in_flight: false,
         }))
     }
 
@@ -314,43 +321,6 @@ struct Registered {
     told: Told,
 }
 
-/// A retry's claim to the answer of the exchange that it repeats. Dropping it without [`Ticket::delivered`] means that the client
-/// has gone.
-#[derive(Debug)]
-pub struct Ticket<'r> {
-    retries: &'r Retries,
-    identity: u128,
-    registered: Registered,
-    delivered: bool,
-    given_up: bool,
-}
-
-impl Ticket<'_> {
-    /// Waits for the answer: there will be one. Cancel-safe.
-    pub fn answer(&self) -> impl Future<Output = Reply> + use<> {
-        let told = Arc::clone(&self.registered.told);
-        async move { told.wait().await.clone() }
-    }
-
-    /// The client has its answer. After [`Ticket::give_up`] that cannot be known, and this changes nothing.
-    pub fn delivered(mut self) {
-        self.delivered = true;
-    }
-
-    /// The client has gone, as far as can be seen: from now on a retry may take its place. The answer can still be waited for.
-    pub fn give_up(&mut self) {
-        if !std::mem::replace(&mut self.given_up, true) {
-            self.retries.leave(self.identity, &self.registered, self.delivered);
-        }
-    }
-}
-
-impl Drop for Ticket<'_> {
-    fn drop(&mut self) {
-        self.give_up();
-    }
-}
-
 /// A new click: the duty to end its exchange, and its own client's claim to the answer.
 ///
 /// Dropping it before it has ended (its task panicked) ends it with nobody knowing how. Dropping it without [`Click::delivered`]
@@ -364,6 +334,8 @@ pub struct Click<'r> {
     end: End,
     delivered: bool,
     given_up: bool,
+    /// Whether Sendly is being asked for it.
+    in_flight: bool,
 }
 
 #[derive(Debug)]
@@ -417,6 +389,13 @@ impl Click<'_> {
         if key != identity && client::retries_refusals(user_agent) { Ending::Refused } else { Ending::Nothing }
     }
 
+    /// From now on Sendly is asked for it: an identical request has a twin.
+    pub fn is_in_flight(&mut self) {
+        if !std::mem::replace(&mut self.in_flight, true) {
+            self.retries.twins.enter(self.fingerprint.identity);
+        }
+    }
+
     /// The client has gone, as far as can be seen: from now on a retry may take its place.
     pub fn give_up(&mut self) {
         if std::mem::replace(&mut self.given_up, true) {
@@ -432,6 +411,9 @@ impl Click<'_> {
         }
         if let Some(registered) = &self.registered {
             self.retries.leave(self.fingerprint.identity, registered, self.delivered);
+            if self.in_flight {
+                self.retries.twins.client_left();
+            }
         }
     }
 
@@ -468,6 +450,9 @@ impl Drop for Click<'_> {
             self.end(Reply::internal(), Ending::Unknown);
         }
         self.give_up();
+        if self.in_flight {
+            self.retries.twins.leave(self.fingerprint.identity);
+        }
         if self.registered.is_none() {
             self.retries.places.release(1);
         }

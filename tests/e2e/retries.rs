@@ -773,3 +773,22 @@ async fn an_exchange_that_goes_on_without_its_client_is_settled_by_its_outcome()
         assert_eq!(bought(&gateway), 1);
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_try_right_after_its_first_ones_close_joins_it_however_soon_it_comes() {
+    let gateway = gateway_with("limits = []").await;
+    gateway.upstream.knows("ver_1", PHONE);
+    hold(&gateway);
+    for round in 1..=60 {
+        let (first, mut again) = (begin(&gateway, SEND, &[]).await, gateway.connect().await);
+        asked_for(&gateway, round).await;
+        drop(first);
+        again.request("POST", SEND, &[], body(SEND).as_bytes()).await;
+        // Should it be taken for a click of its own, that one is let go too.
+        gateway.shows("sendly_gateway_in_flight", 3).await;
+        gateway.upstream.let_go(1);
+        assert_eq!(again.answer().await.unwrap().status, 201);
+        gateway.is_idle().await;
+        assert_eq!(bought(&gateway), round, "a second code was bought");
+    }
+}

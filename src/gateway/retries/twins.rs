@@ -5,6 +5,7 @@
 //! for the twin's client to go. Two clicks of two people who are there are served all the same, the second one [`GRACE`] later.
 
 use std::pin::pin;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
@@ -19,26 +20,22 @@ const GRACE: Duration = Duration::from_millis(50);
 /// exchanges in flight one request in 260.
 const COUNTERS: usize = 1 << 18;
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Twins {
-    in_flight: Box<[AtomicU16]>,
+    /// There from the first exchange on.
+    in_flight: OnceLock<Box<[AtomicU16]>>,
     /// A client has gone while its exchange is in flight.
     left: Notify,
-}
-
-impl Default for Twins {
-    fn default() -> Self {
-        Self { in_flight: (0..COUNTERS).map(|_| AtomicU16::new(0)).collect(), left: Notify::new() }
-    }
 }
 
 impl Twins {
     fn counter(&self, identity: u128) -> Option<&AtomicU16> {
         // The exchanges' table uses the lowest bits.
-        self.in_flight.get((identity >> 64) as usize % COUNTERS)
+        self.in_flight.get()?.get((identity >> 64) as usize % COUNTERS)
     }
 
     pub(super) fn enter(&self, identity: u128) {
+        self.in_flight.get_or_init(|| (0..COUNTERS).map(|_| AtomicU16::new(0)).collect());
         self.counter(identity).map(|counter| counter.fetch_add(1, Ordering::Relaxed));
     }
 

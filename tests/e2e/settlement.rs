@@ -7,7 +7,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use crate::client::Answer;
 use crate::start::{Gateway, START, gateway, gateway_with, send_body, serve};
-use crate::upstream::{Act, Closed, Upstream};
+use crate::upstream::{Act, Closed, Seen, Upstream};
 use sendly_gateway::clock::ManualClock;
 
 const PHONE: &str = "+15550100123";
@@ -566,9 +566,9 @@ async fn what_sendly_refuses_one_account_is_refused_to_that_account_alone_until_
     gateway.upstream.script(|_| sendlys_429(SENDLYS));
     assert_eq!(send("sk_a").await.status, 429);
     gateway.upstream.behave();
-    let asked = gateway.upstream.seen().len();
+    let asked = gateway.upstream.count(Seen::is_send);
     assert_eq!(refused(&send("sk_a").await), 600);
-    assert_eq!(gateway.upstream.seen().len(), asked, "Sendly is not asked again for it");
+    assert_eq!(gateway.upstream.count(Seen::is_send), asked, "Sendly is not asked again for it");
     assert_eq!(send("sk_b").await.status, 201, "it was no other account's limit");
 
     gateway.wait(Duration::from_secs(60));

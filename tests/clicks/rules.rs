@@ -1,4 +1,4 @@
-//! SDKs whose packages cannot be had here, as the rules that they follow. Each was read in that version's sources, in the file that is named.
+//! SDKs whose packages cannot be had here, as the rules that they follow: those of the tables in `docs/sendly.md`.
 
 use std::time::Duration;
 
@@ -50,8 +50,8 @@ const fn ruby(name: &'static str, agent: &'static str, key: Key, on_429: On429) 
     Rules { pauses: [2, 4, 8], retries_lost: false, ..rules(name, agent, key, on_429) }
 }
 
-/// From the sources of Sendly's SDKs, November 2026: `sendly-go` (`http.go`), `sendly-ruby` (`lib/sendly/client.rb`), `sendly-php`
-/// (`src/Sendly.php`), `sendly-java` (`Sendly.java`), `sendly-dotnet` (`SendlyClient.cs`), each at the tag of that version.
+/// As they stood in the sources of Sendly's SDKs in November 2026. The rows of 3.37 are inferred: its successor is the first that sends an
+/// `Idempotency-Key` of its own.
 pub(crate) const ALL: [Rules; 14] = [
     rules("Go 3.37", "sendly-go/3.37.0", Key::None, On429::SleepsByHeader),
     rules("Go 3.38 to 4.2", "sendly-go/4.2.0", Key::Rotated, On429::SleepsByHeader),

@@ -63,7 +63,8 @@ impl BodyWatch {
     /// A body is going to pass through.
     pub(super) fn begin(&self, clients: &Clients, now: Moment) {
         let mut pace = Pace::new(clients.min_rate);
-        pace.wait(now);
+        // Nothing is judged yet.
+        let _ = pace.wait(now);
         let patience = clients.body_timeout;
         let patience_later = patience.max(clients.write_timeout);
         *self.body.lock() = Body::Coming { pace, bytes: 0, patience, patience_later };
@@ -75,8 +76,8 @@ impl BodyWatch {
         let mut body = self.body.lock();
         let Body::Coming { pace, bytes, .. } = &mut *body else { return };
         *bytes += count;
-        let is_fast = pace.came(count, now);
-        pace.wait(now);
+        pace.came(count, now);
+        let is_fast = pace.wait(now);
         if is_last {
             *body = Body::None;
         } else if !is_fast {

@@ -28,18 +28,19 @@ impl Pace {
         Self { min_rate, waits_since: None, waited: Duration::ZERO, bytes: 0 }
     }
 
-    /// The gateway waits for more as of `now`. Said again while it waits, this changes nothing.
-    pub(super) fn wait(&mut self, now: Moment) {
-        self.waits_since.get_or_insert(now);
-    }
-
-    /// More of the body has come. Returns whether the client is fast enough.
-    #[must_use]
-    pub(super) fn came(&mut self, bytes: usize, now: Moment) -> bool {
+    /// More of the body has come.
+    pub(super) fn came(&mut self, bytes: usize, now: Moment) {
         self.bytes = self.bytes.saturating_add(bytes as u64);
         if let Some(since) = self.waits_since.take() {
             self.waited = self.waited.saturating_add(now.since(since));
         }
+    }
+
+    /// The gateway has read all that has come, and waits for more as of `now`. Returns whether the client is fast enough: it is judged
+    /// here, where nothing that it has sent is still unread.
+    #[must_use]
+    pub(super) fn wait(&mut self, now: Moment) -> bool {
+        self.waits_since.get_or_insert(now);
         if self.waited < SPAN {
             return true;
         }
@@ -54,18 +55,20 @@ impl Pace {
 mod tests {
     use super::*;
 
+    const START: Moment = Moment::from_micros(0);
+
     /// Whether a body that comes in pieces of `bytes`, `every` so often, is fast enough for a minute and a half.
     fn passes(min_rate: u32, bytes: usize, every: Duration) -> bool {
         let (mut pace, mut now) = (Pace::new(min_rate), Moment::from_micros(7));
         let end = now + Duration::from_secs(90);
         while now < end {
-            pace.wait(now);
-            now = now + every;
-            if !pace.came(bytes, now) {
+            if !pace.wait(now) {
                 return false;
             }
+            now = now + every;
+            pace.came(bytes, now);
         }
-        true
+        pace.wait(now)
     }
 
     #[test]
@@ -84,20 +87,32 @@ mod tests {
 
     #[test]
     fn nothing_is_judged_before_its_span_is_over() {
-        let (mut pace, start) = (Pace::new(500), Moment::from_micros(0));
-        pace.wait(start);
-        assert!(pace.came(1, start + Duration::from_micros(29_999_999)));
-        pace.wait(start + Duration::from_micros(29_999_999));
-        assert!(!pace.came(1, start + SPAN));
+        let (mut pace, almost) = (Pace::new(500), START + Duration::from_micros(29_999_999));
+        assert!(pace.wait(START));
+        pace.came(1, almost);
+        assert!(pace.wait(almost));
+        pace.came(1, START + SPAN);
+        assert!(!pace.wait(START + SPAN));
+    }
+
+    #[test]
+    fn what_has_come_and_is_not_read_yet_is_not_held_against_the_client() {
+        let mut pace = Pace::new(500);
+        assert!(pace.wait(START));
+        for _ in 0..20 {
+            pace.came(1000, START + SPAN + Duration::from_secs(1));
+        }
+        assert!(pace.wait(START + SPAN + Duration::from_secs(1)), "one piece that is read in many");
     }
 
     #[test]
     fn each_span_is_judged_by_itself() {
-        let (mut pace, start) = (Pace::new(500), Moment::from_micros(0));
-        pace.wait(start);
-        assert!(pace.came(10_000_000, start + SPAN), "fast");
-        pace.wait(start + SPAN);
-        assert!(!pace.came(10, start + SPAN + SPAN), "and then slow");
+        let mut pace = Pace::new(500);
+        assert!(pace.wait(START));
+        pace.came(10_000_000, START + SPAN);
+        assert!(pace.wait(START + SPAN), "fast");
+        pace.came(10, START + SPAN + SPAN);
+        assert!(!pace.wait(START + SPAN + SPAN), "and then slow");
     }
 
     #[test]
@@ -105,9 +120,8 @@ mod tests {
         let mut pace = Pace::new(500);
         for nth in 0..10 {
             let begins = Moment::from_micros(nth * 100_000_000);
-            pace.wait(begins);
-            pace.wait(begins + Duration::from_micros(400_000));
-            assert!(pace.came(500, begins + Duration::from_micros(1_000_000)), "{nth}");
+            assert!(pace.wait(begins) && pace.wait(begins + Duration::from_micros(400_000)));
+            pace.came(500, begins + Duration::from_micros(1_000_000));
         }
     }
 

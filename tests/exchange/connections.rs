@@ -105,8 +105,8 @@ async fn a_request_stands_on_the_wire_as_it_was_composed() {
     assert_eq!(
         heard,
         format!(
-            "POST /api/v1/verify HTTP/1.1\r\nhost: {host}\r\naccept-encoding: identity\r\nauthorization: Bearer k\r\n\
-             x-a: 1\r\nx-a: 2\r\ncontent-length: 8\r\n\r\n{{\"to\":{{}}"
+            "POST /api/v1/verify HTTP/1.1\r\nhost: {host}\r\naccept-encoding: identity\r\naccept: application/json\r\n\
+             content-type: application/json\r\nauthorization: Bearer k\r\nx-a: 1\r\nx-a: 2\r\ncontent-length: 8\r\n\r\n{{\"to\":{{}}"
         )
     );
 }

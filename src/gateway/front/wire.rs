@@ -171,12 +171,11 @@ impl Wire {
     }
 
     /// So much came just now, and was passed on.
-    fn keeps_pace(&mut self, came: usize) -> io::Result<()> {
-        // What was here already, and what ends the request, is never too slow.
-        if came == 0 || self.is_whole() || self.pace.came(came, self.clock.now()) {
-            return Ok(());
+    fn note(&mut self, came: usize) {
+        // What was here already took no time.
+        if came > 0 {
+            self.pace.came(came, self.clock.now());
         }
-        Err(io::ErrorKind::TimedOut.into())
     }
 
     /// Reads at most `most` bytes, which belong to the request for certain, straight into pingora's buffer.
@@ -251,14 +250,15 @@ impl AsyncRead for Wire {
             let is_direct = certain >= WORTH_IT || certain > 0 && certain == into.remaining();
             let read = if is_direct { wire.poll_certain(context, into, certain) } else { wire.poll_more(context) };
             let Poll::Ready(read) = read else {
-                if !wire.is_whole() {
-                    wire.pace.wait(wire.clock.now());
+                if wire.is_whole() || wire.pace.wait(wire.clock.now()) {
+                    return Poll::Pending;
                 }
-                return Poll::Pending;
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
             };
             came = read?;
             if came == 0 || is_direct {
-                return Poll::Ready(wire.keeps_pace(came));
+                wire.note(came);
+                return Poll::Ready(Ok(()));
             }
         }
         let most = wire.buffer.unread().len().min(into.remaining());
@@ -271,7 +271,8 @@ impl AsyncRead for Wire {
         }
         into.put_slice(next.get(..count).unwrap_or_default());
         wire.buffer.consume(count);
-        Poll::Ready(wire.keeps_pace(came))
+        wire.note(came);
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -58,7 +58,7 @@ impl Retries {
         self.twins.are_in_flight(fingerprint.identity)
     }
 
-    /// Waits until the client of an identical exchange in flight has gone, or for [`GRACE`].
+    /// Waits until the client of an identical exchange in flight has gone, or for `GRACE`.
     pub async fn twin_to_leave(&self, fingerprint: Fingerprint) {
         let mut over = pin!(tokio::time::sleep(GRACE));
         loop {

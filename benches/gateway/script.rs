@@ -105,8 +105,8 @@ fn request(ask: Ask) -> Template {
 fn padded(length: usize) -> String {
     let plain = r#"{"to":"+{phone}","app_name":"Bench"}"#;
     let frame = r#"{"to":"+{phone}","app_name":"Bench","metadata":{"note":""}}"#;
-    // A phone's 12 digits come where its mark has 7 letters.
-    match length.checked_sub(frame.len() + 5) {
+    // A phone's 11 digits come where its mark has 7 letters.
+    match length.checked_sub(frame.len() + 4) {
         Some(room) => {
             format!(r#"{{"to":"+{{phone}}","app_name":"Bench","metadata":{{"note":"{}"}}}}"#, "n".repeat(room))
         }

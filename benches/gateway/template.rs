@@ -6,7 +6,7 @@ pub(crate) const PER_ACCOUNT: u64 = 40;
 
 /// The marks in a template's text, how many digits come in their places, and of what.
 const MARKS: [(&str, usize, Digits); 3] =
-    [("{phone}", 12, Digits::Phone), ("{id}", 32, Digits::Id), ("{account}", 24, Digits::Account)];
+    [("{phone}", 11, Digits::Phone), ("{id}", 32, Digits::Id), ("{account}", 24, Digits::Account)];
 
 #[derive(Clone, Copy, Debug)]
 enum Digits {

@@ -23,5 +23,7 @@ mod pages;
 mod program;
 #[path = "deploy/systemd.rs"]
 mod systemd;
+#[path = "deploy/workflows.rs"]
+mod workflows;
 #[path = "deploy/yaml.rs"]
 mod yaml;

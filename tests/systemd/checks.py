@@ -327,6 +327,37 @@ def journald_has_a_line_for_each_request(m):
     assert lines == many, f"{lines} lines of {many} requests"
 
 
+@check
+def the_package_installs_starts_is_upgraded_without_a_gap_and_leaves_nothing(m):
+    m.install_package()
+    try:
+        old = m.main()
+        assert (m.show("ActiveState"), m.show("UnitFileState")) == ("active", "enabled")
+        assert m.show("FragmentPath").endswith(f"/lib/systemd/system/{UNIT}"), m.show("FragmentPath")
+        assert "/usr/bin/sendly-gateway" in m.show("ExecStart") + m.show("ExecReload")
+        assert [m.send(PHONE) for _ in range(4)] == [201] * 4
+        m.configure("# an operator's own\n")
+        idle = m.connect()
+        idle.request("GET", "/api/v1/account")
+        assert idle.getresponse().read()
+        m.run("dpkg", "--install", "--force-confold", "/root/sendly-gateway.deb")
+        new = wait_until(lambda: (main := m.main()) not in (0, old) and main, "another main process")
+        idle.close()
+        is_over(old)(m)
+        assert (m.process("PPid", new), m.show("NRestarts")) == ("1", "0")
+        assert [m.send(PHONE) for _ in range(2)] == [201, 429], "nothing is forgotten"
+        config = m.root / "etc/sendly-gateway/gateway.toml"
+        assert config.read_text().startswith("# an operator's own"), "an upgrade keeps the configuration"
+        m.run("dpkg", "--remove", "sendly-gateway")
+        assert m.process("State", new) is None
+        assert config.exists() and (m.root / "var/lib/private/sendly-gateway").exists(), "until it is purged"
+    finally:
+        m.run("dpkg", "--purge", "sendly-gateway")
+    left = [place for place in ("etc/sendly-gateway", "var/lib/private/sendly-gateway", "usr/bin/sendly-gateway") if (m.root / place).exists()]
+    assert left == [], left
+    m.systemctl("unmask", UNIT)
+
+
 def main():
     machine, wanted = Machine(sys.argv[1]), sys.argv[2:]
     unknown = set(wanted) - {function.__name__ for function in CHECKS}

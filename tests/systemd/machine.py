@@ -197,6 +197,15 @@ class Machine:
         self.run("journalctl", "--sync")
         self.since = re.search(r"cursor: (.*)", self.run("journalctl", "-n", "0", "--show-cursor")[1])[1].strip()
 
+    def install_package(self):
+        """As a user does who has the Debian package, on a machine that has had none."""
+        self.install()
+        (self.root / "etc/systemd/system" / UNIT).unlink()
+        shutil.rmtree(self.root / "etc/sendly-gateway")
+        self.systemctl("daemon-reload")
+        shutil.copy(os.environ["PACKAGE"], self.root / "root/sendly-gateway.deb")
+        self.run("dpkg", "--install", "/root/sendly-gateway.deb")
+
     def started(self, drop_in=""):
         self.install(drop_in)
         self.systemctl("start", UNIT)

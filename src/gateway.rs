@@ -6,7 +6,6 @@
 
 mod admission;
 mod body_watch;
-mod buffer;
 mod caller;
 pub mod caps;
 mod client_address;
@@ -14,7 +13,6 @@ pub mod estate;
 mod evidence;
 pub mod exchange;
 pub mod exemptions;
-mod fields;
 pub mod front;
 mod gate;
 mod head;

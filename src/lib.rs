@@ -4,7 +4,7 @@
 //!
 //! - `clock`: the only place that reads the time. `phone`: a number in E.164. `country`: where it is. `work`: what is under way. `turn`: taking turns.
 //!   `trust`: whom to trust.
-//! - `sendly`: the API as data. `policy`: the limits, the exact log, the decision.
+//! - `http1`: the syntax of HTTP/1. `sendly`: the API as data. `policy`: the limits, the exact log, the decision.
 //! - `ledger`: who has had how many codes, and whose an id is.
 //! - `config`: what an operator may write. `telemetry`: log lines. `metrics`: what is counted. `throttle`: smoothed rates on attempts.
 //! - `trace`: which trace a request belongs to, and its spans. `access`: a line for each request.
@@ -19,6 +19,7 @@ pub mod config;
 pub mod country;
 pub mod gateway;
 pub mod handover;
+pub mod http1;
 pub mod ledger;
 pub mod metrics;
 pub mod phone;

@@ -9,8 +9,8 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use super::fields::Fields;
 use super::reply::Reply;
+use crate::http1::fields::Fields;
 
 /// See the module's documentation.
 pub(super) trait Caller: Send {

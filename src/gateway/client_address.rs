@@ -12,8 +12,8 @@ use std::sync::atomic::Ordering;
 use ipnet::IpNet;
 
 use super::Gateway;
-use super::fields::Fields;
 use crate::config::{AddressSource, Clients};
+use crate::http1::fields::Fields;
 use crate::metrics::Unread;
 
 /// What the headers of a request say.

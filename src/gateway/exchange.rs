@@ -2,8 +2,6 @@
 //!
 //! A request is sent again by itself only if its connection turned out to be closed before a byte of it was written.
 
-mod answer;
-mod chunks;
 mod connect;
 mod connection;
 mod fields;
@@ -14,14 +12,14 @@ mod pool;
 use std::fmt;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::uri::Authority;
-use http::{HeaderMap, Method, StatusCode};
+use http::{Method, StatusCode};
 
 pub use self::fields::is_misleading;
-use super::fields::Fields;
 use crate::clock::Clock;
 use crate::config::{Origin, Protocol, Upstream};
+pub use crate::http1::answer::Answer;
+use crate::http1::fields::Fields;
 use crate::trace::{self, Failure};
 use crate::trust::Authorities;
 
@@ -58,17 +56,6 @@ pub enum Loss {
     Timeout,
     /// The connection broke.
     Broken,
-}
-
-/// Sendly's whole answer.
-#[derive(Clone, Debug)]
-pub struct Answer {
-    /// Its status.
-    pub status: StatusCode,
-    /// Its headers, but for those that concern only the connection.
-    pub headers: HeaderMap,
-    /// Its body.
-    pub body: Bytes,
 }
 
 /// A call to make, with all that it needs. It shows nothing of itself: an API key is in it, and maybe a phone.

@@ -9,7 +9,6 @@
 //! Why: pingora makes a session, a context and a future of several kilobytes anew for each request, before any code of the gateway runs.
 //! That is most of what a refusal used to cost, and of what an idle connection keeps. See ARCHITECTURE.md.
 
-mod chunks;
 mod frames;
 mod guarded;
 mod http2;

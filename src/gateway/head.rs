@@ -1,9 +1,9 @@
 //! What the header of a send or a resend says, read in one pass: whether the request can be judged, and what tells it apart.
 
 use super::exchange;
-use super::fields::Fields;
 use super::reply::Reply;
 use super::retries::Fingerprint;
+use crate::http1::fields::Fields;
 use crate::policy::subject::{Account, HashKey, Parts};
 use crate::sendly::{Operation, client};
 

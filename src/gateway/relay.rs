@@ -19,10 +19,10 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use super::caller::{Caller, NoBody};
-use super::fields::Fields;
 use super::patience::Patience;
 use super::reply::Reply;
 use super::{Gateway, Request, otp};
+use crate::http1::fields::Fields;
 use crate::metrics::Outcome;
 use crate::sendly::Operation;
 use crate::sendly::path::{self, Reading};

@@ -10,9 +10,9 @@ use pingora::protocols::l4::socket::SocketAddr;
 use pingora::proxy::Session;
 
 use super::caller::{Caller, DRAIN, DRAIN_FOR, LINGER, LINGER_FOR, NoBody, within};
-use super::fields::{self, Fields};
 use super::reply::Reply;
 use crate::config::Clients;
+use crate::http1::fields::{self, Fields};
 use crate::sendly::body::MAX_REQUEST;
 
 /// Sets what pingora leaves unset.

@@ -12,8 +12,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
-use super::answer::{Reading, Step};
-use crate::gateway::buffer::Buffer;
+use crate::http1::buffer::Buffer;
+use crate::http1::response::{Progress, ResponseReader};
+use crate::sendly::body::MAX_ANSWER;
 
 /// What carries the bytes.
 pub(super) enum Stream {
@@ -31,8 +32,8 @@ pub(super) struct Connection {
 pub(super) enum End {
     /// Not a byte of the request was written.
     Unsent(io::Error),
-    /// As far as the answer tells; and the error, if the connection broke. Never [`Step::More`].
-    Sent(Step, Option<io::Error>),
+    /// As far as the answer tells; and the error, if the connection broke. Never [`Progress::More`].
+    Sent(Progress, Option<io::Error>),
 }
 
 /// What happened on the wire.
@@ -53,7 +54,7 @@ impl Connection {
 
     /// Sends a request and reads its answer. The connection can be used again if the answer says so.
     pub(super) async fn exchange(&mut self, method: &Method, wire: &[u8]) -> End {
-        let (mut reading, mut unsent) = (Reading::of(method), wire);
+        let (mut reading, mut unsent) = (ResponseReader::new(method, MAX_ANSWER), wire);
         loop {
             let event = poll_fn(|context| self.poll(context, wire.len(), &mut unsent)).await;
             let ended = match event {
@@ -63,9 +64,11 @@ impl Connection {
                 Event::Read => false,
             };
             match reading.step(&mut self.buffer, ended) {
-                Step::More => {}
+                Progress::More => {}
                 // An answer to a request that was not read to its end: what is left of it would begin the next one.
-                Step::Whole(answer, _) if !unsent.is_empty() => return End::Sent(Step::Whole(answer, false), None),
+                Progress::Whole(answer, _) if !unsent.is_empty() => {
+                    return End::Sent(Progress::Whole(answer, false), None);
+                }
                 step => {
                     self.buffer.slim();
                     return End::Sent(step, None);

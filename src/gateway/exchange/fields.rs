@@ -1,74 +1,12 @@
 //! Which headers go on to the other side. Names may be in any letter case.
 
-use http::HeaderMap;
-use http::header::HeaderName;
-
-use crate::gateway::fields::Fields;
+use crate::http1::fields::Fields;
+use crate::http1::hop_by_hop::{HopByHop, is_one_of};
 use crate::trace;
-
-/// The headers that concern one connection in any message (RFC 9110, 7.6.1).
-const HOP_BY_HOP: [&str; 8] = [
-    "connection",
-    "transfer-encoding",
-    "te",
-    "trailer",
-    "upgrade",
-    "keep-alive",
-    "proxy-authorization",
-    "proxy-connection",
-];
-
-/// By these the gateway judges a request or tells it from another. Nobody gets one past its reading by naming it in `Connection`.
-const ESSENTIAL: [&str; 4] = ["authorization", "content-type", "idempotency-key", "x-organization-id"];
 
 /// The gateway writes its own of these, but for the last: what it has judged is JSON, and so is what it reads of the answer, which must
 /// come as it is.
 const OWN: [&str; 6] = ["host", "content-length", "accept-encoding", "accept", "content-type", "expect"];
-
-/// The headers that concern one connection, whatever `Connection` names included.
-#[derive(Debug, Default)]
-pub(super) struct HopByHop<'h> {
-    named: Vec<&'h str>,
-}
-
-impl<'h> HopByHop<'h> {
-    /// Those of a message with these `Connection` headers.
-    pub(super) fn of(connection: impl IntoIterator<Item = &'h [u8]>) -> Self {
-        let tokens = connection.into_iter().filter_map(|value| std::str::from_utf8(value).ok());
-        let tokens = tokens.flat_map(|value| value.split(','));
-        // `keep-alive`, the usual one, needs no place in the list.
-        Self {
-            named: tokens.map(str::trim).filter(|name| !name.is_empty() && !is_hop_by_hop(name.as_bytes())).collect(),
-        }
-    }
-
-    /// Whether a header stays behind.
-    pub(super) fn has(&self, name: &[u8]) -> bool {
-        is_hop_by_hop(name) || self.names(name)
-    }
-
-    /// Takes them out of these headers.
-    pub(super) fn strip(&self, headers: &mut HeaderMap) {
-        let found: Vec<HeaderName> =
-            headers.keys().filter(|name| self.has(name.as_str().as_bytes())).cloned().collect();
-        for name in found {
-            headers.remove(name);
-        }
-    }
-
-    fn names(&self, name: &[u8]) -> bool {
-        is_one_of(name, &self.named) && !is_one_of(name, &ESSENTIAL)
-    }
-}
-
-fn is_one_of(name: &[u8], names: &[&str]) -> bool {
-    names.iter().any(|other| other.as_bytes().eq_ignore_ascii_case(name))
-}
-
-/// Whether a header concerns one connection in any message.
-pub(super) fn is_hop_by_hop(name: &[u8]) -> bool {
-    is_one_of(name, &HOP_BY_HOP)
-}
 
 /// The headers that go on to Sendly with a body that was read in full: those of a client's request, and what is to be said of the
 /// call in its trace.
@@ -96,7 +34,7 @@ pub fn is_misleading(name: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
+    use http::{HeaderMap, HeaderValue};
 
     use super::*;
 

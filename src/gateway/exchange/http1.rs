@@ -3,14 +3,15 @@
 use http::Method;
 use http::uri::Authority;
 
-use super::answer::{Flaw, Step};
 use super::connect::Connector;
 use super::connection::{Connection, End};
 use super::pool::Pool;
 use super::{Loss, Outcome, fields};
 use crate::clock::Clock;
 use crate::config::Upstream;
-use crate::gateway::fields::Fields;
+use crate::http1::error::ReadError;
+use crate::http1::fields::Fields;
+use crate::http1::response::Progress;
 use crate::trace;
 use crate::trust::Authorities;
 
@@ -115,23 +116,23 @@ impl Client {
             End::Sent(step, error) => (step, error),
         };
         Ok(match step {
-            Step::Whole(answer, reusable) => {
+            Progress::Whole(answer, reusable) => {
                 if reusable {
                     self.pool.give_back(connection, self.clock.now());
                 }
                 Outcome::Answered(answer)
             }
-            Step::Failed(Some(status), flaw) => {
+            Progress::Failed(Some(status), flaw) => {
                 let error = error.map(tracing::field::display);
                 tracing::warn!(status = status.as_u16(), error, ?flaw, "Sendly's answer was cut");
                 Outcome::Cut(status)
             }
-            Step::Failed(None, Flaw::Incomplete) | Step::More => {
+            Progress::Failed(None, ReadError::Incomplete) | Progress::More => {
                 let error = error.map(tracing::field::display);
                 tracing::warn!(error, "Sendly broke off before it answered");
                 Outcome::Lost(Loss::Broken)
             }
-            Step::Failed(None, flaw) => {
+            Progress::Failed(None, flaw) => {
                 tracing::warn!(?flaw, "Sendly's answer cannot be understood");
                 Outcome::Lost(Loss::Broken)
             }

@@ -17,10 +17,10 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tower_service::Service;
 
-use super::fields::HopByHop;
 use super::{Answer, Loss, Outcome, connect, fields};
 use crate::config::Upstream;
-use crate::gateway::fields::Fields;
+use crate::http1::fields::Fields;
+use crate::http1::hop_by_hop::HopByHop;
 use crate::sendly::body::MAX_ANSWER;
 use crate::trace;
 use crate::trust::Authorities;

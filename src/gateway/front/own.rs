@@ -15,10 +15,10 @@ use tokio::io::AsyncWriteExt;
 use super::plain::Plain;
 use super::wire::Wire;
 use crate::gateway::caller::{Caller, DRAIN_FOR, LINGER, LINGER_FOR, NoBody, within};
-use crate::gateway::fields::Fields;
 use crate::gateway::reply::Reply;
 use crate::gateway::settings::Settings;
 use crate::gateway::{Gateway, Request, otp};
+use crate::http1::fields::Fields;
 use crate::metrics::Outcome;
 use crate::sendly::path::Call;
 

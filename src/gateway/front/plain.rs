@@ -4,7 +4,7 @@ use arrayvec::ArrayVec;
 use http::Method;
 
 use super::request::USUAL_FIELDS;
-use crate::gateway::fields::{Field, Span};
+use crate::http1::fields::{Field, Span};
 use crate::sendly::Operation;
 use crate::sendly::path::{self, Call};
 

@@ -11,8 +11,8 @@ use pingora::http::RequestHeader;
 use pingora::protocols::http::authority::validate_request_authority;
 
 use super::plain::{self, Plain};
-use crate::gateway::fields;
 use crate::gateway::reply::Reply;
+use crate::http1::fields;
 use crate::sendly;
 use crate::sendly::body::MAX_REQUEST;
 

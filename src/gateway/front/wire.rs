@@ -20,13 +20,13 @@ use pingora::protocols::{
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
-use super::chunks::{ChunkFraming, Malformed};
 use super::plain::Plain;
 use super::request::{self, Framing, MAX_HEAD, RefusedHead, RequestHead};
 use crate::clock::Clock;
-use crate::gateway::buffer::Buffer;
 use crate::gateway::caller::within;
 use crate::gateway::pace::Pace;
+use crate::http1::buffer::Buffer;
+use crate::http1::chunk_framing::{ChunkFraming, MalformedChunk};
 
 /// From how many bytes on, of which it is certain that they belong to a body, they are read into pingora's buffer instead of through
 /// this one's.
@@ -217,7 +217,7 @@ impl Lent {
                 *head -= count;
                 Ok(count)
             }
-            Lent::Chunked(_, body) => body.follow(bytes).map_err(|Malformed| io::ErrorKind::InvalidData.into()),
+            Lent::Chunked(_, body) => body.follow(bytes).map_err(|MalformedChunk| io::ErrorKind::InvalidData.into()),
         }
     }
 }

@@ -1,8 +1,7 @@
 //! A body in chunks (RFC 9112, 7.1), put together.
 
-use super::answer::Flaw;
-use crate::gateway::buffer::Buffer;
-use crate::sendly::body::MAX_ANSWER;
+use super::buffer::Buffer;
+use super::error::ReadError;
 
 /// What chunk extensions may have over a whole body, and what trailers may have, in bytes. hyper's bounds.
 const MAX_EXTENSIONS: usize = 16 * 1024;
@@ -14,7 +13,7 @@ const MAX_DIGITS: usize = 16;
 const MAX_TRAILER_FIELDS: usize = 100;
 
 /// A body as far as it has come.
-pub(super) struct Chunks {
+pub struct ChunkDecoder {
     body: Vec<u8>,
     extensions: usize,
     next: Next,
@@ -27,29 +26,36 @@ enum Next {
     Trailers,
 }
 
-impl Chunks {
-    pub(super) fn new() -> Self {
+impl Default for ChunkDecoder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl ChunkDecoder {
+    /// At the beginning of a body.
+    pub fn new() -> Self {
         Self { body: Vec::new(), extensions: 0, next: Next::Size }
     }
 
-    /// Takes what has come. Returns the body once it is whole.
-    pub(super) fn step(&mut self, buffer: &mut Buffer) -> Result<Option<Vec<u8>>, Flaw> {
+    /// Takes what has come. Returns the body once it is whole. It may have `max` bytes.
+    pub fn step(&mut self, buffer: &mut Buffer, max: usize) -> Result<Option<Vec<u8>>, ReadError> {
         loop {
             let unread = buffer.unread();
             match self.next {
                 Next::Size => {
                     let Some(line) = line(unread)? else {
                         let most = MAX_DIGITS + MAX_EXTENSIONS;
-                        return if unread.len() > most { Err(Flaw::Malformed("chunk size")) } else { Ok(None) };
+                        return if unread.len() > most { Err(ReadError::Malformed("chunk size")) } else { Ok(None) };
                     };
-                    let (size, extension) = size(line).ok_or(Flaw::Malformed("chunk size"))?;
+                    let (size, extension) = size(line).ok_or(ReadError::Malformed("chunk size"))?;
                     self.extensions += extension;
                     if self.extensions >= MAX_EXTENSIONS {
-                        return Err(Flaw::Malformed("chunk extensions"));
+                        return Err(ReadError::Malformed("chunk extensions"));
                     }
                     // A sum of two numbers that are far from overflowing.
-                    if size > MAX_ANSWER || self.body.len() + size > MAX_ANSWER {
-                        return Err(Flaw::TooLong);
+                    if size > max || self.body.len() + size > max {
+                        return Err(ReadError::TooLong);
                     }
                     self.next = if size == 0 { Next::Trailers } else { Next::Data(size) };
                     buffer.consume(line.len() + 2);
@@ -69,7 +75,7 @@ impl Chunks {
                         self.next = Next::Size;
                     }
                     [] | [b'\r'] => return Ok(None),
-                    _ => return Err(Flaw::Malformed("chunk end")),
+                    _ => return Err(ReadError::Malformed("chunk end")),
                 },
                 Next::Trailers => {
                     let Some(length) = trailers(unread)? else { return Ok(None) };
@@ -82,10 +88,10 @@ impl Chunks {
 }
 
 /// The first line, without its end.
-fn line(unread: &[u8]) -> Result<Option<&[u8]>, Flaw> {
+fn line(unread: &[u8]) -> Result<Option<&[u8]>, ReadError> {
     let Some(end) = unread.iter().position(|byte| *byte == b'\n') else { return Ok(None) };
     let line = unread.get(..end).and_then(|line| line.strip_suffix(b"\r"));
-    line.filter(|line| !line.contains(&b'\r')).map(Some).ok_or(Flaw::Malformed("chunk size"))
+    line.filter(|line| !line.contains(&b'\r')).map(Some).ok_or(ReadError::Malformed("chunk size"))
 }
 
 /// The size in a chunk's first line, and how long its extension is.
@@ -103,7 +109,7 @@ fn size(line: &[u8]) -> Option<(usize, usize)> {
 }
 
 /// How long the trailers are, and the empty line after them. What they say is of no use to anyone.
-fn trailers(unread: &[u8]) -> Result<Option<usize>, Flaw> {
+fn trailers(unread: &[u8]) -> Result<Option<usize>, ReadError> {
     let mut fields = [httparse::EMPTY_HEADER; MAX_TRAILER_FIELDS];
     // httparse ends a line at a bare LF too. Where chunks end, hyper does not.
     let ends_lines = |length| {
@@ -113,6 +119,6 @@ fn trailers(unread: &[u8]) -> Result<Option<usize>, Flaw> {
     match httparse::parse_headers(unread, &mut fields) {
         Ok(httparse::Status::Complete((length, _))) if length <= MAX_TRAILERS && ends_lines(length) => Ok(Some(length)),
         Ok(httparse::Status::Partial) if unread.len() < MAX_TRAILERS => Ok(None),
-        _ => Err(Flaw::Malformed("trailers")),
+        _ => Err(ReadError::Malformed("trailers")),
     }
 }

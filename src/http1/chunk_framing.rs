@@ -12,7 +12,7 @@ const MAX_TRAILERS: usize = 16 * 1024;
 
 /// A body as far as it has passed.
 #[derive(Debug)]
-pub(super) struct ChunkFraming {
+pub struct ChunkFraming {
     place: Place,
     extensions: usize,
     trailers: usize,
@@ -43,20 +43,27 @@ enum Place {
 
 /// It is no body in chunks.
 #[derive(Debug)]
-pub(super) struct Malformed;
+pub struct MalformedChunk;
+
+impl Default for ChunkFraming {
+    fn default() -> Self {
+        Self::new()
+    }
+}
 
 impl ChunkFraming {
-    pub(super) fn new() -> Self {
+    /// At the beginning of a body.
+    pub fn new() -> Self {
         Self { place: Place::Size(0, 0), extensions: 0, trailers: 0 }
     }
 
     /// Whether all of it has passed.
-    pub(super) fn is_over(&self) -> bool {
+    pub fn is_over(&self) -> bool {
         matches!(self.place, Place::Over)
     }
 
     /// How many of the next bytes belong to the body for certain.
-    pub(super) fn certain(&self) -> usize {
+    pub fn certain(&self) -> usize {
         match self.place {
             Place::Data(left) => usize::try_from(left).unwrap_or(usize::MAX),
             _ => 0,
@@ -64,7 +71,7 @@ impl ChunkFraming {
     }
 
     /// Follows what passes next. Returns how many of these bytes belong to the body.
-    pub(super) fn follow(&mut self, bytes: &[u8]) -> Result<usize, Malformed> {
+    pub fn follow(&mut self, bytes: &[u8]) -> Result<usize, MalformedChunk> {
         let mut passed = 0;
         while !self.is_over() {
             let Some(rest) = bytes.get(passed..).filter(|rest| !rest.is_empty()) else { break };
@@ -81,10 +88,10 @@ impl ChunkFraming {
         Ok(passed)
     }
 
-    fn behind(&mut self, byte: u8) -> Result<Place, Malformed> {
+    fn behind(&mut self, byte: u8) -> Result<Place, MalformedChunk> {
         let next = match (self.place, byte) {
             (Place::Size(digits, size), b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') if digits < MAX_DIGITS => {
-                let digit = char::from(byte).to_digit(16).ok_or(Malformed)?;
+                let digit = char::from(byte).to_digit(16).ok_or(MalformedChunk)?;
                 Place::Size(digits + 1, size << 4 | u64::from(digit))
             }
             (Place::Size(1.., size) | Place::Blank(size) | Place::Extension(size), b'\r') => Place::SizeEnd(size),
@@ -99,21 +106,21 @@ impl ChunkFraming {
             (Place::TrailerStart, b'!'..=b'~') | (Place::Trailer, b'\t' | b' '..=b'~' | 0x80..) => {
                 self.trailers += 1;
                 if self.trailers > MAX_TRAILERS {
-                    return Err(Malformed);
+                    return Err(MalformedChunk);
                 }
                 Place::Trailer
             }
             (Place::Trailer, b'\r') => Place::TrailerFeed,
             (Place::TrailerFeed, b'\n') => Place::TrailerStart,
             (Place::LastFeed, b'\n') => Place::Over,
-            _ => return Err(Malformed),
+            _ => return Err(MalformedChunk),
         };
         Ok(next)
     }
 
-    fn extension(&mut self, place: Place) -> Result<Place, Malformed> {
+    fn extension(&mut self, place: Place) -> Result<Place, MalformedChunk> {
         self.extensions += 1;
-        if self.extensions > MAX_EXTENSIONS { Err(Malformed) } else { Ok(place) }
+        if self.extensions > MAX_EXTENSIONS { Err(MalformedChunk) } else { Ok(place) }
     }
 }
 

@@ -1,5 +1,4 @@
-//! An answer, understood byte by byte as it comes (RFC 9112), without a socket: what its head says, how long its body is, and
-//! whether its connection can be used again.
+//! A response, read as its bytes come: what its head says, how long its body is, and whether its connection can be used again.
 //!
 //! Syntax is httparse's, as hyper's is. What a second reader could frame in another way is refused.
 
@@ -9,11 +8,11 @@ use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 
-use super::Answer;
-use super::chunks::Chunks;
-use super::fields::{HopByHop, is_hop_by_hop};
-use crate::gateway::buffer::Buffer;
-use crate::sendly::body::MAX_ANSWER;
+use super::answer::Answer;
+use super::buffer::Buffer;
+use super::chunked::ChunkDecoder;
+use super::error::ReadError;
+use super::hop_by_hop::{HopByHop, is_hop_by_hop};
 
 /// The most that a head may have, in bytes and in headers.
 const MAX_HEAD: usize = 64 * 1024;
@@ -22,34 +21,22 @@ const MAX_FIELDS: usize = 100;
 /// Answers before the answer (1xx) that are put up with.
 const MAX_INTERIM: usize = 16;
 
-/// Why an answer cannot be had.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Flaw {
-    /// It ends before its end.
-    Incomplete,
-    /// Its body is longer than [`MAX_ANSWER`].
-    TooLong,
-    /// This part of it is not HTTP, or can be read in two ways.
-    Malformed(&'static str),
-    /// It changes the protocol, which nobody asked for.
-    Upgrade,
-}
-
 /// What is known after some bytes.
 #[derive(Debug)]
-pub(super) enum Step {
-    /// That there must be more.
+pub enum Progress {
+    /// More bytes have to come.
     More,
-    /// All of it; and whether the connection stands for another exchange.
+    /// The whole response, and whether its connection can carry another exchange.
     Whole(Answer, bool),
-    /// The status, if its head was whole, and what became of the rest.
-    Failed(Option<StatusCode>, Flaw),
+    /// The status, if the head was whole, and why the rest cannot be read.
+    Failed(Option<StatusCode>, ReadError),
 }
 
-/// An answer as far as it has come.
-pub(super) struct Reading {
-    /// Whether it is one to `HEAD`, and so has no body.
+/// A response as far as it has come.
+pub struct ResponseReader {
+    /// The response to `HEAD` has no body.
     bodiless: bool,
+    max_body: usize,
     interim: usize,
     head: Option<Head>,
 }
@@ -64,52 +51,52 @@ struct Head {
 /// How the end of a body is known.
 enum Body {
     Length(usize),
-    Chunks(Chunks),
+    Chunks(ChunkDecoder),
     ToEnd,
 }
 
-impl Reading {
-    /// The answer to a request with this method.
-    pub(super) fn of(method: &Method) -> Self {
-        Self { bodiless: method == Method::HEAD, interim: 0, head: None }
+impl ResponseReader {
+    /// Reads the response to a request with this method. Its body may have `max_body` bytes.
+    pub fn new(method: &Method, max_body: usize) -> Self {
+        Self { bodiless: method == Method::HEAD, max_body, interim: 0, head: None }
     }
 
     /// Understands what has come so far; and, if the connection was closed (`ended`), what that means.
-    pub(super) fn step(&mut self, buffer: &mut Buffer, ended: bool) -> Step {
+    pub fn step(&mut self, buffer: &mut Buffer, ended: bool) -> Progress {
         let mut head = match self.head.take().map_or_else(|| self.read_head(buffer), |head| Ok(Some(head))) {
             Ok(Some(head)) => head,
-            Ok(None) if ended => return Step::Failed(None, Flaw::Incomplete),
-            Ok(None) => return Step::More,
-            Err(flaw) => return Step::Failed(None, flaw),
+            Ok(None) if ended => return Progress::Failed(None, ReadError::Incomplete),
+            Ok(None) => return Progress::More,
+            Err(flaw) => return Progress::Failed(None, flaw),
         };
-        match head.body.step(buffer, ended) {
+        match head.body.step(buffer, self.max_body, ended) {
             Ok(Some(body)) => {
                 // Bytes beyond the answer: this and the other side do not agree on where it ended.
                 let reusable = head.keep_alive && buffer.unread().is_empty() && !ended;
-                Step::Whole(Answer { status: head.status, headers: head.headers, body }, reusable)
+                Progress::Whole(Answer { status: head.status, headers: head.headers, body }, reusable)
             }
-            Ok(None) if ended => Step::Failed(Some(head.status), Flaw::Incomplete),
+            Ok(None) if ended => Progress::Failed(Some(head.status), ReadError::Incomplete),
             Ok(None) => {
                 self.head = Some(head);
-                Step::More
+                Progress::More
             }
-            Err(flaw) => Step::Failed(Some(head.status), flaw),
+            Err(flaw) => Progress::Failed(Some(head.status), flaw),
         }
     }
 
     /// What is known if the connection broke: not even a body that ends with it is whole then.
-    pub(super) fn broken(self) -> Step {
-        Step::Failed(self.head.map(|head| head.status), Flaw::Incomplete)
+    pub fn broken(self) -> Progress {
+        Progress::Failed(self.head.map(|head| head.status), ReadError::Incomplete)
     }
 
     /// The head of the answer itself: interim ones are skipped.
-    fn read_head(&mut self, buffer: &mut Buffer) -> Result<Option<Head>, Flaw> {
+    fn read_head(&mut self, buffer: &mut Buffer) -> Result<Option<Head>, ReadError> {
         loop {
             let Some((length, head)) = head(buffer.unread(), self.bodiless)? else { return Ok(None) };
             buffer.consume(length);
             match head.status.as_u16() {
-                101 => return Err(Flaw::Upgrade),
-                100..=199 if self.interim == MAX_INTERIM => return Err(Flaw::Malformed("interim answers")),
+                101 => return Err(ReadError::Upgrade),
+                100..=199 if self.interim == MAX_INTERIM => return Err(ReadError::Malformed("interim answers")),
                 100..=199 => self.interim += 1,
                 _ => return Ok(Some(head)),
             }
@@ -118,16 +105,16 @@ impl Reading {
 }
 
 impl Body {
-    fn step(&mut self, buffer: &mut Buffer, ended: bool) -> Result<Option<Bytes>, Flaw> {
+    fn step(&mut self, buffer: &mut Buffer, max: usize, ended: bool) -> Result<Option<Bytes>, ReadError> {
         match self {
-            Body::Length(length) if *length > MAX_ANSWER => Err(Flaw::TooLong),
+            Body::Length(length) if *length > max => Err(ReadError::TooLong),
             Body::Length(length) => {
                 let body = buffer.unread().get(..*length).map(Bytes::copy_from_slice);
                 buffer.consume(if body.is_some() { *length } else { 0 });
                 Ok(body)
             }
-            Body::Chunks(chunks) => Ok(chunks.step(buffer)?.map(Bytes::from)),
-            Body::ToEnd if buffer.unread().len() > MAX_ANSWER => Err(Flaw::TooLong),
+            Body::Chunks(chunks) => Ok(chunks.step(buffer, max)?.map(Bytes::from)),
+            Body::ToEnd if buffer.unread().len() > max => Err(ReadError::TooLong),
             Body::ToEnd => {
                 let body = ended.then(|| Bytes::copy_from_slice(buffer.unread()));
                 buffer.consume(if ended { usize::MAX } else { 0 });
@@ -138,7 +125,7 @@ impl Body {
 }
 
 /// A head and its length, if it is there.
-fn head(unread: &[u8], bodiless: bool) -> Result<Option<(usize, Head)>, Flaw> {
+fn head(unread: &[u8], bodiless: bool) -> Result<Option<(usize, Head)>, ReadError> {
     let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
     let mut response = httparse::Response::new(&mut []);
     let parsed =
@@ -146,20 +133,21 @@ fn head(unread: &[u8], bodiless: bool) -> Result<Option<(usize, Head)>, Flaw> {
     let length = match parsed {
         Ok(httparse::Status::Complete(length)) if length <= MAX_HEAD => length,
         Ok(httparse::Status::Partial) if unread.len() < MAX_HEAD => return Ok(None),
-        _ => return Err(Flaw::Malformed("head")),
+        _ => return Err(ReadError::Malformed("head")),
     };
-    let status = response.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(Flaw::Malformed("status"))?;
+    let status =
+        response.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(ReadError::Malformed("status"))?;
     let mut framing = Framing { old: response.version != Some(1), ..Framing::default() };
     let mut headers = HeaderMap::with_capacity(response.headers.len());
     let mut connection = Vec::new();
     // One allocation for all values, and not the connection's buffer: an answer may be kept for long.
     let bytes = Bytes::copy_from_slice(unread.get(..length).unwrap_or_default());
     for field in response.headers.iter() {
-        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| Flaw::Malformed("header name"))?;
+        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| ReadError::Malformed("header name"))?;
         // Within `bytes`: httparse's values lie within what it was given.
         let start = field.value.as_ptr().addr().wrapping_sub(unread.as_ptr().addr());
         let value = if start < length { bytes.slice(start..start + field.value.len()) } else { Bytes::new() };
-        let value = HeaderValue::from_maybe_shared(value).map_err(|_| Flaw::Malformed("header value"))?;
+        let value = HeaderValue::from_maybe_shared(value).map_err(|_| ReadError::Malformed("header value"))?;
         if name == header::CONTENT_LENGTH {
             framing.length(&value);
         } else if name == header::TRANSFER_ENCODING {
@@ -167,7 +155,7 @@ fn head(unread: &[u8], bodiless: bool) -> Result<Option<(usize, Head)>, Flaw> {
         } else if name == header::CONNECTION {
             connection.push(value);
         } else if !is_hop_by_hop(name.as_str().as_bytes()) {
-            headers.try_append(name, value).map_err(|_| Flaw::Malformed("headers"))?;
+            headers.try_append(name, value).map_err(|_| ReadError::Malformed("headers"))?;
         }
     }
     let says = |word: &str| {
@@ -214,13 +202,13 @@ impl Framing {
         self.chunked = Some(is_chunked && self.chunked.is_none());
     }
 
-    fn body(self) -> Result<Body, Flaw> {
+    fn body(self) -> Result<Body, ReadError> {
         match (self.chunked, self.length) {
             (None, None) => Ok(Body::ToEnd),
             (None, Some(Some(length))) => Ok(Body::Length(usize::try_from(length).unwrap_or(usize::MAX))),
-            (Some(true), None) if !self.old => Ok(Body::Chunks(Chunks::new())),
+            (Some(true), None) if !self.old => Ok(Body::Chunks(ChunkDecoder::new())),
             // Two lengths, or a length and chunks, or a coding that is not chunked: a second reader may see another end.
-            _ => Err(Flaw::Malformed("framing")),
+            _ => Err(ReadError::Malformed("framing")),
         }
     }
 }
@@ -231,9 +219,11 @@ mod tests {
 
     use super::*;
 
+    const MAX_ANSWER: usize = 64 * 1024;
+
     /// What is known after these pieces, and then the end.
-    fn read(pieces: &[&[u8]]) -> Step {
-        let (mut reading, mut buffer) = (Reading::of(&Method::POST), Buffer::new());
+    fn read(pieces: &[&[u8]]) -> Progress {
+        let (mut reading, mut buffer) = (ResponseReader::new(&Method::POST, MAX_ANSWER), Buffer::new());
         for piece in pieces {
             for byte in piece.chunks(4096) {
                 buffer.room();
@@ -246,7 +236,7 @@ mod tests {
                 buffer.add(rest.len());
                 assert!(buffer.unread().len() <= MAX_HEAD + 2 * 4096, "{} bytes are kept", buffer.unread().len());
                 match reading.step(&mut buffer, false) {
-                    Step::More => {}
+                    Progress::More => {}
                     over => return over,
                 }
             }
@@ -254,22 +244,22 @@ mod tests {
         reading.step(&mut buffer, true)
     }
 
-    fn shown(step: &Step) -> String {
+    fn shown(step: &Progress) -> String {
         format!("{step:?}")
     }
 
     fn whole(text: &str) -> (u16, String, bool) {
         match read(&[text.as_bytes()]) {
-            Step::Whole(answer, reusable) => {
+            Progress::Whole(answer, reusable) => {
                 (answer.status.as_u16(), String::from_utf8(answer.body.to_vec()).unwrap(), reusable)
             }
             other => panic!("{text:?}: {other:?}"),
         }
     }
 
-    fn failed(text: &str) -> (Option<u16>, Flaw) {
+    fn failed(text: &str) -> (Option<u16>, ReadError) {
         match read(&[text.as_bytes()]) {
-            Step::Failed(status, flaw) => (status.map(|status| status.as_u16()), flaw),
+            Progress::Failed(status, flaw) => (status.map(|status| status.as_u16()), flaw),
             other => panic!("{text:?}: {other:?}"),
         }
     }
@@ -309,8 +299,8 @@ mod tests {
         let answer = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
         let early = "HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n";
         assert_eq!(whole(&(early.repeat(MAX_INTERIM) + answer)).0, 200);
-        assert_eq!(failed(&(early.repeat(MAX_INTERIM + 1) + answer)), (None, Flaw::Malformed("interim answers")));
-        assert_eq!(failed("HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\n\r\n"), (None, Flaw::Upgrade));
+        assert_eq!(failed(&(early.repeat(MAX_INTERIM + 1) + answer)), (None, ReadError::Malformed("interim answers")));
+        assert_eq!(failed("HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\n\r\n"), (None, ReadError::Upgrade));
     }
 
     #[test]
@@ -333,10 +323,10 @@ mod tests {
             "transfer-encoding: ",
         ] {
             let flaw = failed(&format!("HTTP/1.1 200 OK\r\n{fields}\r\n\r\n1\r\na\r\n0\r\n\r\n"));
-            assert_eq!(flaw, (None, Flaw::Malformed("framing")), "{fields}");
+            assert_eq!(flaw, (None, ReadError::Malformed("framing")), "{fields}");
         }
         let old = "HTTP/1.0 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n";
-        assert_eq!(failed(old), (None, Flaw::Malformed("framing")));
+        assert_eq!(failed(old), (None, ReadError::Malformed("framing")));
     }
 
     #[test]
@@ -379,7 +369,7 @@ mod tests {
             );
         }
         for rest in [format!("a: b\r\n\r\n{most}x"), length(MAX_ANSWER + 1), chunked(MAX_ANSWER + 16)] {
-            assert_eq!(failed(&format!("HTTP/1.1 200 OK\r\n{rest}")), (Some(200), Flaw::TooLong));
+            assert_eq!(failed(&format!("HTTP/1.1 200 OK\r\n{rest}")), (Some(200), ReadError::TooLong));
         }
     }
 
@@ -387,17 +377,17 @@ mod tests {
     fn a_head_may_be_so_long_and_no_longer() {
         let fields = |many: usize| format!("HTTP/1.1 204 No Content\r\n{}\r\n", "a: b\r\n".repeat(many));
         assert_eq!(whole(&fields(MAX_FIELDS)).0, 204);
-        assert_eq!(failed(&fields(MAX_FIELDS + 1)), (None, Flaw::Malformed("head")));
+        assert_eq!(failed(&fields(MAX_FIELDS + 1)), (None, ReadError::Malformed("head")));
         let long = |many: usize| format!("HTTP/1.1 204 No Content\r\na: {}\r\n\r\n", "x".repeat(many));
         assert_eq!(whole(&long(MAX_HEAD - 100)).0, 204);
-        assert_eq!(failed(&long(MAX_HEAD)), (None, Flaw::Malformed("head")));
+        assert_eq!(failed(&long(MAX_HEAD)), (None, ReadError::Malformed("head")));
     }
 
     #[test]
     fn headers_that_concern_the_connection_stay_behind() {
         let text = "HTTP/1.1 200 OK\r\nConnection: keep-alive, X-Private\r\nKeep-Alive: timeout=5\r\nX-Private: 1\r\n\
                     Content-Type: text/plain\r\nSet-Cookie: a\r\nSet-Cookie: b\r\nUpgrade: h2c\r\ncontent-length: 0\r\n\r\n";
-        let Step::Whole(answer, true) = read(&[text.as_bytes()]) else { panic!("{text}") };
+        let Progress::Whole(answer, true) = read(&[text.as_bytes()]) else { panic!("{text}") };
         let mut headers: Vec<_> =
             answer.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
         headers.sort_unstable();
@@ -408,9 +398,11 @@ mod tests {
 
     #[test]
     fn an_answer_to_head_has_no_body() {
-        let (mut reading, mut buffer) =
-            (Reading::of(&Method::HEAD), Buffer::from(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n".as_slice()));
-        assert!(matches!(reading.step(&mut buffer, false), Step::Whole(_, true)));
+        let (mut reading, mut buffer) = (
+            ResponseReader::new(&Method::HEAD, MAX_ANSWER),
+            Buffer::from(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n".as_slice()),
+        );
+        assert!(matches!(reading.step(&mut buffer, false), Progress::Whole(_, true)));
     }
 
     proptest! {
@@ -436,7 +428,7 @@ mod tests {
             let (cut, at_once) = (read(&pieces), read(&[bytes]));
             // What is beyond the answer may not have come yet: whether the connection stands is known when it is taken again.
             match (&cut, &at_once) {
-                (Step::Whole(cut, _), Step::Whole(at_once, _)) => {
+                (Progress::Whole(cut, _), Progress::Whole(at_once, _)) => {
                     prop_assert_eq!(format!("{cut:?}"), format!("{at_once:?}"));
                 }
                 _ => prop_assert_eq!(shown(&cut), shown(&at_once)),

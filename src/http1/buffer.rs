@@ -4,7 +4,7 @@
 const USUAL: usize = 4 * 1024;
 
 /// Bytes in the order in which they came.
-pub(in crate::gateway) struct Buffer {
+pub struct Buffer {
     /// All of it is initialised; what lies outside of `start..end` means nothing.
     bytes: Vec<u8>,
     start: usize,
@@ -18,18 +18,25 @@ impl std::fmt::Debug for Buffer {
     }
 }
 
+impl Default for Buffer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Buffer {
-    pub(in crate::gateway) fn new() -> Self {
+    /// Empty, with room for a usual message.
+    pub fn new() -> Self {
         Self { bytes: vec![0; USUAL], start: 0, end: 0 }
     }
 
     /// What has been read and not consumed.
-    pub(in crate::gateway) fn unread(&self) -> &[u8] {
+    pub fn unread(&self) -> &[u8] {
         self.bytes.get(self.start..self.end).unwrap_or_default()
     }
 
     /// Forgets the first `count` of the unread bytes.
-    pub(in crate::gateway) fn consume(&mut self, count: usize) {
+    pub fn consume(&mut self, count: usize) {
         self.start = self.end.min(self.start.saturating_add(count));
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
@@ -37,7 +44,7 @@ impl Buffer {
     }
 
     /// Room for at least one more byte. Whoever reads bounds what may be unread; the room grows with it.
-    pub(in crate::gateway) fn room(&mut self) -> &mut [u8] {
+    pub fn room(&mut self) -> &mut [u8] {
         if self.end == self.bytes.len() {
             if self.start > 0 {
                 self.bytes.copy_within(self.start..self.end, 0);
@@ -50,19 +57,18 @@ impl Buffer {
     }
 
     /// The first `count` bytes of the [`room`](Self::room) have been written.
-    pub(in crate::gateway) fn add(&mut self, count: usize) {
+    pub fn add(&mut self, count: usize) {
         self.end = self.bytes.len().min(self.end.saturating_add(count));
     }
 
     /// Gives back what an unusually long message took, if nothing is unread.
-    pub(in crate::gateway) fn slim(&mut self) {
+    pub fn slim(&mut self) {
         if self.bytes.len() > USUAL && self.unread().is_empty() {
             *self = Self::new();
         }
     }
 }
 
-#[cfg(test)]
 impl From<&[u8]> for Buffer {
     fn from(bytes: &[u8]) -> Self {
         Self { bytes: bytes.to_vec(), start: 0, end: bytes.len() }

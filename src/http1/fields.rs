@@ -3,7 +3,7 @@
 use http::{HeaderMap, HeaderValue};
 
 /// A length (RFC 9112, 6.2) as every reader reads it: no sign, no list, no zeros before it, and no more digits than anybody needs.
-pub(super) fn content_length(value: &[u8]) -> Option<usize> {
+pub fn content_length(value: &[u8]) -> Option<usize> {
     let has_digits = (1..=12).contains(&value.len()) && value.iter().all(u8::is_ascii_digit);
     if !has_digits || value.len() > 1 && value.starts_with(b"0") {
         return None;
@@ -23,27 +23,29 @@ pub enum Fields<'f> {
 /// Where a field stands in its head.
 #[derive(Clone, Copy, Debug)]
 pub struct Field {
-    pub(super) name: Span,
-    pub(super) value: Span,
+    /// Of its name.
+    pub name: Span,
+    /// Of its value, without the blanks around it.
+    pub value: Span,
 }
 
 /// A stretch of a head, whose length is bounded.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Span {
+pub struct Span {
     start: u16,
     end: u16,
 }
 
 impl Span {
     /// Where `part` stands in `whole`, of which it is a part. `None` where it stands too far behind.
-    pub(super) fn of_part(whole: &[u8], part: &[u8]) -> Option<Self> {
+    pub fn of_part(whole: &[u8], part: &[u8]) -> Option<Self> {
         let start = part.as_ptr().addr().checked_sub(whole.as_ptr().addr())?;
         let end = start.checked_add(part.len()).filter(|end| *end <= whole.len())?;
         Some(Self { start: u16::try_from(start).ok()?, end: u16::try_from(end).ok()? })
     }
 
     /// What stands there.
-    pub(super) fn of(self, whole: &[u8]) -> &[u8] {
+    pub fn of(self, whole: &[u8]) -> &[u8] {
         whole.get(usize::from(self.start)..usize::from(self.end)).unwrap_or_default()
     }
 }

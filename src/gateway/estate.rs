@@ -23,9 +23,11 @@ use crate::phone::Phone;
 const PATIENCE: Duration = Duration::from_secs(2);
 
 impl Gateway {
-    /// Lets no code be judged any more, and waits for those that are under way, but not for long.
+    /// Lets no code be judged any more, and waits for exchanges that are under way, but not for long.
     pub async fn pause(&self) {
         self.gate.close();
+        // A moment; with Redis its timeout at most.
+        self.gate.has_judged().await;
         let _ = tokio::time::timeout(PATIENCE, self.gate.is_empty()).await;
     }
 

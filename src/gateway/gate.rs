@@ -1,10 +1,14 @@
 //! The way in to codes, which can be closed: while it is, limited requests wait before they are judged.
 //!
-//! It is closed for the moment in which another process takes over the counts. Whoever waited is judged by that one then; or here, if
-//! nothing came of it.
+//! It is closed for the moment in which another process takes over the counts. Requests that waited are judged by that one then; or here,
+//! if nothing came of it.
+//!
+//! A request is inside from before it is judged until its exchange has ended. In between it may wait for long: for a look-up, the proof of
+//! its key, others' charges. So it asks again at the moment in which it is judged ([`Gate::judge`]). Two processes never judge at the same
+//! time: the one that leaves waits until nobody is being judged, however long that takes, and for those who are inside only for a while.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::{Notify, watch};
 
@@ -13,14 +17,17 @@ use super::relay::Heir;
 /// See the module's documentation.
 #[derive(Debug)]
 pub(super) struct Gate {
-    /// How many are inside, in steps of [`ONE`], and whether it is closed: one word, so that nobody slips in as it closes.
-    word: AtomicUsize,
-    empty: Notify,
+    /// Whether it is closed, how many are inside in steps of [`ONE`], and how many are being judged in steps of [`JUDGED`]: one word, so
+    /// that nobody slips in as it closes.
+    word: AtomicU64,
+    /// One of those has left.
+    left: Notify,
     way: watch::Sender<Way>,
 }
 
-const CLOSED: usize = 1;
-const ONE: usize = 2;
+const CLOSED: u64 = 1;
+const ONE: u64 = 1 << 1;
+const JUDGED: u64 = 1 << 32;
 
 /// Where the way leads.
 #[derive(Clone, Debug)]
@@ -41,9 +48,12 @@ pub(super) enum Entered<'g> {
 /// Somebody who is inside, for as long as this lives.
 pub(super) struct Inside<'g>(&'g Gate);
 
+/// Somebody who is being judged, for as long as this lives.
+pub(super) struct Judging<'g>(&'g Gate);
+
 impl Default for Gate {
     fn default() -> Self {
-        Self { word: AtomicUsize::new(0), empty: Notify::new(), way: watch::Sender::new(Way::Here) }
+        Self { word: AtomicU64::new(0), left: Notify::new(), way: watch::Sender::new(Way::Here) }
     }
 }
 
@@ -77,15 +87,31 @@ impl Gate {
         self.word.load(Ordering::Acquire) & CLOSED != 0
     }
 
+    /// Lets somebody who is inside be judged. `None` once it is closed: then they are to leave, and come in again.
+    pub(super) fn judge(&self) -> Option<Judging<'_>> {
+        let before = self.word.fetch_add(JUDGED, Ordering::AcqRel);
+        let judging = Judging(self);
+        (before & CLOSED == 0).then_some(judging)
+    }
+
+    /// Waits until nobody is being judged.
+    pub(super) async fn has_judged(&self) {
+        self.falls_below(JUDGED).await;
+    }
+
     /// Waits until nobody is inside.
     pub(super) async fn is_empty(&self) {
+        self.falls_below(ONE).await;
+    }
+
+    async fn falls_below(&self, bound: u64) {
         loop {
-            let mut empty = std::pin::pin!(self.empty.notified());
-            empty.as_mut().enable();
-            if self.word.load(Ordering::Acquire) < ONE {
+            let mut left = std::pin::pin!(self.left.notified());
+            left.as_mut().enable();
+            if self.word.load(Ordering::Acquire) < bound {
                 return;
             }
-            empty.await;
+            left.await;
         }
     }
 
@@ -106,17 +132,31 @@ impl Gate {
     }
 }
 
+impl Gate {
+    fn leaves(&self, whose: u64) {
+        // Only while it is closed does anybody wait for that.
+        if self.word.fetch_sub(whose, Ordering::AcqRel) & CLOSED != 0 {
+            self.left.notify_waiters();
+        }
+    }
+}
+
 impl Drop for Inside<'_> {
     fn drop(&mut self) {
-        // Only while it is closed does anybody wait for that.
-        if self.0.word.fetch_sub(ONE, Ordering::AcqRel) == ONE | CLOSED {
-            self.0.empty.notify_waiters();
-        }
+        self.0.leaves(ONE);
+    }
+}
+
+impl Drop for Judging<'_> {
+    fn drop(&mut self) {
+        self.0.leaves(JUDGED);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicUsize;
+
     use super::*;
 
     async fn is_waiting(gate: &Gate) -> bool {
@@ -141,6 +181,27 @@ mod tests {
         emptied.await.unwrap();
         gate.open();
         assert!(!is_waiting(&gate).await);
+    }
+
+    #[tokio::test]
+    async fn who_is_inside_is_judged_only_before_it_closes_and_is_waited_for() {
+        let gate = Gate::default();
+        let Entered::Here(inside) = gate.enter().await else { panic!("it leads nowhere else") };
+        let judging = gate.judge().unwrap();
+        gate.close();
+        assert!(gate.judge().is_none());
+        let mut judged = std::pin::pin!(gate.has_judged());
+        tokio::select! {
+            biased;
+            () = &mut judged => panic!("somebody is still being judged"),
+            () = tokio::task::yield_now() => {}
+        }
+        drop(judging);
+        judged.await;
+        drop(inside);
+        gate.is_empty().await;
+        gate.open();
+        assert!(gate.judge().is_some());
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -20,6 +20,7 @@ use super::head::Head;
 use super::lookup::Whose;
 use super::meaning::{self, Meaning};
 use super::patience::Patience;
+use super::relay::{Heir, Served};
 use super::reply::Reply;
 use super::retries::{Click, Ending, Place, Ticket};
 use super::settings::Settings;
@@ -97,14 +98,13 @@ async fn serve_within<C: Caller>(
     patience: &mut Patience<'_>,
 ) -> Result<(), C::Error> {
     let (hash_key, account) = (&gateway.hash_key, head.account);
-    let _inside = match patience.watch(caller, gateway.gate.enter(), || {}).await {
+    let mut inside = match patience.watch(caller, gateway.gate.enter(), || {}).await {
         // It has been told that its answer is late, and nothing was sent: a retry of it is judged.
         _ if patience.told_at().is_some() => return Ok(()),
         Entered::Here(inside) => inside,
         Entered::There(heir) => {
-            // It counts it, and has a line for it in its own log.
             request.under_way = None;
-            return heir.serve(caller, patience).await;
+            return heir.serve(caller, patience).await.map(drop);
         }
     };
     let fingerprint = head.fingerprint(call.path(caller.path()), caller.body());
@@ -186,6 +186,23 @@ async fn serve_within<C: Caller>(
         }
     }
     let (now, is_exempt, decision, took, verdict) = loop {
+        // It may have waited for long, and another process may judge by now.
+        let Some(judging) = gateway.gate.judge() else {
+            drop(inside);
+            match patience.watch(caller, gateway.gate.enter(), || click.give_up()).await {
+                Entered::Here(again) => inside = again,
+                // It has been told that its answer is late, and nothing was sent: a retry of it is judged.
+                Entered::There(_) if patience.told_at().is_some() => {
+                    return stop(caller, patience, click, Reply::upstream_timeout(), Ending::Nothing).await;
+                }
+                Entered::There(heir) => {
+                    request.under_way = None;
+                    drop((slot, pass));
+                    return serve_there(&heir, caller, patience, click).await;
+                }
+            }
+            continue;
+        };
         let asked = gateway.clock.read();
         let mut now = asked.moment();
         let is_exempt = gateway.exemptions.cover(subject.phone, now);
@@ -195,11 +212,15 @@ async fn serve_within<C: Caller>(
             Some((decision, refusal)) => Some((decision, Verdict::Refused(refusal))),
             None => gateway.ledger.reserve_at_once(judged, now).await,
         };
+        drop(judging);
         let (decision, took, verdict) = match decided {
             Some((decision, verdict)) => (decision, Some(gateway.clock.read().since(asked)), verdict),
             None => {
                 let waiting = gateway.wait_and_reserve(settings, judged);
                 let (decision, verdict) = patience.watch(caller, waiting, || click.give_up()).await;
+                if matches!(verdict, Verdict::Refused(_)) && gateway.gate.is_closed() {
+                    continue;
+                }
                 now = gateway.clock.now();
                 // How long others take to be settled says nothing about the ledger.
                 (decision, None, verdict)
@@ -271,6 +292,22 @@ async fn serve_within<C: Caller>(
     if let Some(reply) = click.answer()
         && patience.tell(caller, reply).await?
     {
+        click.delivered();
+    }
+    Ok(())
+}
+
+/// Has another process serve a request that has a place here already. Those who have joined it are told the same.
+async fn serve_there<C: Caller>(
+    heir: &Heir,
+    caller: &mut C,
+    patience: &mut Patience<'_>,
+    mut click: Click<'_>,
+) -> Result<(), C::Error> {
+    // Boxed: hardly any request goes there, and all are moved with room for it.
+    let Served { reply, told } = Box::pin(heir.serve(caller, patience)).await?;
+    click.refuse(&reply, Ending::Nothing);
+    if told {
         click.delivered();
     }
     Ok(())

@@ -108,8 +108,13 @@ impl Heir {
         *self.waiting.lock() = None;
     }
 
-    /// Has it serve a request. Says so when the client goes; the answer can still be waited for.
-    pub(super) async fn serve<C: Caller>(&self, caller: &mut C, patience: &mut Patience<'_>) -> Result<(), C::Error> {
+    /// Has it serve a request: it counts it, and has a line for it in its own log. Says so when the client goes; the answer can still be
+    /// waited for.
+    pub(super) async fn serve<C: Caller>(
+        &self,
+        caller: &mut C,
+        patience: &mut Patience<'_>,
+    ) -> Result<Served, C::Error> {
         let ask = Ask {
             path: caller.path().to_owned(),
             fields: caller.fields().iter().map(|(name, value)| (name.to_vec(), value.to_vec())).collect(),
@@ -122,12 +127,22 @@ impl Heir {
             waiting.insert(serial, tell);
         } else {
             // Nothing was sent there, and nothing was bought.
-            return caller.tell(&Reply::unreachable()).await;
+            let reply = Reply::unreachable();
+            let told = patience.tell(caller, &reply).await?;
+            return Ok(Served { reply, told });
         }
         (self.send)(Errand::Ask(serial, ask));
         let reply = patience.watch(caller, told, || (self.send)(Errand::Gone(serial))).await;
-        patience.tell(caller, &reply.unwrap_or_else(|_| Reply::broken_off())).await.map(drop)
+        let reply = reply.unwrap_or_else(|_| Reply::broken_off());
+        let told = patience.tell(caller, &reply).await?;
+        Ok(Served { reply, told })
     }
+}
+
+/// What another process answered, and whether the client could be told.
+pub(super) struct Served {
+    pub(super) reply: Reply,
+    pub(super) told: bool,
 }
 
 /// A request that another process has read.

@@ -3,14 +3,14 @@
 use std::pin::Pin;
 
 use super::Gateway;
+use super::gate::Judging;
 use super::settings::Settings;
 use crate::ledger::Verdict;
 use crate::ledger::waiting::Asked;
 use crate::policy::Decision;
 
 impl Gateway {
-    /// Waits for those charges, and has the code judged then. Once another process is to judge, it is refused for a moment: whoever comes
-    /// again is served there.
+    /// Waits for those charges, and has the code judged then. Once another process is to judge, it is refused here and uncharged.
     ///
     /// It is boxed: few requests wait, and all are moved into their places.
     pub(super) fn wait_and_reserve<'a>(
@@ -18,7 +18,7 @@ impl Gateway {
         settings: &'a Settings,
         asked: Asked<'a>,
     ) -> Pin<Box<dyn Future<Output = (Decision, Verdict)> + Send + 'a>> {
-        let now = || (!self.gate.is_closed()).then(|| self.clock.now());
+        let now = || self.gate.judge().map(|judging: Judging<'a>| (self.clock.now(), judging));
         Box::pin(self.ledger.wait_and_reserve(asked, settings.config.limits_wait, now))
     }
 }

@@ -195,12 +195,13 @@ impl Ledger {
     }
 
     /// Waits for open charges, for as long as `patience` at most, and judges and charges the code then. In vain: it is refused, and
-    /// told to come back in a second. `now` tells the time for as long as this process may judge; then no more.
-    pub async fn wait_and_reserve(
+    /// told to come back in a second. `now` tells the time for as long as this process may judge, and what is held while it does; then no
+    /// more.
+    pub async fn wait_and_reserve<G: Send>(
         &self,
         asked: Asked<'_>,
         patience: Duration,
-        now: impl Fn() -> Option<Moment> + Send,
+        now: impl Fn() -> Option<(Moment, G)> + Send,
     ) -> (Decision, Verdict) {
         let Asked { policy, subject, kind } = asked;
         let waiting = self.waiting();
@@ -223,8 +224,9 @@ impl Ledger {
                     () = &mut late => break Ended::TimedOut,
                 }
             }
-            let Some(now) = now() else { break Ended::TimedOut };
+            let Some((now, judging)) = now() else { break Ended::TimedOut };
             let (decision, verdict) = self.reserve(policy, subject, kind, now).await;
+            drop(judging);
             if !decision.is_unsettled {
                 let ended = if matches!(verdict, Verdict::Reserved(_)) { Ended::Allowed } else { Ended::Refused };
                 waiting.count(ended);

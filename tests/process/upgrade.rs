@@ -186,6 +186,32 @@ async fn what_still_comes_to_the_old_process_the_new_one_judges() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_resend_that_was_looked_up_over_the_hand_over_is_judged_by_the_new_process_alone() {
+    let meeting = Meeting::new("[upstream]\nlookup_timeout = \"15s\"\n").await;
+    let old = meeting.old().await;
+    assert_eq!(sends(&old, "+15550100001", 4).await, [201; 4]);
+    let shown = br#"{"id":"ver_elsewhere","phone":"+15550100001"}"#.as_slice();
+    meeting.upstream.knows("ver_elsewhere", "+15550100001");
+    let like_sendly = meeting.upstream.like_sendly();
+    meeting.upstream.script(move |seen| match seen.is_lookup() {
+        true => Act::AnswerWhenLet(200, shown.into()),
+        false => like_sendly(seen),
+    });
+    let mut resend = old.connect().await;
+    resend.request("POST", "/api/v1/verify/ver_elsewhere/resend", &[], b"").await;
+    meeting.upstream.has_seen(5).await;
+    let new = meeting.succeed(&old, &[]).await;
+    assert_eq!(sends(&new, "+15550100001", 1).await, [201], "the fifth");
+    meeting.upstream.let_go(1);
+    // The new process has to look it up, too: the old one tells no more of what it learns than that.
+    meeting.upstream.behave();
+    assert_eq!(resend.answer().await.expect("an answer").status, 429);
+    assert_eq!(meeting.upstream.count(Seen::is_resend), 0);
+    assert_eq!(meeting.upstream.codes("+15550100001"), 5);
+    assert_eq!(old.process.code().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_exchange_in_flight_ends_where_it_began_and_is_settled_where_it_counts() {
     let meeting = Meeting::new("").await;
     let old = meeting.old().await;

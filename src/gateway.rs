@@ -38,6 +38,7 @@ mod slots;
 mod state;
 mod store;
 mod traces;
+mod uncharged;
 mod unproven;
 mod waiting;
 

@@ -20,10 +20,10 @@ use super::head::Head;
 use super::lookup::Whose;
 use super::meaning::{self, Meaning};
 use super::patience::Patience;
-use super::relay::{Heir, Served};
 use super::reply::Reply;
-use super::retries::{Click, Ending, Place, Ticket};
+use super::retries::{Ending, Place};
 use super::settings::Settings;
+use super::uncharged::{reject, repeat, serve_there, stop, turn_away};
 use super::unproven::OpenCode;
 use super::{Gateway, Request};
 use crate::clock::Moment;
@@ -297,53 +297,6 @@ async fn serve_within<C: Caller>(
     Ok(())
 }
 
-/// Has another process serve a request that has a place here already. Those who have joined it are told the same.
-async fn serve_there<C: Caller>(
-    heir: &Heir,
-    caller: &mut C,
-    patience: &mut Patience<'_>,
-    mut click: Click<'_>,
-) -> Result<(), C::Error> {
-    // Boxed: hardly any request goes there, and all are moved with room for it.
-    let Served { reply, told } = Box::pin(heir.serve(caller, patience)).await?;
-    click.refuse(&reply, Ending::Nothing);
-    if told {
-        click.delivered();
-    }
-    Ok(())
-}
-
-/// Ends a click of which Sendly was not asked for a code.
-async fn stop<C: Caller>(
-    caller: &mut C,
-    patience: &Patience<'_>,
-    mut click: Click<'_>,
-    reply: Reply,
-    ending: Ending,
-) -> Result<(), C::Error> {
-    others_first().await;
-    click.refuse(&reply, ending);
-    if patience.tell(caller, &reply).await? {
-        click.delivered();
-    }
-    Ok(())
-}
-
-/// Gives a retry the answer of the exchange that it repeats.
-async fn repeat<C: Caller>(
-    caller: &mut C,
-    request: &mut Request,
-    mut ticket: Ticket<'_>,
-    patience: &mut Patience<'_>,
-) -> Result<(), C::Error> {
-    request.outcome = Outcome::Retry;
-    let reply = patience.watch(caller, ticket.answer(), || ticket.give_up()).await;
-    if patience.tell(caller, &reply).await? {
-        ticket.delivered();
-    }
-    Ok(())
-}
-
 /// The exchange with Sendly, to its end.
 async fn carry_out(
     gateway: &Gateway,
@@ -442,21 +395,4 @@ async fn learn(
         ledger.record(policy, Key::Verification(root), kind, charged_at).await;
     }
     shown
-}
-
-/// Ends a click because of its key, or of its id.
-async fn turn_away<C: Caller>(
-    caller: &mut C,
-    request: &mut Request,
-    patience: &Patience<'_>,
-    click: Click<'_>,
-    reply: Reply,
-) -> Result<(), C::Error> {
-    request.outcome = Outcome::Rejected;
-    stop(caller, patience, click, reply, Ending::Nothing).await
-}
-
-async fn reject<C: Caller>(caller: &mut C, request: &mut Request, reply: Reply) -> Result<(), C::Error> {
-    request.outcome = Outcome::Rejected;
-    caller.refuse(reply).await
 }

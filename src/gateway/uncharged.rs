@@ -1,0 +1,74 @@
+//! How a request ends for which this process asks Sendly for no code: refused, turned away, repeated, or served by another process.
+
+use super::Request;
+use super::caller::Caller;
+use super::patience::Patience;
+use super::relay::{Heir, Served};
+use super::reply::Reply;
+use super::retries::{Click, Ending, Ticket};
+use crate::metrics::Outcome;
+use crate::turn::others_first;
+
+/// Has another process serve a request that has a place here already. Those who have joined it are told the same.
+pub(super) async fn serve_there<C: Caller>(
+    heir: &Heir,
+    caller: &mut C,
+    patience: &mut Patience<'_>,
+    mut click: Click<'_>,
+) -> Result<(), C::Error> {
+    // Boxed: hardly any request goes there, and all are moved with room for it.
+    let Served { reply, told } = Box::pin(heir.serve(caller, patience)).await?;
+    click.refuse(&reply, Ending::Nothing);
+    if told {
+        click.delivered();
+    }
+    Ok(())
+}
+
+/// Ends a click of which Sendly was not asked for a code.
+pub(super) async fn stop<C: Caller>(
+    caller: &mut C,
+    patience: &Patience<'_>,
+    mut click: Click<'_>,
+    reply: Reply,
+    ending: Ending,
+) -> Result<(), C::Error> {
+    others_first().await;
+    click.refuse(&reply, ending);
+    if patience.tell(caller, &reply).await? {
+        click.delivered();
+    }
+    Ok(())
+}
+
+/// Gives a retry the answer of the exchange that it repeats.
+pub(super) async fn repeat<C: Caller>(
+    caller: &mut C,
+    request: &mut Request,
+    mut ticket: Ticket<'_>,
+    patience: &mut Patience<'_>,
+) -> Result<(), C::Error> {
+    request.outcome = Outcome::Retry;
+    let reply = patience.watch(caller, ticket.answer(), || ticket.give_up()).await;
+    if patience.tell(caller, &reply).await? {
+        ticket.delivered();
+    }
+    Ok(())
+}
+
+/// Ends a click because of its key, or of its id.
+pub(super) async fn turn_away<C: Caller>(
+    caller: &mut C,
+    request: &mut Request,
+    patience: &Patience<'_>,
+    click: Click<'_>,
+    reply: Reply,
+) -> Result<(), C::Error> {
+    request.outcome = Outcome::Rejected;
+    stop(caller, patience, click, reply, Ending::Nothing).await
+}
+
+pub(super) async fn reject<C: Caller>(caller: &mut C, request: &mut Request, reply: Reply) -> Result<(), C::Error> {
+    request.outcome = Outcome::Rejected;
+    caller.refuse(reply).await
+}

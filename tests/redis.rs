@@ -11,6 +11,8 @@
 
 #[path = "support/client.rs"]
 mod client;
+#[path = "redis/clocks.rs"]
+mod clocks;
 #[path = "redis/fleet.rs"]
 mod fleet;
 #[path = "redis/outages.rs"]

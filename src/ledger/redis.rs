@@ -381,7 +381,7 @@ impl Redis {
                 None if self.time.is_known() => (self.time.at(self.clock.now()) + self.bound * 2).as_micros(),
                 _ => 0,
             };
-            let numbers = self.numbers(now).and(deadline).and(token.number.into()).kind(kind);
+            let numbers = self.numbers(now).and(0).and(deadline).and(token.number.into()).kind(kind);
             let numbers = numbers.and(policy.holds().into()).and(charges.into());
             // A cluster's client asks again by itself when a server has moved.
             let numbers = numbers.and(self.names.is_cluster.into());

@@ -50,6 +50,37 @@ impl Server {
         server
     }
 
+    /// A server whose clock a test sets (`clock.c`).
+    pub(crate) fn with_clock() -> Self {
+        let tries = (0..10).map(|_| {
+            let mut server = Self::stopped("env".to_owned(), free_port(), &[]);
+            std::fs::write(server.clock_file(), [0; 8]).unwrap();
+            let library = server.folder.join("clock.so");
+            let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/clock.c");
+            let compiled =
+                Command::new("cc").args(["-O1", "-shared", "-fPIC", "-o"]).arg(&library).arg(source).status();
+            assert!(compiled.expect("cc is missing: scripts/setup installs it").success());
+            let preloaded = format!("LD_PRELOAD={}", library.display());
+            let file = format!("CLOCK={}", server.clock_file().display());
+            server.arguments.splice(0..0, [preloaded, file, program()]);
+            server
+        });
+        let started = tries.filter_map(|mut server| server.try_to_run().is_ok().then_some(server)).next();
+        started.expect("no port is free")
+    }
+
+    /// Sets the clock of such a server: how far it is ahead of this machine's, in seconds.
+    pub(crate) fn set_clock(&self, ahead: i64) {
+        let micros = (ahead * 1_000_000).to_ne_bytes();
+        // It is mapped there: it must neither be cut nor replaced.
+        let mut file = std::fs::OpenOptions::new().write(true).open(self.clock_file()).unwrap();
+        file.write_all(&micros).unwrap();
+    }
+
+    fn clock_file(&self) -> PathBuf {
+        self.folder.join("clock")
+    }
+
     /// A sentinel with this configuration.
     pub(crate) fn sentinel(configuration: &str) -> Self {
         let given = std::env::var("REDIS_SERVER").ok();
@@ -102,6 +133,7 @@ impl Server {
                 "{} is missing: scripts/setup installs it (Debian: apt-get install redis-server redis-sentinel)",
                 self.program
             );
+            assert!(!line.contains("cannot be preloaded"), "{line}");
             // On a busy machine it may be ready before the shell has said which process it is.
             ready |= is_ready(&line);
             if let Some(pid) = pid.filter(|_| ready) {

@@ -3,26 +3,34 @@
 -- A log is one string: the charges of a key, oldest first, 11 bytes each. A charge is its time in microseconds and its kind
 -- (time * 2, + 1 for a resend) in 7 bytes, and 4 bytes that tell it from all others. Big-endian. Two things may stand before them,
 -- and are told by a first byte that no time of the next centuries has:
---   254, time in 7 bytes, 3 zeros   Sendly itself refuses this key until then
+--   254, time in 7 bytes, 3 bytes   Sendly itself refuses this key until then; for how many seconds it said so, or 0
 --   255, a key                      it turned out to be that other key: everything of it is there
 --
 -- A short log is read and written whole. Of a long one only what is needed is: what is taken out of it leaves zeros at its end.
 --
--- ARGV[1] is the verb, ARGV[2] its numbers, of 8 bytes each; texts follow. The first number is the time, or 0 for that of this server.
+-- ARGV[1] is the verb, ARGV[2] its numbers, of 8 bytes each; texts follow. The first number is the time. One that is not
+-- positive says that it is this server's, with so much added to it: 0 for nothing, otherwise that many microseconds less `BIAS`.
+--
+-- This server's clock may be set back. Then a charge lies in the future, and counts as of now instead: that is written down, so that it
+-- leaves its windows once they have passed.
 
 local RECORD, SHORT, LONG = 11, 24 * 11, 128 * 11
 local HELD, MOVED = 254, 255
-local BOTH = 3
+local BOTH, BIAS = 3, 2 ^ 51
 -- For how long a charge may yet be given back; see `policy/window.rs`. And how far apart two readings of one event may lie.
 local UNSETTLED, APART = 360 * 1000000, 10 * 1000000
+-- How much longer than it counts a key lives. This server expires it by its own clock, which may be set forward: by an hour, and nothing
+-- is lost.
+local SPARE = UNSETTLED + 3600 * 1000000
 
 local call, pack, unpack = redis.call, struct.pack, struct.unpack
 local verb, given = ARGV[1], ARGV[2]
-local now = unpack('>I8', given)
+local now = unpack('>i8', given)
 local is_told = now > 0
 if not is_told then
-    local time = call('TIME')
+    local time, more = call('TIME'), now
     now = time[1] * 1000000 + time[2]
+    if more < 0 then now = now + more + BIAS end
 end
 
 -- ---- the way that nearly every code takes ----
@@ -31,11 +39,11 @@ end
 -- A script is run anew each time: all its functions are made, and all its tables. That takes longer than to judge a code, so here are no
 -- functions and few tables. What is not plain is found out before anything is written, and left to what comes after.
 if verb == 'reserve' then
-    local _, deadline, token, kind, _, charges, may_be_again = unpack('>I8I8I8I8I8I8I8', given)
-    -- It waited so long to be carried out that nobody waits for it any more.
-    if deadline > 0 and now > deadline then return { now, 2 } end
-    local is_plain, refused, at, place = true, false, now, 57
-    local answer, filled = { now, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }, 3
+    local _, earliest, deadline, token, kind, _, charges, may_be_again = unpack('>I8I8I8I8I8I8I8I8', given)
+    -- It waited so long to be carried out that nobody waits for it any more; or this server's clock is not where the gateway knows it.
+    if deadline > 0 and (now > deadline or now < earliest) then return { now, 2 } end
+    local is_plain, refused, place = true, false, 65
+    local answer, filled = { now, 0, now, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }, 3
     local logs, lengths, longest = { '', '', '' }, { 0, 0, 0 }, { 0, 0, 0 }
     for i = 1, #KEYS do
         local counts, sends, send_window, resends, resend_window, rules = unpack('>I8I8I8I8I8I8', given, place)
@@ -52,8 +60,8 @@ if verb == 'reserve' then
         if size > 0 then
             local word = unpack('>I7', log, size - RECORD + 1)
             newest = (word - word % 2) / 2
-            -- Held or moved; or something was taken out at its end.
-            if first:byte() >= HELD or word == 0 then is_plain = false end
+            -- Held or moved; or something was taken out at its end; or it lies in the future.
+            if first:byte() >= HELD or word == 0 or newest > now then is_plain = false end
             -- What looks like this very charge may be it.
             if may_be_again == 1 then
                 local is_all = size == length or unpack('>I7', log) < (now - APART) * 2
@@ -61,8 +69,6 @@ if verb == 'reserve' then
             end
         end
         if not is_plain then break end
-        local as_of = newest > now and newest or now
-        if as_of > at then at = as_of end
         filled = filled + 1
         answer[filled] = 0
         for rule = 1, rules do
@@ -87,7 +93,7 @@ if verb == 'reserve' then
                     word = unpack('>I7', call('GETRANGE', KEYS[i], length - n * RECORD, length - n * RECORD + 6))
                 end
                 local over = word > 0 and (word - word % 2) / 2 + window or 0
-                if over > as_of then
+                if over > now then
                     fact = step == 1 and over - now or -1
                     if step == 1 and enforced == 1 then refused = true end
                     break
@@ -104,7 +110,7 @@ if verb == 'reserve' then
                 local quarter = (count - count % 4) / 4
                 local word = unpack('>I7', log, quarter * RECORD + 1)
                 local window = word % 2 == 0 and send_window or resend_window
-                is_plain = (word - word % 2) / 2 + window > as_of - UNSETTLED and quarter + sends + resends >= count
+                is_plain = (word - word % 2) / 2 + window > now - UNSETTLED and quarter + sends + resends >= count
             end
         end
         if not is_plain then break end
@@ -112,12 +118,12 @@ if verb == 'reserve' then
         longest[i] = counts == 1 and (send_window > resend_window and send_window or resend_window) or -1
     end
     if is_plain then
-        answer[2], answer[3] = refused and 1 or 0, at
-        local record = pack('>I7I4', at * 2 + kind, token)
+        answer[2] = refused and 1 or 0
+        local record = pack('>I7I4', now * 2 + kind, token)
         for i = 1, #KEYS do
             local key, log, length = KEYS[i], logs[i], lengths[i]
             if charges == 1 and not refused and longest[i] >= 0 then
-                local ttl = math.ceil((at + longest[i] - now) / 1000) + UNSETTLED / 1000
+                local ttl = math.ceil((longest[i] + SPARE) / 1000)
                 local before = length > 0 and call('PTTL', key) or 0
                 if before > ttl then ttl = before end
                 if length < SHORT then
@@ -172,9 +178,9 @@ local function open(key)
         key = head:sub(2)
         head = redis.call('GETRANGE', key, 0, SHORT - 1)
     end
-    local log = { key = key, head = head, whole = #head < SHORT, first = 0, held = 0, is_new = head == '' }
+    local log = { key = key, head = head, whole = #head < SHORT, first = 0, held = 0, said = 0, is_new = head == '' }
     if head:byte(1) == HELD then
-        log.first, log.held = RECORD, struct.unpack('>I7', head, 2)
+        log.first, log.held, log.said = RECORD, struct.unpack('>I7I3', head, 2)
     end
     local length = log.whole and #head or redis.call('STRLEN', key)
     log.count = (length - log.first) / RECORD
@@ -315,8 +321,9 @@ local function save(log, longest)
         return
     end
     local last = math.max(log.count > 0 and newest(log) + longest or 0, log.held)
-    local ttl = math.ceil(math.max(last - now, 0) / 1000) + UNSETTLED / 1000
-    if not log.is_new then ttl = math.max(ttl, redis.call('PTTL', log.key)) end
+    local ttl = math.ceil((math.max(last - now, 0) + SPARE) / 1000)
+    -- What was in the future was to expire on another clock.
+    if not log.is_new and not log.was_ahead then ttl = math.max(ttl, redis.call('PTTL', log.key)) end
     if log.whole then
         redis.call('SET', log.key, log.head, 'PX', string.format('%.0f', ttl))
     else
@@ -324,11 +331,35 @@ local function save(log, longest)
     end
 end
 
-local function hold(log, till)
+local function hold(log, till, said)
     if till <= log.held then return end
     read_whole(log)
-    log.head = struct.pack('>I1I7I3', HELD, till, 0) .. slice(log, 0, log.count)
-    log.first, log.held = RECORD, till
+    log.head = struct.pack('>I1I7I3', HELD, till, said) .. slice(log, 0, log.count)
+    log.first, log.held, log.said = RECORD, till, said
+end
+
+-- Has nothing of it lie in the future: neither charges nor a hold that is to last longer than Sendly said. The clocks of callers who say
+-- what time it is may disagree: there the newest charge tells the time.
+local function bring_back(log)
+    if is_told then return end
+    if newest(log) > now then
+        local before = find(log, function(time) return time <= now end)
+        local from, charges = before and before + 1 or 0, {}
+        for i = from, log.count - 1 do
+            local word, token = struct.unpack('>I7I4', slice(log, i, i + 1))
+            charges[#charges + 1] = struct.pack('>I7I4', now * 2 + word % 2, token)
+        end
+        charges = table.concat(charges)
+        replace(log, from, charges)
+        redis.call('SETRANGE', log.key, log.first + from * RECORD, charges)
+        log.was_ahead = true
+    end
+    if log.said > 0 and log.held > now + log.said * 1000000 then
+        log.held = now + log.said * 1000000
+        local held = struct.pack('>I1I7I3', HELD, log.held, log.said)
+        log.head = held .. log.head:sub(RECORD + 1)
+        redis.call('SETRANGE', log.key, 0, held)
+    end
 end
 
 -- What a gateway may remember of it, if that is little.
@@ -343,7 +374,7 @@ local verbs = {}
 -- Judges one more code against some logs and, if no limit refuses, charges it to all of them. The answer is flat: the time, the verdict,
 -- the time that was charged; of each key for how long Sendly still refuses it, and what each of its rules says; of each key a copy.
 function verbs.reserve()
-    local _, token, kind, holds = number(), number(), number(), number() == 1
+    local _, _, token, kind, holds = number(), number(), number(), number(), number() == 1
     local charges, may_be_again = number() == 1, number() == 1
     if may_be_again then
         for _, key in ipairs(KEYS) do
@@ -355,6 +386,7 @@ function verbs.reserve()
     local logs, answer, refused, at = {}, { now, 0, 0 }, false, now
     for i, key in ipairs(KEYS) do
         local log = open(key)
+        bring_back(log)
         log.counts, log.keep = number() == 1, read_keep()
         local as_of = math.max(now, newest(log))
         at = math.max(at, as_of)
@@ -393,7 +425,7 @@ function verbs.back()
     local found = 0
     for _, key in ipairs(KEYS) do
         local log = open(key)
-        local i = find_token(log, token, at)
+        local i = find_token(log, token, math.min(at, now))
         if i then
             replace(log, i, slice(log, i + 1, log.count))
             save(log, 0)
@@ -429,8 +461,8 @@ end
 
 -- Lets nothing through for a key until then.
 function verbs.hold()
-    local log = open(KEYS[1])
-    hold(log, number())
+    local log, till = open(KEYS[1]), number()
+    hold(log, till, math.max(0, math.min(math.ceil((till - now) / 1000000), 2 ^ 24 - 1)))
     save(log, 0)
     return { now }
 end
@@ -461,9 +493,9 @@ function verbs.absorb()
         local word, token = struct.unpack('>I7I4', slice(from, i, i + 1))
         insert(into, (word - word % 2) / 2, word % 2, token)
     end
-    hold(into, from.held)
+    hold(into, from.held, from.said)
     if into.count > 0 or into.held > 0 then save(into, keep.longest) end
-    local ttl = math.max(math.ceil((newest(from) + keep.longest - now) / 1000), least, 0) + UNSETTLED / 1000
+    local ttl = math.max(math.ceil((newest(from) + keep.longest - now) / 1000), least, 0) + SPARE / 1000
     redis.call('SET', from.key, struct.pack('>I1', MOVED) .. into.key, 'PX', string.format('%.0f', ttl))
     return { now }
 end

@@ -17,7 +17,6 @@ mod status;
 mod top;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -31,25 +30,9 @@ use answer::Answer;
 use board::Board;
 use route::{Access, Found, Route};
 
-/// Whether the process wants traffic. A latch: once dropped, it stays so.
-#[derive(Clone, Debug, Default)]
-pub struct Draining(Arc<AtomicBool>);
-
-impl Draining {
-    /// From now on, no more traffic is wanted.
-    pub fn begin(&self) {
-        self.0.store(true, Ordering::Release);
-    }
-
-    fn has_begun(&self) -> bool {
-        self.0.load(Ordering::Acquire)
-    }
-}
-
 /// See the module's documentation.
 pub struct Admin {
     gateway: Arc<Gateway>,
-    draining: Draining,
     board: Arc<Board>,
 }
 
@@ -69,8 +52,8 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Admin {
     /// An admin for this gateway, and what it has seen of it.
-    pub fn new(gateway: Arc<Gateway>, draining: Draining, board: Arc<Board>) -> Self {
-        Self { gateway, draining, board }
+    pub fn new(gateway: Arc<Gateway>, board: Arc<Board>) -> Self {
+        Self { gateway, board }
     }
 
     async fn answer(&self, route: Route, asked: &Asked) -> Answer {
@@ -98,7 +81,7 @@ impl Admin {
     }
 
     fn not_ready(&self) -> Option<&'static str> {
-        if self.draining.has_begun() {
+        if self.gateway.is_draining() {
             return Some("draining");
         }
         (!self.gateway.is_ready()).then_some("no address of the upstream is known")

@@ -65,7 +65,9 @@ pub struct Config {
     pub reload: Reload,
     /// What a code costs, by where it goes.
     pub tariff: Tariff,
-    /// How long requests in flight may take to end once the process was told to stop.
+    /// How long connections are still taken once the process was told to stop, and says that it is not ready.
+    pub drain_delay: Duration,
+    /// How long requests in flight may take to end after that.
     pub drain_timeout: Duration,
     /// How long a request waits for charges that are not settled yet.
     pub limits_wait: Duration,

@@ -99,6 +99,8 @@ pub struct Gateway {
     access: AccessLog,
     traces: traces::Traces,
     work: Work,
+    /// Whether the process wants no more clients. It stays so.
+    draining: AtomicBool,
     /// Whether it was said since the last sweep that there is no room: once, however many ask.
     said_full: AtomicBool,
     /// The same of room for answers.
@@ -138,6 +140,7 @@ impl Gateway {
             access: AccessLog::new(&config.log),
             traces: traces::Traces::default(),
             work: Work::default(),
+            draining: AtomicBool::new(false),
             said_full: AtomicBool::new(false),
             said_full_of_answers: AtomicBool::new(false),
             said_unread: AtomicBool::new(false),
@@ -185,6 +188,16 @@ impl Gateway {
     /// The requests and exchanges that are under way.
     pub fn work(&self) -> &Work {
         &self.work
+    }
+
+    /// From now on the process wants no more clients: `/readyz` says so, and answers over HTTP/1 close their connections.
+    pub fn begin_draining(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the process wants no more clients.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
     }
 
     /// The connections of clients that are open.

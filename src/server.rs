@@ -21,9 +21,9 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::admin::Admin;
 use crate::admin::board::Board;
 use crate::admin::connection::Connections;
-use crate::admin::{Admin, Draining};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::gateway::caps::Admitted;
@@ -86,7 +86,6 @@ pub struct Running {
     sockets: Option<Arc<Sockets>>,
     gateway: Arc<Gateway>,
     reload: Reload,
-    draining: Draining,
     /// Stops the clients' listener.
     stop: watch::Sender<bool>,
     /// Stops the operators' listener: only at the very end, since a drain is what they want to see.
@@ -181,7 +180,6 @@ impl Prepare {
             proxy: sockets.proxy.try_clone().map_err(|error| error.to_string())?,
             admin: sockets.admin.try_clone().map_err(|error| error.to_string())?,
         };
-        let draining = Draining::default();
         let ((stop, stopping), (close, closing)) = (watch::channel(false), watch::channel(false));
 
         let front = Front::new(Arc::clone(&gateway), conf);
@@ -190,7 +188,7 @@ impl Prepare {
         let admitted = Clients(Arc::clone(&gateway));
         let proxy = Listener::new(sockets.proxy, front, admitted, acceptor).map_err(|error| error.to_string())?;
         let board = Arc::new(Board::new(Arc::clone(&gateway)));
-        let admin = Admin::new(Arc::clone(&gateway), draining.clone(), Arc::clone(&board));
+        let admin = Admin::new(Arc::clone(&gateway), Arc::clone(&board));
         let admitted = Operators { gateway: Arc::clone(&gateway), open: Work::default() };
         let admin =
             Listener::new(sockets.admin, Connections::new(admin), admitted, None).map_err(|error| error.to_string())?;
@@ -205,17 +203,7 @@ impl Prepare {
             tokio::spawn(look(board)),
         ];
         let reload = Reload { gateway: Arc::clone(&gateway), shown, turn: Arc::default() };
-        Ok(Running {
-            address,
-            admin_address,
-            sockets: Some(Arc::new(again)),
-            gateway,
-            reload,
-            draining,
-            stop,
-            close,
-            tasks,
-        })
+        Ok(Running { address, admin_address, sockets: Some(Arc::new(again)), gateway, reload, stop, close, tasks })
     }
 }
 
@@ -251,7 +239,7 @@ impl Running {
     /// were still open then.
     pub fn leave(mut self, patience: Duration) -> impl Future<Output = usize> {
         self.sockets = None;
-        self.draining.begin();
+        self.gateway.begin_draining();
         self.stop.send_replace(true);
         self.close.send_replace(true);
         async move {
@@ -271,12 +259,18 @@ impl Running {
         }
     }
 
+    /// Says that it wants no more clients, as of this call: it is not ready, and answers over HTTP/1 close their connections. It goes on to
+    /// take connections and to serve them until it [drains](Self::drain).
+    pub fn withdraw(&self) {
+        self.gateway.begin_draining();
+    }
+
     /// Takes no more connections from clients, as of this call; and waits until nothing is in flight any more, but no longer than
     /// `patience`. Returns how many requests and exchanges were still in flight then.
     pub fn drain(mut self, patience: Duration) -> impl Future<Output = usize> {
         // While anybody has them, the kernel takes connections.
         self.sockets = None;
-        self.draining.begin();
+        self.gateway.begin_draining();
         self.stop.send_replace(true);
         async move {
             let work = self.gateway.work();

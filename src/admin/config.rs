@@ -26,6 +26,7 @@ pub(super) fn shown(config: &Config) -> Value {
         "workers": config.workers,
         // Given or drawn: that makes no difference here.
         "hash_key": SECRET,
+        "drain_delay": span(config.drain_delay),
         "drain_timeout": span(config.drain_timeout),
         "limits_wait": span(config.limits_wait),
         "exempt": config.exempt.iter().map(ToString::to_string).collect::<Vec<_>>(),

@@ -5,11 +5,13 @@ mod spawn;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 
 use clap::Args;
 use tokio::net::TcpListener;
 use tokio::task::spawn_blocking;
+use tokio::time::sleep;
 
 use super::signals::{Asked, Signals, Stop};
 use super::{Failure, environment, runtime, say};
@@ -131,6 +133,9 @@ async fn serve(running: Running, signals: &mut Signals, successor: &Successor) {
         Some(Stop::Now) => supervisor::tell(State::Stopping),
         Some(Stop::WhenIdle) => {
             supervisor::tell(State::Stopping);
+            if delay_drain(&running, signals).await == Stop::Now {
+                return tracing::warn!("stopped at once, by a second signal");
+            }
             let drained = running.drain(patience);
             tracing::info!("draining");
             tokio::select! {
@@ -145,6 +150,28 @@ async fn serve(running: Running, signals: &mut Signals, successor: &Successor) {
             left = running.leave(patience) => tracing::info!(connections = left, "stopped"),
             () = signals.stop_now() => tracing::warn!("stopped at once, by another signal"),
         },
+    }
+}
+
+/// Takes connections for `drain_delay` more, so that whoever sends them learns first that this process is not ready. Returns how to stop
+/// then: a signal ends the delay.
+async fn delay_drain(running: &Running, signals: &mut Signals) -> Stop {
+    let delay = running.reload().config().drain_delay;
+    if delay.is_zero() {
+        return Stop::WhenIdle;
+    }
+    running.withdraw();
+    tracing::info!(?delay, "not ready: connections are taken until the drain begins");
+    let mut over = pin!(sleep(delay));
+    loop {
+        tokio::select! {
+            () = &mut over => return Stop::WhenIdle,
+            asked = signals.next() => match asked {
+                Asked::Stop(stop) => return stop,
+                // The supervisor was told that it stops, and the endpoint may be gone already.
+                Asked::HandOver => tracing::warn!("QUIT: this process is stopping, and hands nothing over"),
+            },
+        }
     }
 }
 

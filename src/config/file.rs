@@ -130,6 +130,7 @@ fn config<'t>(keys: &mut Section<'_, 't>, default_limits: &'t Document<'t>) -> C
         },
         // Gateways that share a ledger know ids and API keys by the same hashes.
         hash_key: hash_key.or(its_key).unwrap_or_else(HashKey::random),
+        drain_delay: keys.get("drain_delay", secs(0), duration(secs(0)..=hours(1))),
         drain_timeout: keys.optional("drain_timeout", duration(secs(0)..=hours(1))).unwrap_or_default(),
         limits_wait: keys.get("limits_wait", secs(2), duration(secs(0)..=secs(20))),
         upstream: keys.section("upstream", upstream),

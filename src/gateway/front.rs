@@ -58,15 +58,8 @@ impl Front {
     }
 
     /// Serves a plain request. Returns whether the connection stands for another.
-    async fn serve(
-        &self,
-        settings: &Arc<Settings>,
-        wire: &mut Wire,
-        plain: Plain,
-        peer: Option<IpAddr>,
-        shutdown: &ShutdownWatch,
-    ) -> bool {
-        let mut own = Own::new(&self.gateway, settings, wire, &plain, peer, shutdown);
+    async fn serve(&self, settings: &Arc<Settings>, wire: &mut Wire, plain: Plain, peer: Option<IpAddr>) -> bool {
+        let mut own = Own::new(&self.gateway, settings, wire, &plain, peer);
         own.serve(&plain.call).await;
         let keeps = own.keeps();
         wire.next_request(plain.length());
@@ -82,7 +75,7 @@ impl Front {
         shutdown: &ShutdownWatch,
     ) -> Option<Wire> {
         wire.lend(framing, settings.config.clients.min_rate);
-        let reused = self.proxy.process_new_http(session(Box::new(wire), shutdown), shutdown).await?;
+        let reused = self.proxy.process_new_http(session(Box::new(wire)), shutdown).await?;
         let (stream, _) = reused.consume();
         let mut wire = stream.into_any().downcast::<Wire>().ok().filter(|wire| wire.is_whole())?;
         wire.next_request(0);
@@ -90,10 +83,10 @@ impl Front {
     }
 }
 
-fn session(stream: Stream, shutdown: &ShutdownWatch) -> ServerSession {
+fn session(stream: Stream) -> ServerSession {
     let mut session = ServerSession::new_http1(stream);
     // Until its head is read, which is here already; then the request's own settings hold.
-    session.set_keepalive((!*shutdown.borrow()).then_some(60));
+    session.set_keepalive(Some(60));
     session
 }
 
@@ -133,7 +126,7 @@ impl ServerApp for Front {
             };
             match next {
                 Next::Plain(plain) => {
-                    if !self.serve(settings.load(), &mut wire, plain, peer, shutdown).await {
+                    if !self.serve(settings.load(), &mut wire, plain, peer).await {
                         return None;
                     }
                 }

@@ -64,7 +64,7 @@ impl ProxyHttp for Proxy {
         let (gateway, Streaming { settings, request, method, watch, .. }) = (&self.0, streaming);
         *method = session.req_header().method.clone();
         gateway.begin(request);
-        session::prepare(session, &settings.config.clients);
+        session::prepare(session, &settings.config.clients, gateway.is_draining());
 
         if !session::has_clear_length(session) {
             return early(session, request, Outcome::Rejected, Reply::unclear_framing()).await;
@@ -155,6 +155,9 @@ impl ProxyHttp for Proxy {
         answer: &mut ResponseHeader,
         _streaming: &mut Streaming,
     ) -> pingora::Result<()> {
+        if self.0.is_draining() {
+            session.set_keepalive(None);
+        }
         passing::response(answer, session.req_header().version)
     }
 

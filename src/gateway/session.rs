@@ -16,10 +16,12 @@ use crate::http1::fields::{self, Fields};
 use crate::sendly::body::MAX_REQUEST;
 
 /// Sets what pingora leaves unset.
-pub(super) fn prepare(session: &mut Session, clients: &Clients) {
+pub(super) fn prepare(session: &mut Session, clients: &Clients, is_draining: bool) {
     // Idle connections are kept for ever after their first request unless every request says otherwise; but one that is
     // to be closed stays so.
-    if session.get_keepalive().is_some() {
+    if is_draining {
+        session.set_keepalive(None);
+    } else if session.get_keepalive().is_some() {
         session.set_keepalive(Some(clients.keep_alive.as_secs().max(1)));
     }
     session.set_read_timeout(Some(clients.body_timeout));

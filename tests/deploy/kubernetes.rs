@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::docker;
 use crate::notify::Gateway;
-use crate::program::{check, ports, read, takes_to_stop};
+use crate::program::{check, ports, read, seconds, takes_to_stop, value};
 use crate::yaml::{document, documents, mistakes};
 
 const FOLDER: &str = "deploy/kubernetes";
@@ -106,6 +106,11 @@ fn the_kubelet_asks_what_the_gateway_answers() {
 fn it_has_time_to_drain_and_needs_no_hook_for_it() {
     assert!(pod()["spec"]["terminationGracePeriodSeconds"].as_u64().unwrap() >= takes_to_stop(&config()));
     assert_eq!(container().get("lifecycle"), None);
+    // The endpoint is withdrawn at TERM whatever /readyz says; a client that looks at /readyz itself asks a few times meanwhile.
+    let delay = seconds(&value(&config(), "", "drain_delay").unwrap());
+    let probe = &container()["readinessProbe"];
+    let notices = probe["periodSeconds"].as_u64().unwrap() * probe["failureThreshold"].as_u64().unwrap();
+    assert!(delay >= 2 * notices, "{delay} s");
 }
 
 #[test]

@@ -61,14 +61,11 @@ pub(crate) fn seconds(text: &str) -> u64 {
     text.strip_suffix('s').unwrap().parse().unwrap()
 }
 
-/// How long what stops a gateway with this configuration has to wait for it: its drain, and time to start and to end it.
+/// How long, in seconds, what stops a gateway with this configuration has to wait for it: the delay, the drain, and time to start and to
+/// end them.
 pub(crate) fn takes_to_stop(config: &str) -> u64 {
-    let default = || {
-        read("config/gateway.toml")
-            .lines()
-            .find_map(|line| Some(line.strip_prefix("#drain_timeout = ")?.trim_matches('"').to_owned()))
-    };
-    let drain_timeout = value(config, "", "drain_timeout").or_else(default).unwrap();
-    let drain_delay = value(config, "", "drain_delay").map_or(0, |delay| seconds(&delay));
-    drain_delay + seconds(&drain_timeout) + 10
+    // The defaults stand in the shipped file; of a key that is unset by default, behind a #.
+    let shipped = read("config/gateway.toml").replace("#drain_timeout", "drain_timeout");
+    let takes = |key| seconds(&value(config, "", key).or_else(|| value(&shipped, "", key)).unwrap());
+    takes("drain_delay") + takes("drain_timeout") + 10
 }

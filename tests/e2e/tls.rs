@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response};
@@ -243,6 +244,22 @@ async fn http_2_is_limited_like_http_1() {
         assert_eq!(seen.target, SEND);
         assert_eq!(seen.headers["host"], upstream.address.to_string());
     }
+}
+
+#[tokio::test]
+async fn an_http_2_connection_is_told_to_go_away_when_the_drain_begins_and_not_while_it_is_delayed() {
+    let secure = Secure::start("").await;
+    let stream = secure.connect(&["h2"]).await;
+    let (mut http2, connection) = handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    let connection = tokio::spawn(connection);
+    secure.gateway.running.withdraw();
+    for _ in 0..2 {
+        assert_eq!(ask(&mut http2, Method::GET, "/api/v1/messages", "").await.status, 200);
+        assert!(!http2.is_closed());
+    }
+    let drained = tokio::spawn(secure.gateway.running.drain(Duration::from_secs(20)));
+    connection.await.unwrap().expect("it ends in order");
+    assert_eq!(drained.await.unwrap(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -9,7 +9,6 @@ use std::time::Duration;
 use http::StatusCode;
 use http::header::{CONNECTION, DATE};
 use pingora::protocols::http::date::get_cached_date;
-use pingora::server::ShutdownWatch;
 use tokio::io::AsyncWriteExt;
 
 use super::plain::Plain;
@@ -32,7 +31,6 @@ pub(super) struct Own<'w> {
     wire: &'w mut Wire,
     plain: &'w Plain,
     peer: Option<IpAddr>,
-    shutdown: &'w ShutdownWatch,
     keeps: bool,
     /// The status that the client was told, and the bytes of that answer's body.
     told: Option<(StatusCode, usize)>,
@@ -45,9 +43,8 @@ impl<'w> Own<'w> {
         wire: &'w mut Wire,
         plain: &'w Plain,
         peer: Option<IpAddr>,
-        shutdown: &'w ShutdownWatch,
     ) -> Self {
-        Self { gateway, settings, wire, plain, peer, shutdown, keeps: true, told: None }
+        Self { gateway, settings, wire, plain, peer, keeps: true, told: None }
     }
 
     /// Whether the connection stands for another request.
@@ -148,7 +145,7 @@ impl Caller for Own<'_> {
     }
 
     async fn tell(&mut self, reply: &Reply) -> io::Result<()> {
-        self.keeps &= !*self.shutdown.borrow();
+        self.keeps &= !self.gateway.is_draining();
         let answer = answer(reply, self.keeps);
         // Also what it would have been told, if that fails.
         self.told = Some((reply.status, 0));

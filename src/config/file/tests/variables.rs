@@ -38,6 +38,7 @@ const SAMPLES: &[(&str, &[&str])] = &[
     ("credits.tier4.credits", &["7"]),
     ("credits.tier5.countries", &["KE, NG"]),
     ("credits.tier5.credits", &["7"]),
+    ("drain_delay", &["7s"]),
     ("drain_timeout", &["90s"]),
     ("exempt", &["+15550100001, +15550100002"]),
     ("hash_key", &["0123456789abcdef"]),

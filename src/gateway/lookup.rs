@@ -1,5 +1,7 @@
 //! Asking Sendly for the phone of a verification that the gateway does not know.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +18,7 @@ use super::reply::Reply;
 use super::settings::Settings;
 use crate::http1::fields::Fields;
 use crate::ledger::Known;
+use crate::ledger::redis::Waits;
 use crate::metrics::Found;
 use crate::policy::subject::{Account, Verification};
 use crate::sendly::{API, Operation, body};
@@ -68,9 +71,13 @@ impl Gateway {
                 let traced = trace.and_then(Context::call);
                 let path = format!("{API}/verify/{id}");
                 let call = on_behalf(&settings.upstream.sendly, &path, fields, traced.as_deref());
+                let mut waits = Waits::of_this_request();
                 tokio::spawn(async move {
                     let asking = Asking { gateway: &gateway, question };
-                    let whose = gateway.ask_sendly(&settings, (account, asked), call, traced).await;
+                    let whose = {
+                        let mut asks = pin!(gateway.ask_sendly(&settings, (account, asked), call, traced));
+                        poll_fn(|context| waits.poll(asks.as_mut(), context)).await
+                    };
                     drop(asking);
                     sender.send_replace(Some(whose));
                 });

@@ -5,6 +5,7 @@
 //! The exchange with Sendly runs to its end, whatever the client does meanwhile: its outcome settles the charge, and its answer
 //! waits for whoever asks for it.
 
+use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -27,6 +28,7 @@ use super::uncharged::{reject, repeat, serve_there, stop, turn_away};
 use super::unproven::OpenCode;
 use super::{Gateway, Request};
 use crate::clock::Moment;
+use crate::ledger::redis::Waits;
 use crate::ledger::waiting::Asked;
 use crate::ledger::{Reservation, Settlement, Verdict};
 use crate::metrics::{Fate, Outcome, TurnedAway};
@@ -81,7 +83,12 @@ pub(super) async fn serve<C: Caller>(
 
     let late = pin!(tokio::time::sleep(settings.config.upstream.answer_within));
     let mut patience = Patience::new(late, &gateway.clock);
-    let served = serve_within(gateway, settings, caller, request, (call, head, kind, subject), &mut patience).await;
+    let served = {
+        let mut waits = Waits::default();
+        let limited = (call, head, kind, subject);
+        let mut serving = pin!(serve_within(gateway, settings, caller, request, limited, &mut patience));
+        poll_fn(|context| waits.poll(serving.as_mut(), context)).await
+    };
     if let Some(told_at) = patience.told_at() {
         (request.outcome, request.told) = (Outcome::Failed, Some(told_at));
     }

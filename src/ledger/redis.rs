@@ -16,9 +16,11 @@ mod keeper;
 mod keys;
 mod link;
 mod open;
+mod options;
 mod proofs;
 mod server_time;
 mod verbs;
+mod waits;
 mod wire;
 
 use std::collections::HashMap;
@@ -34,7 +36,6 @@ use super::Charge;
 use super::memory::Memory;
 use crate::clock::{Clock, Moment};
 use crate::phone::Phone;
-use crate::policy::subject::HashKey;
 use crate::policy::told::Told;
 use crate::policy::{Decision, Key, Kind, OnOutage, Per, Policy, Refusal, Retention, Subject};
 use backlog::{Backlog, Entry, Tokened};
@@ -43,85 +44,10 @@ pub use circuit::Reason;
 use keys::Names;
 use link::{Fault, Link};
 use open::Open;
+pub use options::{Options, Servers, Time, Topology};
 use server_time::ServerTime;
+pub use waits::Waits;
 use wire::{Call, Contents, Judged, Numbers};
-
-/// Where Redis is, and who the gateway is to it.
-#[derive(Clone)]
-pub struct Servers {
-    /// What stands at those addresses.
-    pub topology: Topology,
-    /// Host and port of each; at least one.
-    pub nodes: Vec<(String, u16)>,
-    /// Whether they speak TLS.
-    pub tls: bool,
-    /// PEM: the authorities to trust, instead of the system's.
-    pub authorities: Option<Vec<u8>>,
-    /// Whom to log in as.
-    pub user: Option<String>,
-    /// And with what.
-    pub password: Option<String>,
-    /// The number of the database.
-    pub database: u32,
-}
-
-impl std::fmt::Debug for Servers {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Servers").field("nodes", &self.nodes).finish_non_exhaustive()
-    }
-}
-
-/// What stands at an address.
-#[derive(Clone, PartialEq, Eq)]
-pub enum Topology {
-    /// The server.
-    Single,
-    /// Sentinels, who know where the server is.
-    Sentinel {
-        /// Its name among them.
-        master: String,
-        /// Whom to log in to them as.
-        user: Option<String>,
-        /// And with what.
-        password: Option<String>,
-    },
-    /// Servers that have a part of all keys each.
-    Cluster,
-}
-
-/// What an operator may choose.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Where it is.
-    pub servers: Servers,
-    /// What every key begins with.
-    pub prefix: String,
-    /// The secret under which phones are hashed; the same in all gateways.
-    pub hash_key: HashKey,
-    /// How many connections are kept; at least 1.
-    pub connections: usize,
-    /// For one connection.
-    pub connect_timeout: Duration,
-    /// For one decision, and for one answer of any other kind.
-    pub timeout: Duration,
-    /// What becomes of codes while it is away.
-    pub on_outage: OnOutage,
-    /// How much is kept at most of what it is to be told when it is back.
-    pub max_backlog: usize,
-    /// For how long an id is known.
-    pub remember: Duration,
-    /// Whose time counts.
-    pub time: Time,
-}
-
-/// Whose time counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Time {
-    /// The server's.
-    Servers,
-    /// That of whoever asks: for tests, which move it.
-    Callers,
-}
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -289,7 +215,7 @@ impl Redis {
         now: Moment,
     ) -> (Decision, Verdict) {
         let mut may_be_charged = false;
-        if self.circuit.is_up() {
+        if self.circuit.is_up() && !waits::has_waited() {
             let turn = self.circuit.turn();
             let asking = self.ask(policy, subject, kind, number, now);
             let answer = tokio::time::timeout(self.bound, asking).await;
@@ -408,14 +334,14 @@ impl Redis {
         Ok(parts)
     }
 
-    /// Calls it where it can be called. `None`, where it is away.
+    /// Calls it where it can be called. `None`, where it is away, and where the request has waited in vain already.
     async fn tell(&self, call: &Call) -> Option<Vec<redis_rs::Value>> {
         self.attempt(self.call(call)).await
     }
 
     /// The same, for whatever is called.
     async fn attempt<T>(&self, calling: impl Future<Output = Result<T, Fault>>) -> Option<T> {
-        if !self.circuit.is_up() {
+        if !self.circuit.is_up() || waits::has_waited() {
             return None;
         }
         let turn = self.circuit.turn();
@@ -428,6 +354,9 @@ impl Redis {
 
     /// A call of this turn failed. If that is how it goes now, nobody waits for the next one.
     fn failed(&self, fault: &Fault, turn: u32) {
+        if fault.reason == Reason::Timeout {
+            waits::note();
+        }
         if self.circuit.failed(fault.reason, turn, self.clock.now()) {
             let goes_on = match self.on_outage {
                 OnOutage::Local => "this gateway counts by itself",

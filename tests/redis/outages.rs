@@ -107,6 +107,61 @@ async fn a_redis_that_stands_still_holds_no_decision_up_and_charges_nothing_when
     assert_eq!(fleet.codes_left(1, PHONE).await, 0);
 }
 
+/// What a client waits for its answer while Redis stalls, in units of `ledger.timeout`: two seconds.
+async fn waits_while_redis_stalls(ask: impl AsyncFnOnce(&Fleet, &str) -> u16) -> (u16, f64) {
+    let redis = Server::start(&[]);
+    let proxy = Proxy::before(redis.address()).await;
+    let ledger = "timeout = \"2s\"\nconnect_timeout = \"10s\"\n";
+    let configs = [proxy.url(), redis.url()].map(|url| config(&url, ledger, ""));
+    let fleet = Fleet::with(&configs).await;
+    // The other gateway's: the first one has to ask Redis for it.
+    let id = fleet.send_ok(1, OTHER).await;
+    // It is known to hold a working key, and has connections.
+    fleet.send_ok(0, "+15550100125").await;
+    proxy.is_now(Network::Swallows);
+    let clock = Clock::system();
+    let began = clock.now();
+    let status = ask(&fleet, &id).await;
+    (status, clock.now().since(began).as_secs_f64() / 2.0)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_waits_once_while_redis_stalls_for_its_charge_and_for_giving_it_back() {
+    let (status, waited) = waits_while_redis_stalls(async |fleet, _| {
+        fleet.upstream.script(|_| Act::error(402, "insufficient_credits"));
+        fleet.send(0, PHONE).await.status.as_u16()
+    })
+    .await;
+    assert!(status == 402 && (1.0..1.8).contains(&waited), "{status} after {waited}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_waits_once_while_redis_stalls_for_its_charge_a_hold_and_giving_it_back() {
+    let (status, waited) = waits_while_redis_stalls(async |fleet, _| {
+        fleet.upstream.script(|_| Act::error(429, "rate_limit_exceeded"));
+        fleet.send(0, PHONE).await.status.as_u16()
+    })
+    .await;
+    assert!(status == 429 && (1.0..1.8).contains(&waited), "{status} after {waited}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_waits_once_while_redis_stalls_for_its_id_its_charge_and_what_it_learns() {
+    let (status, waited) = waits_while_redis_stalls(async |fleet, id| fleet.resend(0, id).await.status.as_u16()).await;
+    assert!(status == 200 && (1.0..1.8).contains(&waited), "{status} after {waited}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_waits_once_while_redis_stalls_for_its_key_its_charge_and_its_id() {
+    let (status, waited) = waits_while_redis_stalls(async |fleet, _| {
+        let body = format!("{{\"to\":\"{PHONE}\"}}");
+        let key = [("authorization", "Bearer sk_test_v1_new")];
+        fleet.ask(0, "/api/v1/verify", &key, &body).await.status.as_u16()
+    })
+    .await;
+    assert!(status == 201 && (1.0..1.8).contains(&waited), "{status} after {waited}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn codes_are_refused_while_redis_is_away_where_that_is_chosen_and_none_is_charged_for_it() {
     let redis = Server::start(&[]);

@@ -12,6 +12,7 @@ mod tls;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,7 +30,7 @@ use crate::config::Config;
 use crate::gateway::caps::Admitted;
 use crate::gateway::front::Front;
 use crate::gateway::{self, Gateway};
-use crate::handover::{self, Estate, Given, NotTaken};
+use crate::handover::{self, Attempt, Estate, Given, NotTaken};
 use crate::metrics::{Late, TurnedAway, Unread};
 use crate::policy::subject::HashKey;
 use crate::work::{UnderWay, Work};
@@ -85,6 +86,8 @@ pub struct Running {
     /// The same sockets, for whoever takes over; until it stops.
     sockets: Option<Arc<Sockets>>,
     gateway: Arc<Gateway>,
+    /// The process that this one has taken over from, for as long as it asks for anything.
+    predecessor: Work,
     reload: Reload,
     /// Stops the clients' listener.
     stop: watch::Sender<bool>,
@@ -108,7 +111,7 @@ pub async fn start(config: Config, sockets: Sockets, clock: Clock) -> Result<Run
     prepared.gateway.restore()?;
     // The first requests are to find it, if it can be found.
     prepared.gateway.has_tried_ledger().await;
-    prepared.serve(sockets)
+    Ok(prepared.bind(sockets)?.serve())
 }
 
 /// Takes over from another process, on the current runtime: its sockets, its counts, and the requests that still come to it.
@@ -135,12 +138,14 @@ pub async fn take_over(mut config: Config, estate: Estate, clock: Clock) -> Resu
     prepared.gateway.has_tried_ledger().await;
     // Until the old one has said that it judges no more.
     prepared.gateway.pause().await;
-    let running = prepared.serve(Sockets { proxy, admin })?;
-    let (gateway, runtime) = (Arc::clone(&running.gateway), Handle::current());
-    let serving = tokio::task::spawn_blocking(move || taken.serves(&gateway, runtime));
+    let ready = prepared.bind(Sockets { proxy, admin })?;
+    let (gateway, runtime) = (Arc::clone(&ready.running.gateway), Handle::current());
+    let under_way = ready.running.predecessor.begin();
+    let serving = tokio::task::spawn_blocking(move || taken.serves(&gateway, runtime, under_way));
     serving.await.map_err(|error| error.to_string())??;
-    running.gateway.has_inherited();
-    Ok(running)
+    ready.running.gateway.has_inherited();
+    // Not a connection is taken before that: it would be cut if nothing came of it.
+    Ok(ready.serve())
 }
 
 /// A gateway that could serve.
@@ -173,7 +178,7 @@ impl Prepare {
 
     /// # Errors
     /// What is wrong with a socket.
-    fn serve(self, sockets: Sockets) -> Result<Running, String> {
+    fn bind(self, sockets: Sockets) -> Result<Ready, String> {
         let Self { gateway, conf, shown } = self;
         let (address, admin_address) = (local(&sockets.proxy)?, local(&sockets.admin)?);
         let again = Sockets {
@@ -193,17 +198,45 @@ impl Prepare {
         let admin =
             Listener::new(sockets.admin, Connections::new(admin), admitted, None).map_err(|error| error.to_string())?;
 
-        let tasks = vec![
-            tokio::spawn(proxy.serve(stopping)),
-            tokio::spawn(admin.serve(closing)),
-            tokio::spawn(sweep(Arc::clone(&gateway))),
-            tokio::spawn(save(Arc::clone(&gateway))),
-            tokio::spawn(tell_spans(Arc::clone(&gateway))),
-            tokio::spawn(resolve(Arc::clone(&gateway))),
-            tokio::spawn(look(board)),
+        let services: Vec<Service> = vec![
+            Box::pin(proxy.serve(stopping)),
+            Box::pin(admin.serve(closing)),
+            Box::pin(sweep(Arc::clone(&gateway))),
+            Box::pin(save(Arc::clone(&gateway))),
+            Box::pin(tell_spans(Arc::clone(&gateway))),
+            Box::pin(resolve(Arc::clone(&gateway))),
+            Box::pin(look(board)),
         ];
         let reload = Reload { gateway: Arc::clone(&gateway), shown, turn: Arc::default() };
-        Ok(Running { address, admin_address, sockets: Some(Arc::new(again)), gateway, reload, stop, close, tasks })
+        let running = Running {
+            address,
+            admin_address,
+            sockets: Some(Arc::new(again)),
+            gateway,
+            predecessor: Work::default(),
+            reload,
+            stop,
+            close,
+            tasks: Vec::new(),
+        };
+        Ok(Ready { running, services })
+    }
+}
+
+/// What a gateway does by itself, until it is stopped.
+type Service = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// A gateway that serves as soon as it is told to.
+struct Ready {
+    running: Running,
+    services: Vec<Service>,
+}
+
+impl Ready {
+    fn serve(self) -> Running {
+        let Self { mut running, services } = self;
+        running.tasks = services.into_iter().map(tokio::spawn).collect();
+        running
     }
 }
 
@@ -223,20 +256,21 @@ impl Running {
     ///
     /// # Errors
     /// Why nobody took over. It goes on as before.
-    pub async fn hand_over(&self, socket: PathBuf) -> Result<u32, NotTaken> {
+    pub async fn hand_over(&self, socket: PathBuf, attempt: &Attempt) -> Result<u32, NotTaken> {
+        let attempt = attempt.clone();
         let gateway = Arc::clone(&self.gateway);
         let sockets = self.sockets.clone().ok_or_else(|| NotTaken::Failed("it has stopped".to_owned()))?;
         let (listen, admin) = (self.address, self.admin_address);
         let runtime = Handle::current();
         let giving = tokio::task::spawn_blocking(move || {
             let given = Given { listen: (listen, sockets.proxy.as_fd()), admin: (admin, sockets.admin.as_fd()) };
-            handover::give(&socket, &gateway, &given, &runtime)
+            handover::give(&socket, &gateway, &given, &runtime, &attempt)
         });
         giving.await.map_err(|error| NotTaken::Failed(error.to_string()))?
     }
 
-    /// Once another process has taken over: waits until the last connection is closed, but no longer than `patience`. Returns how many
-    /// were still open then.
+    /// Once another process has taken over: waits until the last connection is closed, and until the process has ended that this one took
+    /// over from, which may still pass requests on; but no longer than `patience`. Returns how many connections were still open then.
     pub fn leave(mut self, patience: Duration) -> impl Future<Output = usize> {
         self.sockets = None;
         self.gateway.begin_draining();
@@ -246,6 +280,7 @@ impl Running {
             let (connections, work) = (self.gateway.connections(), self.gateway.work());
             let all = async {
                 connections.none_left().await;
+                self.predecessor.none_left().await;
                 work.none_left().await;
                 self.gateway.finish_telling().await;
             };

@@ -16,6 +16,8 @@ mod admin;
 mod arguments;
 #[path = "support/client.rs"]
 mod client;
+#[path = "process/hand_over.rs"]
+mod hand_over;
 #[path = "support/process.rs"]
 mod process;
 #[path = "process/reload.rs"]

@@ -17,7 +17,7 @@ use super::signals::{Asked, Signals, Stop};
 use super::{Failure, environment, runtime, say};
 use crate::clock::Clock;
 use crate::config::{Config, Origin};
-use crate::handover::Waiting;
+use crate::handover::{Attempt, Waiting};
 use crate::reload::{self, Loaded, Source};
 use crate::sandbox::{self, Sandbox};
 use crate::server::{self, Running, Sockets};
@@ -118,13 +118,19 @@ async fn serve(running: Running, signals: &mut Signals, successor: &Successor) {
     let stop = loop {
         match signals.next().await {
             Asked::Stop(stop) => break Some(stop),
-            Asked::HandOver => match successor.take_over_from(&running).await {
-                Ok(process) => {
+            Asked::HandOver => match hand_over(&running, signals, successor).await {
+                (Ok(process), stop) => {
                     tracing::info!(process, "another process has taken over");
                     supervisor::tell(State::Succeeded(process));
-                    break None;
+                    // With TERM this process ends by itself, too, once its clients have gone.
+                    break stop.filter(|stop| *stop == Stop::Now);
                 }
-                Err(error) => tracing::error!(error, "nobody has taken over: this process goes on"),
+                (Err(error), stop) => {
+                    tracing::error!(error, "nobody has taken over: this process goes on");
+                    if stop.is_some() {
+                        break stop;
+                    }
+                }
             },
         }
     };
@@ -170,6 +176,30 @@ async fn delay_drain(running: &Running, signals: &mut Signals) -> Stop {
                 Asked::Stop(stop) => return stop,
                 // The supervisor was told that it stops, and the endpoint may be gone already.
                 Asked::HandOver => tracing::warn!("QUIT: this process is stopping, and hands nothing over"),
+            },
+        }
+    }
+}
+
+/// Hands over. A signal that stops the process breaks that off, for as long as there is a way back. Returns which process has taken over,
+/// or why none has; and when to stop, if that was asked for meanwhile.
+async fn hand_over(
+    running: &Running,
+    signals: &mut Signals,
+    successor: &Successor,
+) -> (Result<u32, String>, Option<Stop>) {
+    let (attempt, mut stop) = (Attempt::default(), None);
+    let mut taking = pin!(successor.take_over_from(running, &attempt));
+    loop {
+        tokio::select! {
+            taken = &mut taking => return (taken, stop),
+            asked = signals.next() => match asked {
+                Asked::Stop(when) => {
+                    attempt.break_off("this process was told to stop");
+                    // The sooner of both.
+                    stop = if stop == Some(Stop::Now) { stop } else { Some(when) };
+                }
+                Asked::HandOver => tracing::warn!("QUIT: a hand-over is under way already"),
             },
         }
     }

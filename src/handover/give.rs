@@ -13,12 +13,23 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 
-use super::line::{Hello, Line, Message, Received, VERSION};
+use super::attempt::Attempt;
+use super::line::{Hello, Line, Message, REVISION, Received, VERSION};
+use super::other_process::OtherProcess;
+use super::steps::{Step, reached};
 use crate::gateway::Gateway;
 use crate::gateway::relay::{Errand, Heir};
 
-/// How long the new process may take for each step: reading its configuration, taking over ten million phones.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long the new process may take to get ready: to read its configuration, certificates, and the way to Sendly. Nothing waits meanwhile.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long codes are held, from the moment in which none is judged any more to the one in which the new process is told that it
+/// judges. A million phones with an id each take about a second, ten million twelve; and a client that waits for so long is still
+/// answered within `upstream.answer_within`.
+pub(super) const HELD: Duration = Duration::from_secs(15);
+
+/// How long the new process may take to say that it judges, once it was told so; and how long a process takes to end that is killed.
+const LAST_STEP: Duration = Duration::from_secs(5);
 
 /// What is given, besides all that the gateway knows.
 #[derive(Debug)]
@@ -44,18 +55,37 @@ impl From<String> for NotTaken {
     }
 }
 
-/// Gives everything to the process that waits at a Unix socket. It blocks, and is to be called from a thread that may; the gateway's
-/// runtime is `runtime`. Returns which process took over.
+/// Gives everything to the process that waits at a Unix socket, unless the attempt is broken off before it is committed. It blocks, and is
+/// to be called from a thread that may; the gateway's runtime is `runtime`. Returns which process took over.
 ///
 /// # Errors
-/// Why it did not. The gateway goes on then.
-pub fn give(path: &Path, gateway: &Arc<Gateway>, given: &Given<'_>, runtime: &Handle) -> Result<u32, NotTaken> {
+/// Why it did not. The gateway goes on then, and the other process judges nothing.
+pub fn give(
+    path: &Path,
+    gateway: &Arc<Gateway>,
+    given: &Given<'_>,
+    runtime: &Handle,
+    attempt: &Attempt,
+) -> Result<u32, NotTaken> {
     let nobody = |error| NotTaken::NobodyWaits(format!("{}: {error}", path.display()));
     let stream = UnixStream::connect(path).map_err(nobody)?;
-    let line = Arc::new(Line::new(stream));
+    let given = try_to_give(Line::new(stream), gateway, given, runtime, attempt);
+    // What broke the line off says more than that it broke.
+    given.map_err(|error| NotTaken::Failed(attempt.why().map_or(error, str::to_owned)))
+}
+
+fn try_to_give(
+    line: Line,
+    gateway: &Arc<Gateway>,
+    given: &Given<'_>,
+    runtime: &Handle,
+    attempt: &Attempt,
+) -> Result<u32, String> {
+    let line = Arc::new(line);
     let broke = |error: io::Error| format!("the new process broke off: {error}");
     line.set_patience(PATIENCE).map_err(broke)?;
-    let process = line.other_process().map_err(broke)?;
+    attempt.is_on(line.stream()).map_err(broke)?;
+    let other = line.other_process().map_err(broke)?;
     let (drawn_key, key_check) = gateway.key();
     let hello = Hello {
         version: VERSION,
@@ -66,20 +96,47 @@ pub fn give(path: &Path, gateway: &Arc<Gateway>, given: &Given<'_>, runtime: &Ha
         key_check,
         // Without what it means only in this process' working directory.
         state: gateway.config().state.dir.map(|dir| fs::canonicalize(&dir).unwrap_or(dir)),
+        revision: REVISION,
     };
     line.give([given.listen.1, given.admin.1]).map_err(broke)?;
     line.say(&Message::Hello(hello)).map_err(broke)?;
-    hear(&line, |message| matches!(message, Message::Ready))?;
+    reached(Step::OldGreeted);
+    let revision = match *hear(&line, |message| matches!(message, Message::Ready | Message::ReadyIn(_)))? {
+        Message::ReadyIn(revision) => revision,
+        _ => 0,
+    };
 
+    let late = runtime.spawn({
+        let attempt = attempt.clone();
+        async move {
+            tokio::time::sleep(HELD).await;
+            attempt.break_off(&format!("the new process has not taken over within {HELD:?}"));
+        }
+    });
     runtime.block_on(gateway.pause());
-    if let Err(error) = tell_everything(&line, gateway) {
-        // If it does not hear this, it hears that the line has ended before the old one left.
+    reached(Step::OldPaused);
+    let left = tell_everything(&line, gateway).and_then(|()| {
+        reached(Step::OldHeard);
+        // The one point at which it is decided who judges.
+        attempt.commit(|| line.say(&Message::Left)).map_err(broke)
+    });
+    late.abort();
+    if let Err(error) = left {
+        // It has not been told that it judges. One of 0.1 takes the end of the line for that, and a message that it is not the end.
         let _ = line.say(&Message::Stays);
+        end(&other);
         gateway.go_on();
-        return Err(error.into());
+        return Err(error);
     }
-    // From here on there is no way back. Should it not hear this, it takes the end of the line for the end of this process.
-    let _ = line.say(&Message::Left);
+    reached(Step::OldCommitted);
+    if revision > 0
+        && let Err(error) = is_judging(&line, &other)
+    {
+        gateway.go_on();
+        return Err(error);
+    }
+    reached(Step::OldLeft);
+    let process = other.id();
     let _ = line.may_be_silent();
     let heir = Arc::new(heir(&line));
     gateway.leave_to(Arc::clone(&heir));
@@ -99,6 +156,27 @@ pub fn give(path: &Path, gateway: &Arc<Gateway>, given: &Given<'_>, runtime: &Ha
         heir.ended();
     }
     Ok(process)
+}
+
+/// Waits until the new process judges, which has been told so. If it does not say so in time, it is ended, so that it never will.
+///
+/// # Errors
+/// It has ended, and has judged nothing.
+fn is_judging(line: &Line, other: &OtherProcess) -> Result<(), String> {
+    let judges = |line: &Line| hear(line, |message| matches!(message, Message::Judges)).map(drop);
+    let _ = line.set_patience(LAST_STEP);
+    judges(line).or_else(|error| {
+        end(other);
+        // It may have said so in the meantime: then it has judged, and what it knew is lost with it.
+        judges(line).map_err(|_| error)
+    })
+}
+
+/// Ends a process that hangs, or that may go on without having been told that it judges.
+fn end(other: &OtherProcess) {
+    if let Err(error) = other.end(LAST_STEP) {
+        tracing::error!(%error, process = other.id(), "the process that was to take over cannot be ended: end it by hand");
+    }
 }
 
 /// To be called while the gateway is paused.
@@ -125,7 +203,8 @@ fn tell_everything(line: &Arc<Line>, gateway: &Gateway) -> Result<(), String> {
     is_complete.store(true, Ordering::Relaxed);
     gateway.finish_saving();
     line.say(&Message::Complete).map_err(broke)?;
-    hear(line, |message| matches!(message, Message::Serving))
+    reached(Step::OldTold);
+    hear(line, |message| matches!(message, Message::Serving)).map(drop)
 }
 
 fn heir(line: &Arc<Line>) -> Heir {
@@ -140,9 +219,9 @@ fn heir(line: &Arc<Line>) -> Heir {
 }
 
 /// Waits for what is wanted next.
-fn hear(line: &Line, is_wanted: impl Fn(&Message) -> bool) -> Result<(), String> {
+fn hear(line: &Line, is_wanted: impl Fn(&Message) -> bool) -> Result<Box<Message>, String> {
     match line.hear() {
-        Ok(Some(Received::Message(message))) if is_wanted(&message) => Ok(()),
+        Ok(Some(Received::Message(message))) if is_wanted(&message) => Ok(message),
         Ok(Some(Received::Message(message))) => match *message {
             Message::Refused(why) => Err(format!("the new process refuses: {why}")),
             _ => Err("the new process says something else than was to be said".to_owned()),

@@ -19,11 +19,15 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::other_process::OtherProcess;
 use crate::gateway::estate::Kept;
 use crate::gateway::relay::{Ask, Told};
 
 /// The version of what is said. Two processes that say different things do not take over from each other.
 pub(super) const VERSION: u16 = 1;
+
+/// What is said in this version: 0.1 says revision 0, and does not say so. Each process says only what the other one's revision knows.
+pub(super) const REVISION: u16 = 1;
 
 /// The most that a frame may hold, in bytes: far more than any answer.
 const MAX_FRAME: usize = 16 << 20;
@@ -47,7 +51,7 @@ pub(super) enum Message {
     Exempt(u64, u64),
     /// The old one: that was everything. The folder of the state is free.
     Complete,
-    /// The new one: it serves, but lets no code be judged yet.
+    /// The new one: it knows everything and can serve, and does nothing yet.
     Serving,
     /// The old one: it judges no more. The new one is to.
     Left,
@@ -64,6 +68,10 @@ pub(super) enum Message {
     /// The old one: an answer that waits for a retry, and the hash of the key that an SDK made up for it. (0.1 says neither this nor
     /// what follows.)
     KeptUnder(u128, Kept),
+    /// The new one: as `Ready`, from one that knows this revision, to one that does.
+    ReadyIn(u16),
+    /// The new one, to one of revision 1 or more: it has read `Left`, and judges.
+    Judges,
 }
 
 /// Who the old process is.
@@ -81,6 +89,9 @@ pub(super) struct Hello {
     pub(super) key_check: [u8; 16],
     /// The folder of its state.
     pub(super) state: Option<PathBuf>,
+    /// The revision that it knows. It follows the rest of its message, where 0.1 does not look.
+    #[serde(skip)]
+    pub(super) revision: u16,
 }
 
 /// What comes.
@@ -120,17 +131,25 @@ impl Line {
         self.stream.set_read_timeout(None)
     }
 
-    /// Which process is at the other end.
-    pub(super) fn other_process(&self) -> io::Result<u32> {
-        let peer = rustix::net::sockopt::socket_peercred(&self.stream)?;
-        Ok(peer.pid.as_raw_nonzero().get().unsigned_abs())
+    /// The process at the other end.
+    pub(super) fn other_process(&self) -> io::Result<OtherProcess> {
+        OtherProcess::of(&self.stream)
+    }
+
+    /// What it is said over.
+    pub(super) const fn stream(&self) -> &UnixStream {
+        &self.stream
     }
 
     /// Says something, after all that was said before.
     pub(super) fn say(&self, message: &Message) -> io::Result<()> {
         let mut records = self.records.lock();
         self.flush(&mut records)?;
-        self.write(kind::MESSAGE, &postcard::to_allocvec(message).map_err(io::Error::other)?)
+        let mut said = postcard::to_allocvec(message).map_err(io::Error::other)?;
+        if let Message::Hello(hello) = message {
+            said.extend_from_slice(&hello.revision.to_le_bytes());
+        }
+        self.write(kind::MESSAGE, &said)
     }
 
     /// Tells a record: at once, or with others.
@@ -173,7 +192,10 @@ impl Line {
         match kind {
             kind::RECORDS => Ok(Some(Received::Records(contents))),
             kind::MESSAGE => {
-                let message = postcard::from_bytes(&contents).map_err(io::Error::other)?;
+                let (mut message, rest) = postcard::take_from_bytes(&contents).map_err(io::Error::other)?;
+                if let (Message::Hello(hello), [a, b, ..]) = (&mut message, rest) {
+                    hello.revision = u16::from_le_bytes([*a, *b]);
+                }
                 Ok(Some(Received::Message(Box::new(message))))
             }
             _ => Err(io::Error::other("a frame of an unknown kind")),

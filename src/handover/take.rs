@@ -15,14 +15,20 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-use super::line::{Hello, Line, Message, Received, VERSION};
+use super::line::{Hello, Line, Message, REVISION, Received, VERSION};
+use super::other_process::OtherProcess;
+use super::steps::{Step, reached};
 use crate::clock::Moment;
 use crate::config::Config;
 use crate::gateway::Gateway;
 use crate::phone::Phone;
+use crate::work::UnderWay;
 
 /// How long the old process may take for each step: it waits for exchanges, and tells of ten million phones.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long the old process may take to end once its line has: the kernel closes what a process had open before it has ended.
+const LAST_STEP: Duration = Duration::from_secs(5);
 
 /// A process that waits for another to give it everything. Dropping it ends that.
 #[derive(Debug)]
@@ -35,6 +41,8 @@ pub struct Waiting {
 #[derive(Debug)]
 pub struct Estate {
     line: Line,
+    /// Whose it was.
+    other: OtherProcess,
     hello: Hello,
     /// Where clients connect.
     pub proxy: TcpListener,
@@ -46,7 +54,10 @@ pub struct Estate {
 #[derive(Debug)]
 pub struct Taken {
     line: Line,
+    other: OtherProcess,
     same_key: bool,
+    /// That the old process knows.
+    revision: u16,
 }
 
 impl Waiting {
@@ -82,9 +93,10 @@ impl Waiting {
             // Somebody who only looked whether anybody waits here brings none.
             let Ok([proxy, admin]) = line.take() else { continue };
             let (proxy, admin) = (TcpListener::from(proxy), TcpListener::from(admin));
+            let other = line.other_process().map_err(broke)?;
             return match line.hear().map_err(broke)? {
                 Some(Received::Message(message)) => match *message {
-                    Message::Hello(hello) => Ok(Estate { line, hello, proxy, admin }),
+                    Message::Hello(hello) => Ok(Estate { other, line, hello, proxy, admin }),
                     _ => Err("the old process says something else than who it is".to_owned()),
                 },
                 _ => Err("the old process does not say who it is".to_owned()),
@@ -144,7 +156,10 @@ impl Estate {
     /// Why that cannot be. The old process goes on then.
     pub fn take(self, gateway: &Gateway) -> Result<Taken, String> {
         match self.try_to_take(gateway) {
-            Ok(()) => Ok(Taken { same_key: self.same_key(gateway), line: self.line }),
+            Ok(()) => {
+                let (same_key, revision) = (self.same_key(gateway), self.hello.revision);
+                Ok(Taken { line: self.line, other: self.other, same_key, revision })
+            }
             Err(why) => Err(self.refuse(why)),
         }
     }
@@ -154,6 +169,7 @@ impl Estate {
     }
 
     fn try_to_take(&self, gateway: &Gateway) -> Result<(), String> {
+        reached(Step::NewGreeted);
         let same_key = self.same_key(gateway);
         if !same_key {
             tracing::warn!("hash_key is not what it was: what the old process knows of ids and accounts means nothing");
@@ -168,7 +184,9 @@ impl Estate {
         };
         succeed(true)?;
         let broke = |error: io::Error| format!("the old process broke off: {error}");
-        self.line.say(&Message::Ready).map_err(broke)?;
+        let ready = if self.hello.revision > 0 { Message::ReadyIn(REVISION) } else { Message::Ready };
+        self.line.say(&ready).map_err(broke)?;
+        reached(Step::NewReady);
         loop {
             match self.line.hear().map_err(broke)? {
                 Some(Received::Records(records)) => gateway.inherit(&records, same_key, !is_written)?,
@@ -180,7 +198,10 @@ impl Estate {
                             gateway.inherit_exemption(phone, Moment::from_micros(until));
                         }
                     }
-                    Message::Complete => return succeed(false),
+                    Message::Complete => {
+                        reached(Step::NewTold);
+                        return succeed(false);
+                    }
                     _ => return Err("the old process says something else than was to be said".to_owned()),
                 },
                 None => return Err("the old process has ended".to_owned()),
@@ -190,34 +211,53 @@ impl Estate {
 }
 
 impl Taken {
-    /// Tells the old process that this one serves, and once that one judges no more, has this one judge. From then on it does what the
-    /// old one asks for, until it ends. It blocks.
+    /// Tells the old process that this one can serve, and once that one judges no more, has this one judge. From then on it does what the
+    /// old one asks for, until it ends; `under_way` lives for as long. It blocks.
     ///
     /// # Errors
     /// The old one goes on, and this one must not.
-    pub fn serves(self, gateway: &Arc<Gateway>, runtime: Handle) -> Result<(), String> {
-        let broke = |error: io::Error| format!("the old process broke off: {error}");
-        let Self { line, same_key } = self;
-        line.say(&Message::Serving).map_err(broke)?;
+    pub fn serves(self, gateway: &Arc<Gateway>, runtime: Handle, under_way: UnderWay) -> Result<(), String> {
+        let Self { line, other, same_key, revision } = self;
+        // Where that fails, the line has ended, which is heard next.
+        let _ = line.say(&Message::Serving);
+        reached(Step::NewCanServe);
         loop {
-            match line.hear().map_err(broke)? {
+            match line.hear() {
                 // What is settled there meanwhile.
-                Some(Received::Records(records)) => gateway.inherit(&records, same_key, true)?,
-                Some(Received::Message(message)) => match *message {
-                    Message::Left => break,
-                    _ => return Err("the old process goes on".to_owned()),
-                },
-                // It has ended before it could say that it left.
-                None => break,
+                Ok(Some(Received::Records(records))) => gateway.inherit(&records, same_key, true)?,
+                Ok(Some(Received::Message(message))) if matches!(*message, Message::Left) => break,
+                Ok(Some(Received::Message(_))) => return Err("the old process goes on".to_owned()),
+                // The end of the line says nothing by itself: it may have been broken off.
+                Ok(None) | Err(_) if other.has_ended_within(LAST_STEP) => {
+                    tracing::warn!("the old process ended before it could say that it left: this one goes on for it");
+                    break;
+                }
+                Ok(None) | Err(_) => return Err("the old process goes on".to_owned()),
             }
         }
+        reached(Step::NewCommitted);
+        if revision > 0 {
+            // Before anything is judged. If it cannot be said, the old process has ended; or it has not waited, and goes on.
+            let said = line.say(&Message::Judges);
+            if said.is_err() && !other.has_ended_within(LAST_STEP) {
+                return Err("the old process goes on".to_owned());
+            }
+        }
+        reached(Step::NewJudges);
         gateway.discard_earlier_state();
         gateway.go_on();
-        line.may_be_silent().map_err(broke)?;
+        // Where it fails, the old process has ended.
+        let _ = line.may_be_silent();
         let gateway = Arc::clone(gateway);
         let listening = thread::Builder::new().name("old process".to_owned());
-        let listening = listening.spawn(move || listen(&Arc::new(line), &gateway, same_key, &runtime));
-        listening.map(drop).map_err(broke)
+        let listening = listening.spawn(move || {
+            listen(&Arc::new(line), &gateway, same_key, &runtime);
+            drop(under_way);
+        });
+        if let Err(error) = listening {
+            tracing::error!(%error, "what the old process asks for cannot be heard: its clients are told that nobody answers");
+        }
+        Ok(())
     }
 }
 

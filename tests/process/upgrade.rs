@@ -8,30 +8,30 @@ use crate::process::{Process, Serving, config_file};
 use crate::upstream::{Act, Seen, Upstream};
 
 /// Two processes that can meet.
-struct Meeting {
+pub(crate) struct Meeting {
     config: String,
     socket: String,
-    upstream: Upstream,
+    pub(crate) upstream: Upstream,
 }
 
 impl Meeting {
-    async fn new(config: &str) -> Self {
+    pub(crate) async fn new(config: &str) -> Self {
         let socket = config_file("").replace(".toml", ".sock");
         Self { config: config_file(config), socket, upstream: Upstream::start().await }
     }
 
-    fn start(&self, more: &[&str], variables: &[(&str, &str)]) -> Process {
+    pub(crate) fn start(&self, more: &[&str], variables: &[(&str, &str)]) -> Process {
         let url = self.upstream.url();
         let all = [&[("UPSTREAM_URL", url.as_str()), ("UPGRADE_SOCKET", &self.socket)], variables].concat();
         Process::start(&[&["run", "--config", &self.config], more].concat(), &all)
     }
 
-    async fn old(&self) -> Serving {
+    pub(crate) async fn old(&self) -> Serving {
         Serving::of(self.start(&[], &[])).await
     }
 
     /// The process that takes over from this one.
-    async fn succeed(&self, old: &Serving, variables: &[(&str, &str)]) -> Serving {
+    pub(crate) async fn succeed(&self, old: &Serving, variables: &[(&str, &str)]) -> Serving {
         let new = self.start(&["--upgrade"], variables);
         new.logs("waiting for the gateway that runs").await;
         old.process.signal("QUIT");
@@ -39,13 +39,13 @@ impl Meeting {
     }
 }
 
-async fn send(wire: &mut Wire, phone: &str) -> u16 {
+pub(crate) async fn send(wire: &mut Wire, phone: &str) -> u16 {
     let body = format!(r#"{{"to":"{phone}"}}"#);
     wire.request("POST", "/api/v1/verify", &[], body.as_bytes()).await;
     wire.answer().await.expect("the connection ends without an answer").status.as_u16()
 }
 
-async fn sends(serving: &Serving, phone: &str, many: usize) -> Vec<u16> {
+pub(crate) async fn sends(serving: &Serving, phone: &str, many: usize) -> Vec<u16> {
     let mut all = Vec::new();
     for _ in 0..many {
         all.push(send(&mut serving.connect().await, phone).await);

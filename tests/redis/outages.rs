@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sendly_gateway::clock::Clock;
-use sendly_gateway::handover::Waiting;
+use sendly_gateway::handover::{Attempt, Waiting};
 use sendly_gateway::server::take_over;
 
 use crate::fleet::{Fleet, HASTY, PATIENCE, config};
@@ -477,7 +477,7 @@ async fn a_successor_that_took_over_while_redis_was_away_tells_it_what_both_know
         let estate = tokio::task::spawn_blocking(move || waiting.estate()).await.unwrap().unwrap();
         take_over(parse(&config, &upstream), estate, Clock::system()).await.unwrap()
     });
-    fleet.gateways[0].hand_over(socket).await.unwrap();
+    fleet.gateways[0].hand_over(socket, &Attempt::default()).await.unwrap();
     // The one that went takes with it what it had yet to tell.
     fleet.gateways[0] = taking.await.unwrap();
     fleet.send_ok(0, PHONE).await;

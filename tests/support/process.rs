@@ -34,7 +34,9 @@ impl Process {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sendly-gateway"));
         let anywhere = [("LISTEN", "127.0.0.1:0"), ("ADMIN_LISTEN", "127.0.0.1:0")];
         for (name, value) in anywhere.iter().chain(variables) {
-            command.env(format!("SENDLY_GATEWAY_{name}"), value);
+            // The latter is none of the configuration's.
+            let prefix = if *name == "HAND_OVER_STOPS_AT" { "" } else { "SENDLY_GATEWAY_" };
+            command.env(format!("{prefix}{name}"), value);
         }
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
@@ -98,6 +100,20 @@ impl Process {
             whole.lines().filter(|line| line.contains(text)).map(str::to_owned).collect()
         };
         with(&wait_for(self.err.clone(), text, |err| with(err).len() >= many).await)
+    }
+
+    /// Waits until it is stopped, as by SIGSTOP.
+    pub(crate) async fn is_stopped(&self) {
+        let is_stopped = async {
+            loop {
+                let state = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
+                if state.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T')) {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, is_stopped).await.unwrap_or_else(|_| panic!("it goes on:\n{}", self.err()));
     }
 
     pub(crate) fn signal(&self, name: &str) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
 use super::spawn::Spawned;
-use crate::handover::NotTaken;
+use crate::handover::{Attempt, NotTaken};
 use crate::server::Running;
 
 /// How often a process that was started is looked for until it waits, and with which pause: for 20 seconds.
@@ -40,16 +40,16 @@ impl Successor {
     ///
     /// # Errors
     /// Why nobody did.
-    pub(super) async fn take_over_from(&self, running: &Running) -> Result<u32, String> {
+    pub(super) async fn take_over_from(&self, running: &Running, attempt: &Attempt) -> Result<u32, String> {
         let socket = running.reload().config().upgrade.socket;
         let socket = socket.ok_or("upgrade.socket is not set")?;
-        match running.hand_over(socket.clone()).await {
+        match running.hand_over(socket.clone(), attempt).await {
             Err(NotTaken::NobodyWaits(_)) => {}
             Err(NotTaken::Failed(error)) => return Err(error),
             Ok(process) => return Ok(process),
         }
         let mut spawned = self.start(&socket).await?;
-        match meet(running, &socket, &mut spawned).await {
+        match meet(running, &socket, &mut spawned, attempt).await {
             Ok(process) => {
                 spawned.release().await;
                 Ok(process)
@@ -72,16 +72,17 @@ impl Successor {
 }
 
 /// Hands over to a process that was started, once it waits.
-async fn meet(running: &Running, socket: &Path, spawned: &mut Spawned) -> Result<u32, String> {
+async fn meet(running: &Running, socket: &Path, spawned: &mut Spawned, attempt: &Attempt) -> Result<u32, String> {
     let ended = |how: String| format!("the process that was to take over has ended: {how}");
     let mut looked = 0;
     loop {
         tokio::select! {
             () = sleep(PAUSE) => looked += 1,
             how = spawned.ended() => return Err(ended(how)),
+            why = attempt.is_broken_off() => return Err(why.to_owned()),
         }
-        // Once it is under way it is not broken off: it knows best whether there is a way back.
-        match running.hand_over(socket.to_owned()).await {
+        // Once it is under way only the attempt itself knows whether there is a way back.
+        match running.hand_over(socket.to_owned(), attempt).await {
             Err(NotTaken::NobodyWaits(_)) if looked < LOOKS => {}
             Err(NotTaken::NobodyWaits(error)) => return Err(error),
             Err(NotTaken::Failed(error)) => {

@@ -21,6 +21,7 @@ mod proofs;
 mod server_time;
 mod verbs;
 mod waits;
+mod watch;
 mod wire;
 
 use std::collections::HashMap;
@@ -45,7 +46,7 @@ use keys::Names;
 use link::{Fault, Link};
 use open::Open;
 pub use options::{Options, Servers, Time, Topology};
-use server_time::ServerTime;
+use server_time::{ServerTime, Whose};
 pub use waits::Waits;
 use wire::{Call, Contents, Judged, Numbers};
 
@@ -142,7 +143,11 @@ impl Redis {
             link,
             circuit: Circuit::new(clock.now()),
             backlog: Mutex::new(Backlog::new(options.max_backlog)),
-            time: ServerTime::new(options.time == Time::Callers),
+            time: ServerTime::new(match options.time {
+                Time::Callers => Whose::Callers,
+                Time::Servers if is_cluster => Whose::Servers,
+                Time::Servers => Whose::Server,
+            }),
             clock,
             bound: options.timeout,
             on_outage: options.on_outage,
@@ -290,7 +295,7 @@ impl Redis {
         Ok((decision, Verdict::Charged(charge, token)))
     }
 
-    /// One call. An answer that it came too late shows what time it is: then it is asked again, once.
+    /// One call. An answer that it came too late, or too early, shows what time it is: then it is asked again, once.
     async fn judge(
         &self,
         policy: &Policy,
@@ -302,12 +307,8 @@ impl Redis {
     ) -> Result<Judged, Fault> {
         let names: Vec<String> = keys.iter().map(|key| self.names.key(*key, token.beside)).collect();
         for _ in 0..2 {
-            let deadline = match self.time.told(now) {
-                // The server's time is known to within the time that an answer takes: another bound.
-                None if self.time.is_known() => (self.time.at(self.clock.now()) + self.bound * 2).as_micros(),
-                _ => 0,
-            };
-            let numbers = self.numbers(now).and(0).and(deadline).and(token.number.into()).kind(kind);
+            let (earliest, deadline) = self.time.span(self.clock.now(), self.bound);
+            let numbers = self.numbers(now).and(earliest).and(deadline).and(token.number.into()).kind(kind);
             let numbers = numbers.and(policy.holds().into()).and(charges.into());
             // A cluster's client asks again by itself when a server has moved.
             let numbers = numbers.and(self.names.is_cluster.into());
@@ -320,6 +321,7 @@ impl Redis {
             if judged.verdict != wire::Verdict::Late {
                 return Ok(judged);
             }
+            self.see_to_clock().await?;
         }
         Err(Fault { may_be_done: false, ..Fault::late(self.bound) })
     }
@@ -331,6 +333,9 @@ impl Redis {
         let (shown, parts) = wire::parts(answer)?;
         self.time.observe(asked, self.clock.now(), shown);
         self.circuit.worked();
+        if self.time.was_set() {
+            self.changed.notify_one();
+        }
         Ok(parts)
     }
 

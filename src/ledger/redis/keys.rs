@@ -80,6 +80,11 @@ impl Names {
         (0..DATA_NAMES).filter_map(within).map(|tag| format!("{}:data:{{{tag}}}", self.prefix)).collect()
     }
 
+    /// Where it stands what is added to the server's time, if it is one server.
+    pub(super) fn clock(&self) -> String {
+        format!("{}:clock", self.prefix)
+    }
+
     /// A phone as it is written to what is known of an id. Nobody reads it there without the hash key: each id has a pad of its own.
     pub(super) fn mask(&self, id: Verification, phone: Phone) -> [u8; 8] {
         (phone.digits() ^ self.pad(id)).to_be_bytes()

@@ -510,11 +510,19 @@ function verbs.learn()
     return { now, known and 1 or 0, known and known:sub(9) or '', has }
 end
 
--- Whether this server takes writes, what time it has, and which data: the first who asks names them.
+-- Whether this server takes writes, what time it has, and which data: the first who asks names them. And what gateways have agreed to add
+-- to its time, where that stands in a second key.
 function verbs.probe()
     local data = redis.call('GET', KEYS[1]) or ARGV[3]
     redis.call('SET', KEYS[1], data)
-    return { now, data }
+    return { now, data, KEYS[2] and redis.call('GET', KEYS[2]) or '' }
+end
+
+-- Agrees on something else, unless another gateway was first.
+function verbs.set_clock()
+    if (redis.call('GET', KEYS[1]) or '') ~= ARGV[3] then return { now, 0 } end
+    redis.call('SET', KEYS[1], ARGV[4])
+    return { now, 1 }
 end
 
 return verbs[verb]()

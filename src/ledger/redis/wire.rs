@@ -37,9 +37,9 @@ impl Call {
 pub(super) struct Numbers(pub(super) Vec<u8>);
 
 impl Numbers {
-    /// Begins with what the script takes for the time; `None`: that of its server.
-    pub(super) fn new(told: Option<Moment>) -> Self {
-        Self(Vec::with_capacity(256)).and(told.map_or(0, Moment::as_micros))
+    /// Begins with what the script is told of the time.
+    pub(super) fn new(told: u64) -> Self {
+        Self(Vec::with_capacity(256)).and(told)
     }
 
     pub(super) fn and(mut self, number: u64) -> Self {

@@ -11,7 +11,7 @@ use crate::script::{Ask, Expect, Script};
 use crate::svg::{Chart, Shape};
 use crate::visit::Path;
 
-const BODIES: [usize; 5] = [100, 1024, 4096, 16_384, 65_536];
+const BODIES: [usize; 5] = [100, 1024, 4096, 16_384, 32_768];
 const CONNECTIONS: [usize; 4] = [1, 64, 512, 4096];
 
 /// Limits that a send meets, from the first to as many as are measured. None of them refuses a first send.

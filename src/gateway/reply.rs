@@ -246,7 +246,7 @@ impl Reply {
 
     /// The body is more than the gateway judges.
     pub fn body_too_large() -> Self {
-        let message = "The body of a send or resend may have 64 KiB.";
+        let message = "The body of a send or resend may have 32 KiB.";
         Self::error(StatusCode::PAYLOAD_TOO_LARGE, code::PAYLOAD_TOO_LARGE, message)
     }
 

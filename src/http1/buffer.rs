@@ -3,6 +3,9 @@
 /// What is allocated for a connection: nearly every request and every answer of Sendly's fits, head and body.
 const USUAL: usize = 4 * 1024;
 
+/// By how much it grows at most, so that a message that does not come to its end takes hardly more than its own length.
+const STEP: usize = 8 * 1024;
+
 /// Bytes in the order in which they came.
 pub struct Buffer {
     /// All of it is initialised; what lies outside of `start..end` means nothing.
@@ -50,7 +53,10 @@ impl Buffer {
                 self.bytes.copy_within(self.start..self.end, 0);
                 (self.start, self.end) = (0, self.end - self.start);
             } else {
-                self.bytes.resize(self.bytes.len().saturating_mul(2).max(USUAL), 0);
+                let more = self.bytes.len().clamp(USUAL, STEP);
+                // Exactly: a vector would double.
+                self.bytes.reserve_exact(more);
+                self.bytes.resize(self.bytes.len() + more, 0);
             }
         }
         self.bytes.get_mut(self.end..).unwrap_or_default()

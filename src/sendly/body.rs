@@ -7,8 +7,9 @@ use serde::de::{self, Deserializer, IgnoredAny, MapAccess, Visitor};
 
 use crate::phone::Phone;
 
-/// The most that a limited request's body may have, in bytes. It is what pingora can hold back and replay.
-pub const MAX_REQUEST: usize = 64 * 1024;
+/// The most that a limited request's body may have, in bytes: those of the SDKs have a few hundred. All of it is held in memory before
+/// anything is known of the client.
+pub const MAX_REQUEST: usize = 32 * 1024;
 
 /// The most of an answer that the gateway reads, in bytes. Sendly's are a few hundred.
 pub const MAX_ANSWER: usize = 64 * 1024;

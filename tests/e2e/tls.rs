@@ -225,7 +225,7 @@ async fn http_2_is_limited_like_http_1() {
         (Method::POST, resend.as_str(), "{}".into(), 429),
         (Method::POST, SEND, "{}".into(), 400),
         (Method::POST, SEND, String::new(), 400),
-        (Method::POST, SEND, "x".repeat(64 * 1024 + 1), 413),
+        (Method::POST, SEND, "x".repeat(32 * 1024 + 1), 413),
         (Method::POST, SEND, "x".repeat(8 * MB), 413),
         (Method::POST, "/api/v1/verify/", send_body(PHONE), 404),
         (Method::POST, "//other/api/v1/verify", send_body(PHONE), 404),

@@ -32,6 +32,9 @@ use crate::http1::chunk_framing::{ChunkFraming, MalformedChunk};
 /// this one's.
 const WORTH_IT: usize = 4 * 1024;
 
+/// How many bytes pingora reads at once. Its buffer has room for 64 KiB, of which no more takes memory than has ever been written to.
+const AT_ONCE: usize = 16 * 1024;
+
 /// See the module's documentation.
 #[derive(Debug)]
 pub(super) struct Wire {
@@ -246,7 +249,7 @@ impl AsyncRead for Wire {
         let wire = self.get_mut();
         let mut came = 0;
         if wire.unread().is_empty() {
-            let certain = wire.lent.certain().min(into.remaining());
+            let certain = wire.lent.certain().min(into.remaining()).min(AT_ONCE);
             let is_direct = certain >= WORTH_IT || certain > 0 && certain == into.remaining();
             let read = if is_direct { wire.poll_certain(context, into, certain) } else { wire.poll_more(context) };
             let Poll::Ready(read) = read else {

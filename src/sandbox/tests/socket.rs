@@ -140,15 +140,15 @@ async fn what_is_held_leaves_when_the_sandbox_stops() {
 }
 
 #[tokio::test]
-async fn a_body_may_have_64_kib() {
+async fn a_body_may_have_32_kib() {
     let served = Served::start().await;
     let padded = |size: usize| {
         let body = json!({ "to": PHONE }).to_string();
         " ".repeat(size - body.len()) + &body
     };
-    let over = served.post(padded(64 * 1024 + 1)).await.unwrap();
+    let over = served.post(padded(32 * 1024 + 1)).await.unwrap();
     assert_eq!(error(told(&over)), (413, "payload_too_large".into()));
-    assert_eq!(served.post(padded(64 * 1024)).await.unwrap().status(), 201);
+    assert_eq!(served.post(padded(32 * 1024)).await.unwrap().status(), 201);
     served.stop().await;
 }
 

@@ -225,10 +225,20 @@ impl Gateway {
             return Err(Reply::key_not_allowed());
         }
         let now = self.clock.now();
-        let is_proven = |now| account.is_some_and(|account| self.ledger.is_proven(account, now));
-        if is_proven(now) {
+        if account.is_some_and(|account| self.ledger.is_proven(account, now)) {
             return Ok(None);
         }
+        // Boxed: it is large, and seldom needed.
+        Box::pin(self.admit_unproven(account, client, now)).await
+    }
+
+    async fn admit_unproven(
+        &self,
+        account: Option<Account>,
+        client: Option<IpAddr>,
+        now: Moment,
+    ) -> Result<Option<Pass>, Reply> {
+        let is_proven = |now| account.is_some_and(|account| self.ledger.is_proven(account, now));
         if let Some(word) = account.and_then(|account| self.admission.table.lock().refusal(account, now)) {
             self.metrics.unserved(Unserved::Refused);
             return Err(Reply::key_refused(word));

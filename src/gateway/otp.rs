@@ -81,8 +81,8 @@ pub(super) async fn serve<C: Caller>(
     };
     request.phone = subject.phone;
 
-    let late = pin!(tokio::time::sleep(settings.config.upstream.answer_within));
-    let mut patience = Patience::new(late, &gateway.clock);
+    let timer = pin!(None);
+    let mut patience = Patience::new(settings.config.upstream.answer_within, timer, &gateway.clock);
     let served = {
         let mut waits = Waits::default();
         let limited = (call, head, kind, subject);

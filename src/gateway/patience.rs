@@ -1,8 +1,9 @@
 //! How long a client waits for its answer, whatever Sendly does meanwhile.
 
 use std::pin::{Pin, pin};
+use std::time::Duration;
 
-use tokio::time::Sleep;
+use tokio::time::{Sleep, sleep};
 
 use super::caller::Caller;
 use super::reply::Reply;
@@ -11,14 +12,29 @@ use crate::clock::{Clock, Moment};
 /// A client's patience (`upstream.answer_within`), from the end of its request's body. At its end the client is told that Sendly is late,
 /// and what it asked for goes on without it.
 pub(super) struct Patience<'r> {
-    end: Pin<&'r mut Sleep>,
+    span: Duration,
+    began: Moment,
+    /// Its timer, once something is waited for: what is answered at once needs none.
+    end: Pin<&'r mut Option<Sleep>>,
     clock: &'r Clock,
     told_at: Option<Moment>,
 }
 
 impl<'r> Patience<'r> {
-    pub(super) fn new(end: Pin<&'r mut Sleep>, clock: &'r Clock) -> Self {
-        Self { end, clock, told_at: None }
+    /// It lasts for `span` from now on. `end` is a place for its timer.
+    pub(super) fn new(span: Duration, end: Pin<&'r mut Option<Sleep>>, clock: &'r Clock) -> Self {
+        Self { span, began: clock.now(), end, clock, told_at: None }
+    }
+
+    /// Resolves when it is over.
+    async fn end(&mut self) {
+        if self.end.is_none() {
+            let left = self.span.saturating_sub(self.clock.now().since(self.began));
+            self.end.set(Some(sleep(left)));
+        }
+        if let Some(end) = self.end.as_mut().as_pin_mut() {
+            end.await;
+        }
     }
 
     /// When the client was told that Sendly is late, if it was. It can be told nothing else then.
@@ -52,7 +68,7 @@ impl<'r> Patience<'r> {
             biased;
             done = &mut work => return done,
             () = caller.gone() => true,
-            () = self.end.as_mut() => false,
+            () = self.end() => false,
         };
         left();
         if has_gone {
@@ -61,7 +77,7 @@ impl<'r> Patience<'r> {
             tokio::select! {
                 biased;
                 done = &mut work => return done,
-                () = self.end.as_mut() => {}
+                () = self.end() => {}
             }
         }
         self.told_at = Some(self.clock.now());

@@ -78,13 +78,14 @@ impl ProxyHttp for Proxy {
         }
         let mut caller = Streamed::new(session);
         if let Some(reply) = gateway.throttle(settings, &caller, request) {
-            caller.refuse(reply).await?;
+            Box::pin(caller.refuse(reply)).await?;
             return Ok(true);
         }
         match reading {
             Reading::Verify(call) => match call.operation {
                 Operation::Send | Operation::Resend => {
-                    otp::serve(gateway, settings, &mut caller, request, &call).await?;
+                    // Boxed: what passes, which is nearly all that comes here, should not have room for it. This future is moved.
+                    Box::pin(otp::serve(gateway, settings, &mut caller, request, &call)).await?;
                     Ok(true)
                 }
                 _ => {
@@ -269,7 +270,7 @@ async fn pass(
     request.to_sendly = gateway.passing_slot(settings).await;
     if request.to_sendly.is_none() {
         let reply = gateway.turn_request_away(request, TurnedAway::Upstream);
-        session::refuse(session, reply).await?;
+        Box::pin(session::refuse(session, reply)).await?;
         return Ok(true);
     }
     session::expect_continue(session).await?;
@@ -285,6 +286,6 @@ async fn pass(
 /// Answers before the body was read.
 async fn early(session: &mut Session, request: &mut Request, outcome: Outcome, reply: Reply) -> pingora::Result<bool> {
     request.outcome = outcome;
-    session::refuse(session, reply).await?;
+    Box::pin(session::refuse(session, reply)).await?;
     Ok(true)
 }

@@ -32,10 +32,14 @@ impl Slots {
 
     /// The same; where all are taken, waits for one, at most for `patience`.
     pub(super) async fn take(&self, most: usize, patience: Duration) -> Option<Slot> {
-        let slot = self.try_take(most);
-        if slot.is_some() {
-            return slot;
+        match self.try_take(most) {
+            // Boxed: to wait is seldom needed, and takes room.
+            None => Box::pin(self.wait(most, patience)).await,
+            slot => slot,
         }
+    }
+
+    async fn wait(&self, most: usize, patience: Duration) -> Option<Slot> {
         let _waiting = Waiting::begin(&self.0);
         let taking = async {
             loop {

@@ -213,3 +213,38 @@ async fn many_streams_make_no_more_connections_to_sendly_than_there_may_be() {
     assert_eq!(secure.gateway.upstream.seen().len(), 4, "half of them are for codes");
     assert_eq!(secure.gateway.metric("sendly_gateway_upstream_connections").await, 4);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sends_that_are_reset_at_once_stay_within_the_caps_and_all_that_reached_sendly_are_charged() {
+    let secure = Secure::start("upstream.max_connections = 8").await;
+    let gateway = &secure.gateway;
+    let mut connection = http2(&secure, &Builder::new()).await;
+    let (answer, mut body) = connection.send_request(request(Method::POST, "/api/v1/verify"), false).unwrap();
+    body.send_data(Bytes::from(send_body("+15550100001")), true).unwrap();
+    assert_eq!(answer.await.unwrap().status(), 201, "its key is a good one");
+    for nth in 0..300 {
+        let (answer, mut body) = loop {
+            // The gateway ends a connection that resets too much.
+            match connection.ready().await {
+                Ok(mut ready) => match ready.send_request(request(Method::POST, "/api/v1/verify"), false) {
+                    Ok(sent) => {
+                        connection = ready;
+                        break sent;
+                    }
+                    Err(_) => connection = http2(&secure, &Builder::new()).await,
+                },
+                Err(_) => connection = http2(&secure, &Builder::new()).await,
+            }
+        };
+        // The connection may have ended meanwhile: the next one is made anew.
+        let _ = body.send_data(Bytes::from(send_body(&format!("+1555020{nth:04}"))), true);
+        body.send_reset(h2::Reason::CANCEL);
+        drop(answer);
+        if nth % 20 == 0 {
+            assert!(gateway.metric("sendly_gateway_upstream_connections").await <= 8);
+        }
+    }
+    gateway.is_idle().await;
+    let sends = gateway.upstream.count(|seen| seen.is_send());
+    assert_eq!(gateway.settled("kept", "success").await, sends as u64);
+}

@@ -105,6 +105,8 @@ pub struct Upstream {
     pub write_timeout: Duration,
     /// For an idle pooled connection. Below the upstream's own keep-alive.
     pub idle_timeout: Duration,
+    /// For a connection that is in use all the time: it is made anew then, and the name resolved with it.
+    pub max_age: Duration,
     /// Idle connections kept at most.
     pub max_idle: usize,
     /// Connections in use at a time, at most.

@@ -18,6 +18,7 @@ mod gate;
 mod head;
 mod holds;
 mod lookup;
+mod max_age;
 mod meaning;
 pub mod operators;
 mod otp;

@@ -41,6 +41,7 @@ pub(super) fn shown(config: &Config) -> Value {
             "read_timeout": span(upstream.read_timeout),
             "write_timeout": span(upstream.write_timeout),
             "idle_timeout": span(upstream.idle_timeout),
+            "max_age": span(upstream.max_age),
             "max_idle": upstream.max_idle,
             "max_connections": upstream.max_connections,
         },

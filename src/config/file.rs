@@ -181,6 +181,7 @@ fn upstream(keys: &mut Section<'_, '_>) -> Upstream {
         // A connection that the upstream closes just as a code is sent leaves its outcome unknown, and its charge kept. The
         // shortest common keep-alive is Node's, 5 s.
         idle_timeout: keys.get("idle_timeout", secs(4), duration(millis(1)..=hours(1))),
+        max_age: keys.get("max_age", minutes(5), duration(secs(1)..=hours(24))),
         max_idle: keys.get("max_idle", 1024, count(0..=65_536)),
         max_connections: capacity::of_upstream(keys),
     }

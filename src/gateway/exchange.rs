@@ -107,7 +107,7 @@ impl Sendly {
     pub fn trusting(upstream: &Upstream, authorities: &Authorities, clock: Clock) -> Result<Self, String> {
         let client = match upstream.protocol {
             Protocol::Http1 => Client::Http1(Box::new(http1::Client::new(upstream, authorities, clock)?)),
-            Protocol::Http2 => Client::Http2(Box::new(http2::Client::new(upstream, authorities)?)),
+            Protocol::Http2 => Client::Http2(Box::new(http2::Client::new(upstream, authorities, clock)?)),
         };
         Ok(Self { host: authority(&upstream.origin)?, client })
     }

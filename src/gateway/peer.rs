@@ -15,6 +15,8 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
 use super::exchange;
+use super::max_age::MaxAge;
+use crate::clock::Moment;
 use crate::config::{Origin, Upstream};
 use crate::trust::Authorities;
 
@@ -28,6 +30,7 @@ pub(super) struct Peer {
     /// One for each address.
     peers: RwLock<Vec<HttpPeer>>,
     turn: AtomicUsize,
+    max_age: MaxAge,
 }
 
 impl std::fmt::Debug for Peer {
@@ -81,6 +84,7 @@ impl Peer {
             generation,
             peers: RwLock::default(),
             turn: AtomicUsize::new(0),
+            max_age: MaxAge::new(upstream.max_age),
             origin: upstream.origin.clone(),
         })
     }
@@ -95,7 +99,6 @@ impl Peer {
             // An empty name would switch the verification of certificates off; the config refuses an empty host.
             let mut peer = HttpPeer::new(address, self.origin.tls, self.origin.host.clone());
             peer.options = self.options.clone();
-            peer.group_key = self.generation;
             peer
         };
         *self.peers.write() = addresses.into_iter().map(peer).collect();
@@ -129,11 +132,16 @@ impl Peer {
         self.is_known()
     }
 
-    /// The next address in turn.
-    pub(super) fn choose(&self) -> pingora::Result<Box<HttpPeer>> {
+    /// The next address in turn, for a request that begins now.
+    pub(super) fn choose(&self, now: Moment) -> pingora::Result<Box<HttpPeer>> {
         let peers = self.peers.read();
         let turn = self.turn.fetch_add(1, Ordering::Relaxed).checked_rem(peers.len());
-        let peer = turn.and_then(|turn| peers.get(turn)).cloned();
+        let mut peer = turn.and_then(|turn| peers.get(turn)).cloned();
+        if let Some(peer) = &mut peer {
+            // pingora's pool does not know how old a connection is, but keeps those of other groups apart: they are closed when they have
+            // been idle. A period has fewer than 40 bits for thousands of years.
+            peer.group_key = self.generation << 40 | self.max_age.period(now);
+        }
         peer.map(Box::new)
             .ok_or_else(|| Error::explain(ErrorType::HTTPStatus(502), "no address of the upstream is known"))
     }

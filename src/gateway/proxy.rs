@@ -102,7 +102,7 @@ impl ProxyHttp for Proxy {
     }
 
     async fn upstream_peer(&self, _session: &mut Session, streaming: &mut Streaming) -> pingora::Result<Box<HttpPeer>> {
-        streaming.settings.upstream.peer.choose()
+        streaming.settings.upstream.peer.choose(self.0.clock.now())
     }
 
     fn fail_to_connect(

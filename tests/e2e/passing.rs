@@ -1,9 +1,19 @@
 //! Everything that is no code streams through as it came, both ways.
 
+use std::convert::Infallible;
+use std::future::ready;
 use std::time::Duration;
 
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
 use sendly_gateway::clock::ManualClock;
 use sendly_gateway::server::Running;
+use tokio::net::TcpListener;
 
 use crate::client::{Answer, KEY, Wire};
 use crate::raw::{Heard, Raw, Say};
@@ -487,4 +497,37 @@ async fn answers_without_a_body_are_no_obstacle_where_answers_are_read() {
             assert_eq!(wire.answer().await.unwrap().status.as_str(), &answer[9..12], "{answer:?}");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_passes_through_is_sent_on_other_connections_once_they_are_as_old_as_they_may_be() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (url, clock) = (format!("http://{}", listener.local_addr().unwrap()), ManualClock::new(START));
+    tokio::spawn(async move {
+        for nth in 1.. {
+            let (stream, _) = listener.accept().await.unwrap();
+            let answer = Response::new(Full::new(Bytes::from(format!("{nth}"))));
+            let answer = service_fn(move |_: Request<Incoming>| ready(Ok::<_, Infallible>(answer.clone())));
+            // The gateway closes it in the end.
+            tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), answer));
+        }
+    });
+    let running = serve("upstream.max_age = \"60s\"\nupstream.idle_timeout = \"1h\"", &url, clock.clone().into()).await;
+    let mut wire = Wire::connect(running.address).await;
+    let mut connection = async || -> u32 {
+        wire.request("GET", "/api/v1/messages", &[], b"").await;
+        String::from_utf8(wire.answer().await.unwrap().body).unwrap().parse().unwrap()
+    };
+    // Each connection, with the first second in which it was used, and the last.
+    let mut used: Vec<(u32, u32, u32)> = Vec::new();
+    for second in 0..180 {
+        let now = connection().await;
+        match used.iter_mut().find(|(nth, ..)| *nth == now) {
+            Some((.., last)) => *last = second,
+            None => used.push((now, second, second)),
+        }
+        clock.advance(Duration::from_secs(1));
+    }
+    assert!((3..=5).contains(&used.len()), "{used:?}");
+    assert!(used.iter().all(|(_, first, last)| last - first <= 60), "{used:?}");
 }

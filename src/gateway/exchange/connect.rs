@@ -1,25 +1,33 @@
 //! How a connection to Sendly comes about: its name, its addresses, TLS.
 
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustls_pki_types::ServerName;
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, lookup_host};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 
 use super::connection::{Connection, Stream};
+use crate::clock::Moment;
 use crate::config::{Origin, Upstream};
 use crate::trust::Authorities;
 
 /// How long an address is tried before the next one is tried beside it (RFC 8305, 5).
 const HEAD_START: Duration = Duration::from_millis(250);
 
+/// Finds the addresses of a host and a port.
+type Resolve =
+    Box<dyn Fn(String, u16) -> Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send>> + Send + Sync>;
+
 /// Whom to connect to, and how.
 pub(super) struct Connector {
     origin: Origin,
+    resolve: Resolve,
     tls: Option<(TlsConnector, ServerName<'static>)>,
     timeout: Duration,
 }
@@ -37,21 +45,31 @@ impl Connector {
         } else {
             None
         };
-        Ok(Self { origin: origin.clone(), tls, timeout: timeout(upstream) })
+        let resolve: Resolve =
+            Box::new(|host, port| Box::pin(async move { Ok(lookup_host((host, port)).await?.collect()) }));
+        Ok(Self { origin: origin.clone(), resolve, tls, timeout: timeout(upstream) })
     }
 
-    /// A new connection.
+    /// The same with another way to find addresses.
+    #[cfg(test)]
+    pub(super) fn resolving_by(mut self, resolve: Resolve) -> Self {
+        self.resolve = resolve;
+        self
+    }
+
+    /// A new connection, for exchanges until then. The name is resolved for it.
     ///
     /// # Errors
     /// Nothing was sent then, except what TLS says to begin with.
-    pub(super) async fn connect(&self) -> io::Result<Connection> {
+    pub(super) async fn connect(&self, end: Moment) -> io::Result<Connection> {
         let connecting = async {
             let tcp = self.reach().await?;
             tcp.set_nodelay(true)?;
-            Ok(Connection::new(match &self.tls {
+            let stream = match &self.tls {
                 None => Stream::Plain(tcp),
                 Some((tls, name)) => Stream::Tls(Box::new(tls.connect(name.clone(), tcp).await?)),
-            }))
+            };
+            Ok(Connection::new(stream, end))
         };
         tokio::time::timeout(self.timeout, connecting).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     }
@@ -59,8 +77,7 @@ impl Connector {
     /// Tries the addresses in turn, each with a head start. The first that answers is taken.
     async fn reach(&self) -> io::Result<TcpStream> {
         let Origin { host, port, .. } = &self.origin;
-        let found: Vec<SocketAddr> = tokio::net::lookup_host((host.as_str(), *port)).await?.collect();
-        let mut left = found.into_iter();
+        let mut left = (self.resolve)(host.clone(), *port).await?.into_iter();
         let mut tries = JoinSet::new();
         let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
         loop {

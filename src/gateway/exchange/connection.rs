@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
+use crate::clock::Moment;
 use crate::http1::buffer::Buffer;
 use crate::http1::response::{Progress, ResponseReader};
 use crate::sendly::body::MAX_ANSWER;
@@ -26,6 +27,8 @@ pub(super) enum Stream {
 pub(super) struct Connection {
     stream: Stream,
     buffer: Buffer,
+    /// No exchange begins on it from then on.
+    end: Moment,
 }
 
 /// How an exchange ended.
@@ -48,8 +51,13 @@ enum Event {
 }
 
 impl Connection {
-    pub(super) fn new(stream: Stream) -> Self {
-        Self { stream, buffer: Buffer::new() }
+    pub(super) fn new(stream: Stream, end: Moment) -> Self {
+        Self { stream, buffer: Buffer::new(), end }
+    }
+
+    /// Whether it is as old as a connection may be.
+    pub(super) fn is_old(&self, now: Moment) -> bool {
+        now >= self.end
     }
 
     /// Sends a request and reads its answer. The connection can be used again if the answer says so.

@@ -9,6 +9,7 @@ use super::pool::Pool;
 use super::{Loss, Outcome, fields};
 use crate::clock::Clock;
 use crate::config::Upstream;
+use crate::gateway::max_age::MaxAge;
 use crate::http1::error::ReadError;
 use crate::http1::fields::Fields;
 use crate::http1::response::Progress;
@@ -64,6 +65,7 @@ impl Call {
 pub(super) struct Client {
     pool: Pool,
     connector: Connector,
+    max_age: MaxAge,
     clock: Clock,
 }
 
@@ -73,7 +75,8 @@ impl Client {
     pub(super) fn new(upstream: &Upstream, authorities: &Authorities, clock: Clock) -> Result<Self, String> {
         let most = upstream.max_idle.min(upstream.max_connections.div_ceil(2));
         let pool = Pool::new(most, upstream.idle_timeout);
-        Ok(Self { pool, connector: Connector::new(upstream, authorities)?, clock })
+        let max_age = MaxAge::new(upstream.max_age);
+        Ok(Self { pool, connector: Connector::new(upstream, authorities)?, max_age, clock })
     }
 
     /// Makes a call. Nobody who waits for it any longer drops it, and with it its connection.
@@ -84,8 +87,9 @@ impl Client {
                 return outcome;
             }
         }
+        let end = self.max_age.end_of_connection(self.clock.now());
         // Boxed: it is large, and seldom needed.
-        let unsent = match Box::pin(self.connector.connect()).await {
+        let unsent = match Box::pin(self.connector.connect(end)).await {
             Ok(connection) => match self.exchange(connection, &call).await {
                 Ok(outcome) => return outcome,
                 Err(error) => error,
@@ -137,5 +141,80 @@ impl Client {
                 Outcome::Lost(Loss::Broken)
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use parking_lot::Mutex;
+    use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::clock::{ManualClock, Moment};
+    use crate::config::Config;
+    use crate::gateway::exchange;
+
+    /// Answers each request of each connection with its own address.
+    async fn listen() -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            loop {
+                let mut stream = BufReader::new(listener.accept().await.unwrap().0);
+                tokio::spawn(async move {
+                    let mut line = String::new();
+                    while stream.read_line(&mut line).await.is_ok_and(|read| read > 0) {
+                        if line == "\r\n" {
+                            let body = address.to_string();
+                            let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+                            stream.write_all(answer.as_bytes()).await.unwrap();
+                        }
+                        line.clear();
+                    }
+                });
+            }
+        });
+        address
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_is_never_idle_follows_a_change_of_addresses_within_its_greatest_age() {
+        let (old, new) = (listen().await, listen().await);
+        let config = "[upstream]\nurl = \"http://sendly.test\"\nmax_age = \"5m\"\n";
+        let upstream = Config::parse(config, "test", [].into_iter()).unwrap().upstream;
+        let clock = ManualClock::new(Moment::from_micros(1_795_424_400_000_000));
+        let mut client =
+            Client::new(&upstream, &exchange::authorities(&upstream).unwrap(), clock.clone().into()).unwrap();
+        let known = Arc::new(Mutex::new((old, 0)));
+        let resolver = Arc::clone(&known);
+        client.connector = client.connector.resolving_by(Box::new(move |host, port| {
+            assert_eq!((host.as_str(), port), ("sendly.test", 80));
+            let mut known = resolver.lock();
+            known.1 += 1;
+            let found = vec![known.0];
+            Box::pin(async move { Ok(found) })
+        }));
+        let host = exchange::authority(&upstream.origin).unwrap();
+        let ask = async || {
+            let call = Call::compose(&host, &Method::GET, "/", (&http::HeaderMap::new()).into(), None, b"").unwrap();
+            match client.call(call).await {
+                Outcome::Answered(answer) => String::from_utf8(answer.body.to_vec()).unwrap(),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(ask().await, old.to_string());
+        known.lock().0 = new;
+        let mut seconds = 0;
+        while ask().await == old.to_string() {
+            clock.advance(Duration::from_secs(1));
+            seconds += 1;
+        }
+        assert!((270..=300).contains(&seconds), "{seconds} s");
+        assert_eq!(known.lock().1, 2, "the name is resolved for each connection, and for no request");
     }
 }

@@ -12,13 +12,16 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, Request, Uri};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client as Pooled;
 use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::{Builder, Client as Pooled};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use parking_lot::Mutex;
 use tower_service::Service;
 
 use super::{Answer, Loss, Outcome, connect, fields};
+use crate::clock::{Clock, Moment};
 use crate::config::Upstream;
+use crate::gateway::max_age::MaxAge;
 use crate::http1::fields::Fields;
 use crate::http1::hop_by_hop::HopByHop;
 use crate::sendly::body::MAX_ANSWER;
@@ -30,21 +33,32 @@ pub(super) struct Call(Request<Full<Bytes>>);
 
 /// Sendly over HTTP/2.
 pub(super) struct Client {
-    pooled: Pooled<Connector, Full<Bytes>>,
+    builder: Builder,
+    connector: Connector,
+    current: Mutex<Current>,
     scheme: Scheme,
+    max_age: MaxAge,
+    clock: Clock,
+}
+
+/// A client whose one connection serves all calls that begin before its end.
+struct Current {
+    pooled: Pooled<Connector, Full<Bytes>>,
+    end: Moment,
 }
 
 impl Client {
     /// # Errors
     /// TLS cannot be had.
-    pub(super) fn new(upstream: &Upstream, authorities: &Authorities) -> Result<Self, String> {
+    pub(super) fn new(upstream: &Upstream, authorities: &Authorities, clock: Clock) -> Result<Self, String> {
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
         let tls = authorities.client_config()?;
         let https =
             HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http2().wrap_connector(tcp);
-        let pooled = Pooled::builder(TokioExecutor::new())
+        let mut builder = Pooled::builder(TokioExecutor::new());
+        builder
             .http2_only(true)
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
@@ -52,10 +66,12 @@ impl Client {
             .pool_max_idle_per_host(upstream.max_idle)
             // All calls share a connection: one that is dead would lose them all, each in its own time.
             .http2_keep_alive_interval(upstream.idle_timeout)
-            .http2_keep_alive_timeout(upstream.connect_timeout)
-            .build(Connector { https, timeout: connect::timeout(upstream) });
+            .http2_keep_alive_timeout(upstream.connect_timeout);
+        let connector = Connector { https, timeout: connect::timeout(upstream) };
         let scheme = if upstream.origin.tls { Scheme::HTTPS } else { Scheme::HTTP };
-        Ok(Self { pooled, scheme })
+        let max_age = MaxAge::new(upstream.max_age);
+        let current = Current { pooled: builder.build(connector.clone()), end: max_age.end_of_connection(clock.now()) };
+        Ok(Self { builder, connector, current: Mutex::new(current), scheme, max_age, clock })
     }
 
     /// `None` where the path is none, or a field cannot be one.
@@ -87,9 +103,21 @@ impl Client {
         Some(Call(request))
     }
 
+    /// The client for a call that begins now. One that another takes the place of ends its calls, and closes its connection.
+    fn pooled(&self) -> Pooled<Connector, Full<Bytes>> {
+        let now = self.clock.now();
+        let mut current = self.current.lock();
+        if now >= current.end {
+            current.pooled = self.builder.build(self.connector.clone());
+            current.end = self.max_age.end_of_connection(now);
+        }
+        current.pooled.clone()
+    }
+
     /// Makes a call. It is sent again by itself only if its connection turned out to be closed before a byte of it was written.
     pub(super) async fn call(&self, call: Call) -> Outcome {
-        let response = match self.pooled.request(call.0).await {
+        let pooled = self.pooled();
+        let response = match pooled.request(call.0).await {
             Ok(response) => response,
             Err(error) if error.is_connect() => {
                 tracing::warn!(error = %chain(&error), "Sendly could not be reached");

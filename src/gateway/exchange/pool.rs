@@ -38,8 +38,12 @@ impl Pool {
         }
     }
 
-    /// Keeps a connection for the next one who needs it, if there is room.
+    /// Keeps a connection for the next one who needs it, if there is room and it is not too old.
     pub(super) fn give_back(&self, connection: Connection, now: Moment) {
+        // Closed without the lock, and so is one that finds no room.
+        if connection.is_old(now) {
+            return;
+        }
         let mut idle = self.idle.lock();
         if idle.len() < self.most.load(Ordering::Relaxed) {
             idle.push(Idle { connection, since: now });
@@ -56,7 +60,7 @@ impl Pool {
         drop(all);
     }
 
-    /// Closes those that have been idle for too long, and those that the other side has closed.
+    /// Closes those that have been idle for too long or are too old, and those that the other side has closed.
     pub(super) fn sweep(&self, now: Moment) {
         let stale: Vec<Idle> = self.idle.lock().extract_if(.., |idle| !idle.is_fresh(now, self.timeout)).collect();
         // Closed without the lock.
@@ -66,6 +70,6 @@ impl Pool {
 
 impl Idle {
     fn is_fresh(&mut self, now: Moment, timeout: Duration) -> bool {
-        now.since(self.since) < timeout && self.connection.is_quiet()
+        now.since(self.since) < timeout && !self.connection.is_old(now) && self.connection.is_quiet()
     }
 }

@@ -99,6 +99,7 @@ const SAMPLES: &[(&str, &[&str])] = &[
     ("upstream.idle_timeout", &["7s"]),
     ("upstream.lookup_timeout", &["7s"]),
     ("upstream.max_connections", &["77"]),
+    ("upstream.max_age", &["7m"]),
     ("upstream.max_idle", &["7"]),
     ("upstream.protocol", &["http2"]),
     ("upstream.read_timeout", &["7s"]),

@@ -12,6 +12,7 @@ mod alone;
 mod backlog;
 mod circuit;
 mod ids;
+mod in_flight;
 mod keeper;
 mod keys;
 mod link;
@@ -42,6 +43,7 @@ use crate::policy::{Decision, Key, Kind, OnOutage, Per, Policy, Refusal, Retenti
 use backlog::{Backlog, Entry, Tokened};
 use circuit::Circuit;
 pub use circuit::Reason;
+use in_flight::InFlight;
 use keys::Names;
 use link::{Fault, Link};
 use open::Open;
@@ -67,6 +69,7 @@ pub struct Redis {
     token: AtomicU32,
     /// This gateway's charges that are not settled yet, by their tokens.
     open: Mutex<HashMap<u32, Charge>>,
+    in_flight: InFlight,
     /// What limits need, as of the last code.
     retention: Mutex<[Retention; Per::ALL.len()]>,
     /// Where it stands which data this is, and which was found there.
@@ -155,6 +158,7 @@ impl Redis {
             // Tokens of gateways that share a phone in the same minutes are not to meet.
             token: AtomicU32::new(random() as u32),
             open: Mutex::default(),
+            in_flight: InFlight::new(random().to_be_bytes()),
             retention: Mutex::new([Retention::default(); Per::ALL.len()]),
             data_names: names.data(),
             data: Mutex::default(),
@@ -166,6 +170,7 @@ impl Redis {
             changed: Arc::clone(&changed),
         });
         tokio::spawn(keeper::keep(Arc::downgrade(&redis), changed));
+        tokio::spawn(InFlight::tell(Arc::downgrade(&redis)));
         Ok(redis)
     }
 
@@ -200,13 +205,14 @@ impl Redis {
     /// See [`Ledger::reserve`](super::Ledger::reserve).
     pub async fn reserve(&self, policy: &Policy, subject: &Subject, kind: Kind, now: Moment) -> (Decision, Verdict) {
         self.note_retention(policy);
-        let number = self.next_token();
-        let token = Token { number, beside: subject.phone, is_local: !self.time.is_known() };
         let charge = charge_of(policy, subject, kind, now, &subject.keys());
-        let open = Open::new(self, Tokened { token, charge });
+        let is_local = !self.time.is_known();
+        let token = |number| Token { number, beside: subject.phone, is_local };
+        let (open, number) = Open::new(self, |number| Tokened { token: token(number), charge });
         let (decision, verdict) = self.decide(policy, subject, kind, number, now).await;
-        if matches!(verdict, Verdict::Charged(..)) {
-            open.stays();
+        match &verdict {
+            Verdict::Charged(..) => open.stays(),
+            Verdict::Refused(_) | Verdict::NoRoom | Verdict::Away => open.never_was(),
         }
         (decision, verdict)
     }
@@ -279,7 +285,11 @@ impl Redis {
         let charge = charge_of(policy, subject, kind, at, &keys);
         for (key, _, _, copy) in told.iter().filter(|_| !is_withdrawn) {
             match copy {
-                Some(copy) => self.warm.mirror(policy, *key, copy.each_open(&self.open.lock()), copy.held_until),
+                Some(copy) => {
+                    let open = self.open.lock();
+                    let charges = copy.each_open(|token| open.contains_key(&token));
+                    self.warm.mirror(policy, *key, charges, copy.held_until);
+                }
                 // Too much to be sent each time: what this gateway does is all that it knows of it.
                 None if !refused => self.warm.record_as(policy, *key, kind, at, true),
                 None => {}

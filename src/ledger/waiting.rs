@@ -220,8 +220,8 @@ impl Ledger {
             if let Some(place) = &place {
                 tokio::select! {
                     biased;
-                    () = place.is_next() => {}
                     () = &mut late => break Ended::TimedOut,
+                    () = place.is_next() => {}
                 }
             }
             let Some((now, judging)) = now() else { break Ended::TimedOut };
@@ -240,8 +240,9 @@ impl Ledger {
             if let (Some(place), true) = (&place, key == blocking) {
                 tokio::select! {
                     biased;
-                    () = place.called.notified() => {}
+                    // However often it is called.
                     () = &mut late => break Ended::TimedOut,
+                    () = place.called.notified() => {}
                     () = tokio::time::sleep(ASK_AGAIN) => {}
                 }
             }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use sendly_gateway::clock::{Clock, Moment};
 
 use crate::fleet::{Fleet, PATIENT, config};
@@ -177,7 +179,7 @@ async fn nothing_in_redis_tells_a_phone_an_id_or_an_api_key_and_all_of_it_expire
     assert_eq!(fleet.resend(1, &id).await.status, 200);
     let keys = redis.ask(&["EVAL", "return table.concat(redis.call('KEYS', '*'), ' ')", "0"]);
     let keys: Vec<&str> = keys.split(' ').collect();
-    assert_eq!(keys.len(), 5, "the phone, the verification, the account, the id and which data it is: {keys:?}");
+    assert_eq!(keys.len(), 6, "phone, verification, account, id, which data it is, and what is in flight: {keys:?}");
     let number: u64 = PHONE[1..].parse().unwrap();
     for key in keys {
         let hex =
@@ -233,4 +235,73 @@ async fn a_login_a_database_and_a_prefix_are_kept_to() {
     for nth in 0..2 {
         assert_eq!((fleet.metric(nth, "ledger_up").await, fleet.outages(nth, "auth").await), (1, 0));
     }
+}
+
+/// Two gateways, of which the first has both codes of a phone in flight, and a third click at the second: how that is answered once `first_ends`
+/// is what Sendly says to the codes in flight, or they hang for longer than it waits.
+async fn a_third_click_elsewhere(rest: &str, first_ends: Option<u16>) -> crate::client::Answer {
+    let redis = Server::start(&[]);
+    let limits = "[[limits]]\nname = \"phone\"\nper = \"phone\"\nmax = 2\nwindow = \"1h\"\n";
+    let config = config(&redis.url(), PATIENT, rest) + limits;
+    let fleet = Fleet::with(&[config.clone(), config]).await;
+    // Both keys are known to work.
+    for nth in [0, 1] {
+        fleet.send_ok(nth, &format!("+1555010000{nth}")).await;
+    }
+    let (body, seen) = (Bytes::from(r#"{"error":"scripted","message":"scripted"}"#), fleet.upstream.seen().len());
+    let status = first_ends.unwrap_or(402);
+    fleet.upstream.script(move |_| Act::AnswerWhenLet(status, body.clone()));
+    let third = async {
+        fleet.upstream.has_seen(seen + 2).await;
+        fleet.upstream.behave();
+        let asked = fleet.send(1, PHONE);
+        let ended = async {
+            if first_ends.is_some() {
+                while fleet.metric(1, "limit_waiting").await == 0 {}
+                fleet.upstream.let_go(2);
+            }
+        };
+        let (answer, ()) = tokio::join!(asked, ended);
+        fleet.upstream.let_go(2);
+        answer
+    };
+    let (_, _, third) = tokio::join!(fleet.send(0, PHONE), fleet.send(0, PHONE), third);
+    third
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_code_that_only_codes_in_flight_at_another_gateway_stand_in_the_way_of_waits_and_goes_out_once_one_failed() {
+    let third = a_third_click_elsewhere("limits_wait = \"20s\"", Some(402)).await;
+    assert_eq!(third.status, 201, "{third:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_is_refused_for_the_window_once_they_went_out() {
+    let third = a_third_click_elsewhere("limits_wait = \"20s\"", Some(500)).await;
+    assert_eq!(third.status, 429, "{third:?}");
+    assert!((3570..=3600).contains(&third.json()["retryAfter"].as_u64().unwrap()), "{third:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn and_is_told_to_come_back_in_a_second_if_they_do_not_end() {
+    let third = a_third_click_elsewhere("limits_wait = \"500ms\"", None).await;
+    assert_eq!((third.status.as_u16(), third.error().as_str()), (429, "rate_limit_exceeded"));
+    assert_eq!(third.json()["retryAfter"], 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_code_of_a_gateway_that_claims_nothing_counts_as_settled() {
+    let redis = Server::start(&[]);
+    let fleet = Fleet::of(2, &redis.url(), PATIENT).await;
+    for _ in 0..5 {
+        fleet.send_ok(0, PHONE).await;
+    }
+    // As one of version 0.1 does, and one that has ended.
+    let mut fleet = fleet;
+    drop(fleet.gateways.remove(0));
+    redis.ask(&["DEL", "sendly:open"]);
+    let refused = fleet.send(0, PHONE).await;
+    assert_eq!(refused.status, 429);
+    assert!(refused.json()["retryAfter"].as_u64().unwrap() > 570, "{refused:?}");
+    assert_eq!(fleet.metric(0, r#"limit_waits_total{result="timed_out"}"#).await, 0);
 }

@@ -112,6 +112,8 @@ impl Redis {
         if !self.tell_all().await {
             return Err(Fault::late(self.bound));
         }
+        // Others have to know of this gateway before it has anything in flight.
+        self.exchange_in_flight().await?;
         if let Some(away) = self.circuit.close(self.clock.now()) {
             let merged = self.merged.load(Ordering::Relaxed) - merged;
             tracing::info!(away_seconds = away.as_secs_f64(), merged, "Redis is back");

@@ -85,6 +85,11 @@ impl Names {
         format!("{}:clock", self.prefix)
     }
 
+    /// Where gateways tell which of their charges are not settled yet.
+    pub(super) fn in_flight(&self) -> String {
+        format!("{}:open", self.prefix)
+    }
+
     /// A phone as it is written to what is known of an id. Nobody reads it there without the hash key: each id has a pad of its own.
     pub(super) fn mask(&self, id: Verification, phone: Phone) -> [u8; 8] {
         (phone.digits() ^ self.pad(id)).to_be_bytes()

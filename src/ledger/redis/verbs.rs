@@ -1,6 +1,5 @@
 //! All that happens to charges and ids besides [`reserve`](Redis::reserve). What cannot be told to Redis now is left for later.
 
-use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -57,6 +56,7 @@ impl Redis {
     pub fn keep(&self, charge: &Charge, token: Token) {
         self.warm.settle(charge, Settlement::Keep);
         drop(Open::again(self, Tokened { token, charge: *charge }));
+        self.in_flight.settled();
     }
 
     /// See [`Ledger::record`](crate::ledger::Ledger::record).
@@ -73,6 +73,8 @@ impl Redis {
         }
         let beside = self.phone_of(key).await;
         let token = Token { number: self.next_token(), beside, is_local: !self.time.is_known() };
+        // Until the others know that it was given out, they take it for one that is open.
+        self.in_flight.settled();
         let entry = Entry::Charge(Tokened { token, charge });
         let name = self.names.key(key, beside);
         if self.tell(&self.note(&name, policy.retention(key.per()), token, &charge)).await.is_some() {
@@ -105,7 +107,7 @@ impl Redis {
         let at = self.time.at(now);
         let mut look = match self.contents("look", key, now).await {
             Some(contents) => {
-                let log = contents.log(&HashMap::new());
+                let log = contents.log(|_| false);
                 let held_until = contents.held_until.filter(|until| *until > at);
                 let record = Record { per: key.per(), log: Some(&log).filter(|log| !log.is_empty()), held_until };
                 Look { standings: policy.standing(&record, at), held_until }
@@ -122,7 +124,7 @@ impl Redis {
         let cleared = self.warm.clear(policy, key, at);
         match self.contents("clear", key, now).await {
             Some(contents) => Cleared {
-                codes: contents.log(&HashMap::new()).counted(policy.retention(key.per()), at),
+                codes: contents.log(|_| false).counted(policy.retention(key.per()), at),
                 hold: contents.held_until.is_some_and(|until| until > at),
             },
             None => {

@@ -1,13 +1,11 @@
 //! What is said to the script, and what it answers.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use redis_rs::Value;
 
 use super::link::Fault;
 use crate::clock::Moment;
-use crate::ledger::Charge;
 use crate::policy::told::Told;
 use crate::policy::window::Log;
 use crate::policy::{Counts, Keep, Kind, Retention, Rule};
@@ -132,21 +130,21 @@ impl Contents {
         read
     }
 
-    /// Its charges, and whether each is open: `open` holds those that are.
+    /// Its charges, and whether each is open, by its token.
     pub(super) fn each_open<'s>(
         &'s self,
-        open: &'s HashMap<u32, Charge>,
+        is_open: impl Fn(u32) -> bool + Clone + 's,
     ) -> impl Iterator<Item = (Moment, Kind, bool)> + Clone + 's {
         let pairs = self.charges.iter().zip(&self.tokens);
-        pairs.map(|((at, kind), token)| (*at, *kind, open.contains_key(token)))
+        pairs.map(move |((at, kind), token)| (*at, *kind, is_open(*token)))
     }
 
     /// Its charges as a log, none of them left out.
-    pub(super) fn log(&self, open: &HashMap<u32, Charge>) -> Log {
+    pub(super) fn log(&self, is_open: impl Fn(u32) -> bool + Clone) -> Log {
         const ALL: Keep = Keep { charges: usize::MAX, window: Duration::MAX };
         const RETENTION: Retention = Retention { sends: ALL, resends: ALL };
         let mut log = Log::default();
-        for (at, kind, is_open) in self.each_open(open) {
+        for (at, kind, is_open) in self.each_open(is_open) {
             log.take_as(at, kind, RETENTION, is_open);
         }
         log

@@ -7,12 +7,12 @@ use std::fmt;
 use std::ops::{Add, Sub};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A point in time: whole microseconds since the Unix epoch.
 ///
-/// It is read from a clock that never goes back while the process lives, and that starts at the wall clock's time, so that
-/// moments written to disk by one process mean the same to the next.
+/// It is read from a clock that never goes back while the process lives, and that starts at the wall clock's time. The wall clock may be
+/// set in between: what one process tells another, or writes down, goes with its [`Anchor`], by which the other one translates it.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Moment(u64);
 
@@ -30,6 +30,11 @@ impl Moment {
     /// How long after `earlier` this is; zero if it is not after it.
     pub const fn since(self, earlier: Moment) -> Duration {
         Duration::from_micros(self.0.saturating_sub(earlier.0))
+    }
+
+    /// The same moment as another clock has it.
+    pub const fn on(self, Shift(micros): Shift) -> Moment {
+        Moment(self.0.saturating_add_signed(micros))
     }
 
     /// The same moment as the wall clock's type, for printing.
@@ -90,7 +95,7 @@ impl Reading {
 /// Where moments come from. Cheap to clone; clones agree.
 #[derive(Clone, Debug)]
 pub enum Clock {
-    /// The machine's monotonic clock, anchored once to its wall clock. Setting the wall clock later changes nothing.
+    /// The time since the machine was booted, anchored once to its wall clock. Setting the wall clock later changes nothing.
     System(Anchor),
     /// A clock that stands still until a test moves it.
     Manual(ManualClock),
@@ -100,22 +105,20 @@ impl Clock {
     /// The machine's clock.
     pub fn system() -> Self {
         #[allow(clippy::disallowed_methods, reason = "this is the place that reads it")]
-        let (instant, wall) = (Instant::now(), SystemTime::now());
+        let wall = SystemTime::now();
         let moment = Moment(micros(wall.duration_since(UNIX_EPOCH).unwrap_or_default()));
-        Clock::System(Anchor { instant, moment })
+        Clock::System(set_for_a_test(Anchor::at(moment)))
     }
 
     /// The machine's clock, set to another time.
     pub fn set_to(moment: Moment) -> Self {
-        #[allow(clippy::disallowed_methods, reason = "this is the place that reads it")]
-        let instant = Instant::now();
-        Clock::System(Anchor { instant, moment })
+        Clock::System(Anchor::at(moment))
     }
 
     /// The time now.
     pub fn now(&self) -> Moment {
         match self {
-            Clock::System(anchor) => anchor.moment + anchor.instant.elapsed(),
+            Clock::System(anchor) => anchor.moment + anchor.elapsed(),
             Clock::Manual(manual) => manual.now(),
         }
     }
@@ -125,44 +128,129 @@ impl Clock {
         let nanos = |moment: Moment| moment.0.saturating_mul(1000);
         match self {
             Clock::System(anchor) => {
-                let since = u64::try_from(anchor.instant.elapsed().as_nanos()).unwrap_or(u64::MAX);
+                let since = u64::try_from(anchor.elapsed().as_nanos()).unwrap_or(u64::MAX);
                 Reading(nanos(anchor.moment).saturating_add(since))
             }
             Clock::Manual(manual) => Reading(nanos(manual.now())),
         }
     }
+
+    /// How its moments relate to the time since the machine was booted, where that is known. It is the same for as long as the process
+    /// lives.
+    pub fn anchor(&self) -> Option<Anchor> {
+        match self {
+            Clock::System(anchor) => Some(*anchor).filter(|anchor| anchor.boot != 0),
+            Clock::Manual(manual) => manual.anchor,
+        }
+    }
 }
 
-/// One reading of the wall clock and the monotonic clock, taken together.
-#[derive(Clone, Copy, Debug)]
+/// One reading of the wall clock and of the time since the machine was booted, taken together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Anchor {
-    instant: Instant,
-    moment: Moment,
+    /// What the wall clock said.
+    pub moment: Moment,
+    /// Which boot of the machine that was: an id that the kernel draws. 0: it is not known.
+    pub boot: u128,
+    /// How long the machine had been up then, asleep or awake, in microseconds (`CLOCK_BOOTTIME`).
+    pub since_boot: u64,
+}
+
+/// By how much one clock is ahead of another, in microseconds; less than zero: it is behind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Shift(i64);
+
+impl Shift {
+    /// From one clock to the same.
+    pub const NONE: Self = Self(0);
+
+    /// How far it is, whichever way.
+    pub const fn span(self) -> Duration {
+        Duration::from_micros(self.0.unsigned_abs())
+    }
+
+    /// By how much `later` is after `earlier`.
+    pub const fn between(earlier: Moment, later: Moment) -> Self {
+        Self(later.0.wrapping_sub(earlier.0).cast_signed())
+    }
+}
+
+impl Anchor {
+    fn at(moment: Moment) -> Self {
+        Self { moment, boot: boot_id().unwrap_or_default(), since_boot: micros(since_boot()) }
+    }
+
+    /// What moments of the clock that is anchored at `other` have to be moved by to be those of this one. `None` if they are of different
+    /// boots: then both are believed to have been right.
+    pub fn ahead_of(&self, other: &Anchor) -> Option<Shift> {
+        let offset = |anchor: &Anchor| i128::from(anchor.moment.0) - i128::from(anchor.since_boot);
+        if self.boot != other.boot || self.boot == 0 {
+            return None;
+        }
+        i64::try_from(offset(self) - offset(other)).ok().map(Shift)
+    }
+
+    fn elapsed(&self) -> Duration {
+        since_boot().saturating_sub(Duration::from_micros(self.since_boot))
+    }
+}
+
+fn since_boot() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Duration::try_from(time).unwrap_or_default()
+}
+
+fn boot_id() -> Option<u128> {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    u128::from_str_radix(&id.trim().replace('-', ""), 16).ok()
+}
+
+/// A test of the program itself sets its wall clock, and has it believe that the machine was booted anew: with so many seconds in the
+/// variable `WALL_CLOCK_AHEAD`, and a number in `BOOT`. A release build does nothing here.
+fn set_for_a_test(mut anchor: Anchor) -> Anchor {
+    if cfg!(debug_assertions) {
+        let variable = |name| std::env::var(name).ok().and_then(|value| value.parse::<i64>().ok());
+        if let Some(seconds) = variable("WALL_CLOCK_AHEAD") {
+            anchor.moment = anchor.moment.on(Shift(seconds.saturating_mul(1_000_000)));
+        }
+        if let Some(boot) = variable("BOOT") {
+            anchor.boot ^= u128::from(boot.unsigned_abs());
+        }
+    }
+    anchor
 }
 
 /// A clock that a test owns.
 #[derive(Clone, Debug)]
-pub struct ManualClock(Arc<AtomicU64>);
+pub struct ManualClock {
+    now: Arc<AtomicU64>,
+    anchor: Option<Anchor>,
+}
 
 impl ManualClock {
-    /// A clock that stands at `start`.
+    /// A clock that stands at `start`. Of which boot it is, is not known.
     pub fn new(start: Moment) -> Self {
-        Self(Arc::new(AtomicU64::new(start.0)))
+        Self { now: Arc::new(AtomicU64::new(start.0)), anchor: None }
+    }
+
+    /// The same clock, of a machine that was booted and whose clock was set as this says.
+    pub fn anchored(self, anchor: Anchor) -> Self {
+        Self { anchor: Some(anchor), ..self }
     }
 
     /// Where it stands.
     pub fn now(&self) -> Moment {
-        Moment(self.0.load(Ordering::SeqCst))
+        Moment(self.now.load(Ordering::SeqCst))
     }
 
     /// Moves it on.
     pub fn advance(&self, span: Duration) {
-        self.0.fetch_add(micros(span), Ordering::SeqCst);
+        self.now.fetch_add(micros(span), Ordering::SeqCst);
     }
 
     /// Puts it anywhere, the past included.
     pub fn set(&self, moment: Moment) {
-        self.0.store(moment.0, Ordering::SeqCst);
+        self.now.store(moment.0, Ordering::SeqCst);
     }
 }
 
@@ -195,6 +283,20 @@ mod tests {
         let clock = Clock::system();
         let readings: Vec<_> = (0..1000).map(|_| clock.now()).collect();
         assert!(readings.is_sorted());
+    }
+
+    #[test]
+    fn of_one_boot_a_moment_of_one_clock_is_found_on_another_however_the_wall_clock_was_set_in_between() {
+        let anchor = |moment, since_boot, boot| Anchor { moment: Moment::from_micros(moment), since_boot, boot };
+        // Three seconds after boot it was 1000 s; five seconds after boot somebody had set it to 400 s.
+        let (early, late) = (anchor(1_000_000_000, 3_000_000, 7), anchor(400_000_000, 5_000_000, 7));
+        let shift = late.ahead_of(&early).unwrap();
+        assert_eq!(Moment::from_micros(1_001_000_000).on(shift), Moment::from_micros(399_000_000));
+        assert_eq!(Moment::from_micros(399_000_000).on(early.ahead_of(&late).unwrap()).as_micros(), 1_001_000_000);
+        assert_eq!(late.ahead_of(&anchor(1_000_000_000, 3_000_000, 8)), None);
+        assert_eq!(anchor(1, 1, 0).ahead_of(&anchor(1, 1, 0)), None, "of no boot that is known");
+        let (a, b) = (Clock::system().anchor().unwrap(), Clock::system().anchor().unwrap());
+        assert!(a.ahead_of(&b).unwrap().span() < Duration::from_secs(1));
     }
 
     #[test]

@@ -16,6 +16,8 @@ mod admin;
 mod arguments;
 #[path = "support/client.rs"]
 mod client;
+#[path = "process/clocks.rs"]
+mod clocks;
 #[path = "process/hand_over.rs"]
 mod hand_over;
 #[path = "support/process.rs"]

@@ -93,6 +93,7 @@ const OWNERS: &[(&str, &[&str])] = &[
         "rustix",
         &[
             "cli/signals",
+            "clock",
             "config/file/capacity",
             "handover/line",
             "handover/other_process",

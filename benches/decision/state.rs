@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use sendly_gateway::clock::Moment;
+use sendly_gateway::clock::{Clock, ManualClock, Moment};
 
 use sendly_gateway::ledger::durable::Durable;
 use sendly_gateway::ledger::journal::record::{Found, Records};
@@ -37,7 +37,7 @@ pub(crate) fn table(phones: u64) -> Result<(), Box<dyn Error>> {
     let _ = fs::remove_dir_all(&folder.0);
     let (keys, policy, key) = (Keys::new(phones)?, keys::defaults()?, HashKey::new([1; 16]));
     let durable = Arc::new(Durable::new(Arc::new(keys::empty())));
-    durable.restore(&folder.0, &key, &policy, Moment::from_micros(START))?;
+    durable.restore(&folder.0, &key, &policy, &standing_at(START))?;
     let journal = durable.journal().ok_or("there is no journal")?;
     journal.tend(Moment::from_micros(START), DAY)?;
     let ledger = Ledger::Durable(Arc::clone(&durable));
@@ -108,7 +108,7 @@ pub(crate) fn table(phones: u64) -> Result<(), Box<dyn Error>> {
     for _ in 0..5 {
         let again = Durable::new(Arc::new(keys::empty()));
         let began = Instant::now();
-        let restored = again.restore(&folder.0, &key, &policy, Moment::from_micros(START + phones * keys.step()))?;
+        let restored = again.restore(&folder.0, &key, &policy, &standing_at(START + phones * keys.step()))?;
         loads.push(began.elapsed());
         if restored.records < 2 * phones || again.memory().verifications() as u64 != phones {
             return Err(format!("it was not all restored: {restored:?}").into());
@@ -125,4 +125,9 @@ pub(crate) fn table(phones: u64) -> Result<(), Box<dyn Error>> {
     println!("| told to another process; taken over by it | {telling:.0?}; {taking:.0?} |");
     println!("| read again | {:.0?} ({:.0?}–{:.0?}) |\n", loads[2], loads[0], loads[4]);
     Ok(())
+}
+
+/// A clock that stands still.
+fn standing_at(micros: u64) -> Clock {
+    ManualClock::new(Moment::from_micros(micros)).into()
 }

@@ -12,7 +12,7 @@ use super::Gateway;
 use super::exemptions::Until;
 use super::relay::Heir;
 pub use super::retries::estate::Kept;
-use crate::clock::Moment;
+use crate::clock::{Moment, Shift};
 use crate::ledger::Ledger;
 use crate::ledger::journal::Journal;
 use crate::ledger::journal::record::{Found, Record, Records};
@@ -21,6 +21,22 @@ use crate::phone::Phone;
 /// How long exchanges with Sendly are waited for, while nobody else is let in: most take less. One that takes longer is settled all the same,
 /// but a retry of it is not recognised by the process that takes over.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The process that tells what it knows.
+#[derive(Debug)]
+pub struct Teller {
+    /// Whether ids and accounts mean the same here.
+    pub same_key: bool,
+    /// By how much this process' clock is ahead of its. None, before it has said anything of its clock.
+    shift: Shift,
+}
+
+impl Teller {
+    /// One that has said nothing of its clock yet: an 0.1 never does, and its wall clock is believed.
+    pub fn new(same_key: bool) -> Self {
+        Self { same_key, shift: Shift::NONE }
+    }
+}
 
 impl Gateway {
     /// Lets no code be judged any more, and waits for exchanges that are under way, but not for long.
@@ -68,15 +84,26 @@ impl Gateway {
         })
     }
 
-    /// Takes over records. `same_key`: whether ids and accounts mean the same here. `anew`: whether they stand in no folder yet that is
-    /// this gateway's.
+    /// By which clock records are told, for those that this process tells.
+    pub fn clock_record(&self) -> Option<Record> {
+        self.clock.anchor().map(Record::Clock)
+    }
+
+    /// Takes over records. `anew`: whether they stand in no folder yet that is this gateway's.
     ///
     /// # Errors
     /// They are none.
-    pub fn inherit(&self, records: &[u8], same_key: bool, anew: bool) -> Result<(), &'static str> {
+    pub fn inherit(&self, records: &[u8], teller: &mut Teller, anew: bool) -> Result<(), &'static str> {
         let (settings, now) = (self.settings(), self.clock.now());
+        let same_key = teller.same_key;
         for found in Records::of(records) {
             let Found::Record(record) = found else { return Err("a record is damaged") };
+            if let Record::Clock(clock) = &record {
+                let shift = self.clock.anchor().and_then(|own| own.ahead_of(clock));
+                teller.shift = shift.unwrap_or_default();
+                continue;
+            }
+            let record = record.on(teller.shift);
             if anew {
                 self.durable.inherit_and_write(&settings.policy, &record, same_key, now);
             } else {
@@ -120,14 +147,14 @@ impl Gateway {
     }
 
     /// Keeps an answer of another process for its retry.
-    pub fn inherit_answer(&self, key: Option<u128>, kept: Kept) {
-        self.retries.inherit(key, kept);
+    pub fn inherit_answer(&self, key: Option<u128>, kept: Kept, teller: &Teller) {
+        self.retries.inherit(key, kept, teller.shift);
     }
 
     /// Exempts a phone for as long as another process would have.
-    pub fn inherit_exemption(&self, phone: Phone, until: Moment) {
+    pub fn inherit_exemption(&self, phone: Phone, until: Moment, teller: &Teller) {
         // There is room for as many as that one could have; what the configuration exempts needs no exemption.
-        let _ = self.exemptions.put(phone, until, self.clock.now());
+        let _ = self.exemptions.put(phone, until.on(teller.shift), self.clock.now());
     }
 
     /// Writes what happens into the folder of its state from now on. `is_its_own`: the process that this one takes over from wrote there.
@@ -135,7 +162,7 @@ impl Gateway {
     /// # Errors
     /// What is wrong with the folder.
     pub fn succeed(&self, dir: &Path, is_its_own: bool) -> Result<(), String> {
-        let opened = self.durable.succeed(dir, &self.hash_key, is_its_own, self.clock.now());
+        let opened = self.durable.succeed(dir, &self.hash_key, is_its_own, &self.clock);
         opened.map_err(|error| format!("state.dir: {error}"))?;
         self.metrics.restored(crate::metrics::Restored::default());
         // A first file, so that nothing has to wait for one.

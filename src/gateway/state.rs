@@ -14,6 +14,9 @@ use crate::policy::window::UNSETTLED;
 /// For how much longer than it says an id may be remembered: two of the turns in which its age is counted.
 const TURNS: Duration = Duration::from_secs(22 * 60);
 
+/// By how much a wall clock may be corrected without a word.
+const SET: Duration = Duration::from_secs(1);
+
 /// Whether it was said that the state cannot be saved.
 #[derive(Debug, Default)]
 pub(super) struct Saving {
@@ -44,7 +47,7 @@ impl Gateway {
         let settings = self.settings();
         let Some(dir) = settings.config.state.dir.as_deref() else { return Ok(()) };
         let began = self.clock.now();
-        let opened = self.durable.restore(dir, &self.hash_key, &settings.policy, began);
+        let opened = self.durable.restore(dir, &self.hash_key, &settings.policy, &self.clock);
         let restored = opened.map_err(|error| format!("state.dir: {error}"))?;
         let took = self.clock.now().since(began);
         let (keys, verifications) = (self.memory.tracked(), self.memory.verifications());
@@ -54,6 +57,20 @@ impl Gateway {
         }
         for file in &restored.unreadable {
             tracing::error!(file, "a file of the state cannot be read");
+        }
+        if restored.of_the_future > 0 {
+            let records = restored.of_the_future;
+            tracing::warn!(
+                records,
+                "the wall clock was put back: what the state tells of a time that is yet to come counts as of now"
+            );
+        } else if restored.is_of_another_boot {
+            tracing::info!(
+                "the state is of another boot of the machine, or does not say of which: it is as old as the wall clock says"
+            );
+        }
+        if restored.set_by > SET {
+            tracing::warn!(by = ?restored.set_by, "the wall clock was set since the state was written: what it tells keeps its age");
         }
         if restored.is_of_another_key {
             tracing::warn!("hash_key is not what it was: what the state tells of ids and accounts means nothing now");

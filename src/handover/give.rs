@@ -115,7 +115,7 @@ fn try_to_give(
     });
     runtime.block_on(gateway.pause());
     reached(Step::OldPaused);
-    let left = tell_everything(&line, gateway).and_then(|()| {
+    let left = tell_everything(&line, gateway, revision).and_then(|()| {
         reached(Step::OldHeard);
         // The one point at which it is decided who judges.
         attempt.commit(|| line.say(&Message::Left)).map_err(broke)
@@ -180,9 +180,14 @@ fn end(other: &OtherProcess) {
 }
 
 /// To be called while the gateway is paused.
-fn tell_everything(line: &Arc<Line>, gateway: &Gateway) -> Result<(), String> {
+fn tell_everything(line: &Arc<Line>, gateway: &Gateway, revision: u16) -> Result<(), String> {
     let broke = |error: io::Error| format!("the new process broke off: {error}");
     let is_complete = Arc::new(AtomicBool::new(false));
+    if revision > 0
+        && let Some(clock) = gateway.clock_record()
+    {
+        line.tell(&clock.encode(), false).map_err(broke)?;
+    }
     gateway.bequeath({
         let (line, is_complete) = (Arc::clone(line), Arc::clone(&is_complete));
         move |record| {

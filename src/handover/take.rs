@@ -21,6 +21,7 @@ use super::steps::{Step, reached};
 use crate::clock::Moment;
 use crate::config::Config;
 use crate::gateway::Gateway;
+use crate::gateway::estate::Teller;
 use crate::phone::Phone;
 use crate::work::UnderWay;
 
@@ -55,7 +56,7 @@ pub struct Estate {
 pub struct Taken {
     line: Line,
     other: OtherProcess,
-    same_key: bool,
+    teller: Teller,
     /// That the old process knows.
     revision: u16,
 }
@@ -156,22 +157,15 @@ impl Estate {
     /// Why that cannot be. The old process goes on then.
     pub fn take(self, gateway: &Gateway) -> Result<Taken, String> {
         match self.try_to_take(gateway) {
-            Ok(()) => {
-                let (same_key, revision) = (self.same_key(gateway), self.hello.revision);
-                Ok(Taken { line: self.line, other: self.other, same_key, revision })
-            }
+            Ok(teller) => Ok(Taken { line: self.line, other: self.other, teller, revision: self.hello.revision }),
             Err(why) => Err(self.refuse(why)),
         }
     }
 
-    fn same_key(&self, gateway: &Gateway) -> bool {
-        gateway.key().1 == self.hello.key_check
-    }
-
-    fn try_to_take(&self, gateway: &Gateway) -> Result<(), String> {
+    fn try_to_take(&self, gateway: &Gateway) -> Result<Teller, String> {
         reached(Step::NewGreeted);
-        let same_key = self.same_key(gateway);
-        if !same_key {
+        let mut teller = Teller::new(gateway.key().1 == self.hello.key_check);
+        if !teller.same_key {
             tracing::warn!("hash_key is not what it was: what the old process knows of ids and accounts means nothing");
         }
         let dir = gateway.config().state.dir;
@@ -189,18 +183,18 @@ impl Estate {
         reached(Step::NewReady);
         loop {
             match self.line.hear().map_err(broke)? {
-                Some(Received::Records(records)) => gateway.inherit(&records, same_key, !is_written)?,
+                Some(Received::Records(records)) => gateway.inherit(&records, &mut teller, !is_written)?,
                 Some(Received::Message(message)) => match *message {
-                    Message::Kept(kept) => gateway.inherit_answer(None, kept),
-                    Message::KeptUnder(key, kept) => gateway.inherit_answer(Some(key), kept),
+                    Message::Kept(kept) => gateway.inherit_answer(None, kept, &teller),
+                    Message::KeptUnder(key, kept) => gateway.inherit_answer(Some(key), kept, &teller),
                     Message::Exempt(digits, until) => {
                         if let Some(phone) = Phone::from_digits(digits) {
-                            gateway.inherit_exemption(phone, Moment::from_micros(until));
+                            gateway.inherit_exemption(phone, Moment::from_micros(until), &teller);
                         }
                     }
                     Message::Complete => {
                         reached(Step::NewTold);
-                        return succeed(false);
+                        return succeed(false).map(|()| teller);
                     }
                     _ => return Err("the old process says something else than was to be said".to_owned()),
                 },
@@ -217,14 +211,14 @@ impl Taken {
     /// # Errors
     /// The old one goes on, and this one must not.
     pub fn serves(self, gateway: &Arc<Gateway>, runtime: Handle, under_way: UnderWay) -> Result<(), String> {
-        let Self { line, other, same_key, revision } = self;
+        let Self { line, other, mut teller, revision } = self;
         // Where that fails, the line has ended, which is heard next.
         let _ = line.say(&Message::Serving);
         reached(Step::NewCanServe);
         loop {
             match line.hear() {
                 // What is settled there meanwhile.
-                Ok(Some(Received::Records(records))) => gateway.inherit(&records, same_key, true)?,
+                Ok(Some(Received::Records(records))) => gateway.inherit(&records, &mut teller, true)?,
                 Ok(Some(Received::Message(message))) if matches!(*message, Message::Left) => break,
                 Ok(Some(Received::Message(_))) => return Err("the old process goes on".to_owned()),
                 // The end of the line says nothing by itself: it may have been broken off.
@@ -251,7 +245,7 @@ impl Taken {
         let gateway = Arc::clone(gateway);
         let listening = thread::Builder::new().name("old process".to_owned());
         let listening = listening.spawn(move || {
-            listen(&Arc::new(line), &gateway, same_key, &runtime);
+            listen(&Arc::new(line), &gateway, teller, &runtime);
             drop(under_way);
         });
         if let Err(error) = listening {
@@ -262,12 +256,12 @@ impl Taken {
 }
 
 /// Does what the old process asks for, until it ends.
-fn listen(line: &Arc<Line>, gateway: &Arc<Gateway>, same_key: bool, runtime: &Handle) {
+fn listen(line: &Arc<Line>, gateway: &Arc<Gateway>, mut teller: Teller, runtime: &Handle) {
     let there: Arc<Mutex<HashMap<u64, oneshot::Sender<()>>>> = Arc::default();
     while let Ok(Some(received)) = line.hear() {
         match received {
             Received::Records(records) => {
-                if let Err(error) = gateway.inherit(&records, same_key, true) {
+                if let Err(error) = gateway.inherit(&records, &mut teller, true) {
                     tracing::error!(error, "what the old process tells cannot be read");
                 }
             }

@@ -18,7 +18,7 @@ use super::journal::record::Record;
 use super::journal::{self, Journal, Restored};
 use super::memory::{Joined, Memory, Of, Proof, Verdict};
 use super::{Charge, Cleared, Known, Settlement};
-use crate::clock::Moment;
+use crate::clock::{Clock, Moment};
 use crate::phone::Phone;
 use crate::policy::subject::{Account, HashKey, Verification};
 use crate::policy::{Decision, Key, Kind, Policy, Subject};
@@ -59,10 +59,11 @@ impl Durable {
     ///
     /// # Errors
     /// The folder cannot be made or listed, or another process has it. Whatever else may be wrong with it is told, and stops nothing.
-    pub fn restore(&self, dir: &Path, hash_key: &HashKey, policy: &Policy, now: Moment) -> Result<Restored, String> {
-        let journal = Journal::open(dir, key_check(hash_key))?;
+    pub fn restore(&self, dir: &Path, hash_key: &HashKey, policy: &Policy, clock: &Clock) -> Result<Restored, String> {
+        let now = clock.now();
+        let journal = Journal::open(dir, key_check(hash_key), clock.anchor())?;
         // Phones, and what has to do with ids and accounts: neither needs the other, and each is in its order.
-        let restored = journal.restore(|records, same_key| {
+        let restored = journal.restore(now, |records, same_key| {
             let restore = |of: Of| {
                 let settled = records.iter().filter_map(Record::settled);
                 settled.for_each(|record| self.memory.restore(policy, &record, of, now));
@@ -85,10 +86,10 @@ impl Durable {
     ///
     /// # Errors
     /// As of [`restore`](Self::restore).
-    pub fn succeed(&self, dir: &Path, hash_key: &HashKey, is_its_own: bool, now: Moment) -> Result<(), String> {
-        let journal = Journal::open(dir, key_check(hash_key))?;
+    pub fn succeed(&self, dir: &Path, hash_key: &HashKey, is_its_own: bool, clock: &Clock) -> Result<(), String> {
+        let journal = Journal::open(dir, key_check(hash_key), clock.anchor())?;
         if is_its_own {
-            journal.leave_as_it_is(now);
+            journal.leave_as_it_is(clock.now());
         } else {
             journal.supersede();
         }

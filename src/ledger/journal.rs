@@ -28,10 +28,11 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::clock::Moment;
+use crate::clock::{Anchor, Moment, Shift};
 use record::{Found, Record, SIZE};
 pub use segment::KeyCheck;
 
@@ -43,6 +44,8 @@ const ROOM: usize = SIZE << 20;
 pub struct Journal {
     dir: PathBuf,
     key: KeyCheck,
+    /// By which its records are told.
+    clock: Option<Anchor>,
     open: Mutex<Open>,
     /// Files that are written no more, oldest first. Who holds it tends the journal.
     closed: Mutex<Vec<Told>>,
@@ -143,6 +146,12 @@ pub struct Restored {
     pub is_of_another_key: bool,
     /// What could not be read at all, and why.
     pub unreadable: Vec<String>,
+    /// By how much the wall clock was set since, at most, as far as the machine was not booted anew.
+    pub set_by: Duration,
+    /// Whether some of it is of another boot of the machine, so that its wall clock is believed; or does not say of which.
+    pub is_of_another_boot: bool,
+    /// Records of a time that is yet to come. They count as of now, and are written down so.
+    pub of_the_future: u64,
 }
 
 impl Journal {
@@ -151,7 +160,7 @@ impl Journal {
     ///
     /// # Errors
     /// The folder cannot be made or listed, or another process has it.
-    pub fn open(dir: &Path, key: KeyCheck) -> Result<Self, String> {
+    pub fn open(dir: &Path, key: KeyCheck, clock: Option<Anchor>) -> Result<Self, String> {
         let wrong = |error: io::Error| format!("{}: {error}", dir.display());
         make(dir)?;
         let lock = lock(dir)?;
@@ -176,6 +185,7 @@ impl Journal {
         Ok(Self {
             dir: dir.to_owned(),
             key,
+            clock,
             open: Mutex::new(open),
             closed: Mutex::new(closed),
             superseded: Mutex::default(),
@@ -189,9 +199,9 @@ impl Journal {
         })
     }
 
-    /// Reads all that is there, oldest first: `take` is told the records of one file after the other, and whether ids and accounts in
-    /// them mean the same here.
-    pub fn restore(&self, take: impl Fn(&[Record], bool)) -> Restored {
+    /// Reads all that is there, oldest first: `take` is told the records of one file after the other, by this process' clock, and whether
+    /// ids and accounts in them mean the same here. Nothing is of a time after `now`.
+    pub fn restore(&self, now: Moment, take: impl Fn(&[Record], bool)) -> Restored {
         let mut restored = Restored::default();
         for told in self.closed.lock().iter_mut() {
             let contents = match segment::read(&self.dir, told.number, self.key) {
@@ -205,9 +215,19 @@ impl Journal {
             };
             restored.is_of_another_key |= !contents.same_key;
             let mut records = Vec::with_capacity(contents.len() as usize / SIZE);
+            let (mut shift, mut of_the_future) = (None, 0);
             for found in contents.found() {
                 match found {
+                    Found::Record(Record::Clock(teller)) => {
+                        shift = self.clock.and_then(|clock| clock.ahead_of(&teller));
+                        restored.set_by = restored.set_by.max(shift.unwrap_or_default().span());
+                    }
                     Found::Record(record) => {
+                        let mut record = record.on(shift.unwrap_or_default());
+                        if record.at() > now {
+                            of_the_future += 1;
+                            record = record.on(Shift::between(record.at(), now));
+                        }
                         told.note(&record);
                         records.push(record);
                     }
@@ -215,7 +235,15 @@ impl Journal {
                 }
             }
             take(&records, contents.same_key);
+            restored.is_of_another_boot |= shift.is_none() && !records.is_empty();
             told.bytes = contents.len();
+            if of_the_future > 0 {
+                restored.of_the_future += of_the_future;
+                // Or they would count as of the start at each start. If it fails they do.
+                let clock = self.clock.map(Record::Clock);
+                let anew: Vec<Record> = clock.into_iter().chain(records).collect();
+                told.bytes = segment::replace(&self.dir, told.number, self.key, &anew).unwrap_or(told.bytes);
+            }
             restored.records += told.records;
         }
         restored

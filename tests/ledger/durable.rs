@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use proptest::prelude::*;
-use sendly_gateway::clock::Moment;
+use sendly_gateway::clock::{Clock, ManualClock, Moment};
 use sendly_gateway::ledger::durable::{self, Durable};
 use sendly_gateway::ledger::journal::record::SIZE;
 use sendly_gateway::ledger::journal::{Journal, Restored};
@@ -67,7 +67,7 @@ impl Process {
         let bounds = Bounds { keys: 1_000_000, when_full: WhenFull::Refuse, verifications: 1_000_000, remember: DAY };
         let memory = Arc::new(Memory::new(bounds));
         let durable = Arc::new(Durable::new(Arc::clone(&memory)));
-        let found = durable.restore(&folder.0, key, policy, now).unwrap();
+        let found = durable.restore(&folder.0, key, policy, &Clock::from(ManualClock::new(now))).unwrap();
         let _ = durable.journal().unwrap().tend(now, DAY * 2);
         Self { ledger: Ledger::Durable(Arc::clone(&durable)), durable, memory, found }
     }
@@ -248,7 +248,7 @@ fn a_beginning_that_is_damaged_costs_no_record() {
 fn two_processes_never_share_a_folder() {
     let (folder, policy) = (Folder::new(), five_in_an_hour());
     let process = Process::start(&folder, &policy, START);
-    let open = || Journal::open(&folder.0, [0; 16]);
+    let open = || Journal::open(&folder.0, [0; 16], None);
     assert!(open().unwrap_err().ends_with("another process has this folder"));
     process.journal().finish(START, DAY).unwrap();
     assert!(open().is_ok(), "it was left to others");

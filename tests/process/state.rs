@@ -149,8 +149,9 @@ async fn damage_is_told_and_what_is_intact_is_used() {
     let mut files: Vec<PathBuf> = fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.retain(|path| path.file_name().unwrap().to_str().unwrap().starts_with("journal-"));
     let mut bytes = fs::read(&files[0]).unwrap();
-    // A file's beginning and a record have 48 bytes. The first code is overwritten, and the last record torn off.
-    bytes[60..70].fill(0xaa);
+    // A file's beginning and each record have 48 bytes; the first record tells of the clock. The first code is overwritten, and the last
+    // record torn off.
+    bytes[108..118].fill(0xaa);
     bytes.truncate(bytes.len() - 5);
     fs::write(&files[0], bytes).unwrap();
     let serving = gateway(&upstream, &dir).await;

@@ -9,7 +9,7 @@ use crate::upstream::{Act, Seen, Upstream};
 
 /// Two processes that can meet.
 pub(crate) struct Meeting {
-    config: String,
+    pub(crate) config: String,
     socket: String,
     pub(crate) upstream: Upstream,
 }

@@ -14,6 +14,9 @@ use crate::client::{Answer, Wire};
 /// Long enough for a machine that is busy, and shorter than the time that requests are given to end by default.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Variables that are not the configuration's: a debug build lets a test stop a hand-over, set the wall clock, boot the machine anew.
+const FOR_TESTS: [&str; 3] = ["HAND_OVER_STOPS_AT", "WALL_CLOCK_AHEAD", "BOOT"];
+
 /// A running program. It is killed when this is dropped.
 pub(crate) struct Process {
     pid: u32,
@@ -34,8 +37,7 @@ impl Process {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sendly-gateway"));
         let anywhere = [("LISTEN", "127.0.0.1:0"), ("ADMIN_LISTEN", "127.0.0.1:0")];
         for (name, value) in anywhere.iter().chain(variables) {
-            // The latter is none of the configuration's.
-            let prefix = if *name == "HAND_OVER_STOPS_AT" { "" } else { "SENDLY_GATEWAY_" };
+            let prefix = if FOR_TESTS.contains(name) { "" } else { "SENDLY_GATEWAY_" };
             command.env(format!("{prefix}{name}"), value);
         }
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

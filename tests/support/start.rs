@@ -56,7 +56,7 @@ fn prove_keys(running: &Running) {
     let hash_key = gateway.config().hash_key;
     for key in [KEY, OTHER_KEY, COUNTING_KEY] {
         let record = Record::Accepted { account: hash_key.account(key.as_bytes()), at: gateway.now() };
-        gateway.inherit(&record.encode(), true, false).unwrap();
+        gateway.inherit(&record.encode(), &mut sendly_gateway::gateway::estate::Teller::new(true), false).unwrap();
     }
 }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::SetOnce;
 
 use super::{Ending, Exchange, Retries};
-use crate::clock::Moment;
+use crate::clock::{Moment, Shift};
 use crate::gateway::relay::Told;
 
 /// An answer that waits. Its form is part of what two processes say to each other.
@@ -50,12 +50,12 @@ impl Retries {
         all
     }
 
-    /// Keeps one of another process, for as long as that would have.
-    pub fn inherit(&self, key: Option<u128>, kept: Kept) {
+    /// Keeps one of another process, for as long as that would have. Its clock is behind this one's by `shift`.
+    pub fn inherit(&self, key: Option<u128>, kept: Kept, shift: Shift) {
         let Kept { identity, keyed, delivered, ending, at, told } = kept;
         let key = key.unwrap_or(identity);
         let serial = self.serial.fetch_add(1, Ordering::Relaxed);
-        let over = Some((ending, Moment::from_micros(at)));
+        let over = Some((ending, Moment::from_micros(at).on(shift)));
         let told = Arc::new(SetOnce::new_with(Some(told.into())));
         let exchange = Exchange { serial, key, keyed, clients: 0, delivered, over, told };
         let mut exchanges = self.exchanges.entry(identity).or_default();

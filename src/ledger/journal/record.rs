@@ -6,7 +6,7 @@
 use std::num::{NonZeroU64, NonZeroU128};
 use std::ops::Range;
 
-use crate::clock::Moment;
+use crate::clock::{Anchor, Moment, Shift};
 use crate::ledger::{Charge, Known};
 use crate::phone::Phone;
 use crate::policy::subject::{Account, Verification};
@@ -76,6 +76,8 @@ pub enum Record {
         /// When it said so.
         at: Moment,
     },
+    /// By which clock what follows is told. The first of a file, and the first that one process tells another.
+    Clock(Anchor),
     /// Two keys of one kind turned out to be the same.
     Absorbed {
         /// The one that counts from now on.
@@ -100,6 +102,7 @@ mod tag {
     pub(super) const ACCEPTED: u8 = 16;
     pub(super) const REJECTED: u8 = 17;
     pub(super) const HELD_FOR: u8 = 18;
+    pub(super) const CLOCK: u8 = 19;
 }
 
 /// What flags say: of a charge, its kind; of anything else, what kind its key is of.
@@ -138,14 +141,34 @@ impl Record {
             | Record::Accepted { at, .. }
             | Record::Rejected { at, .. }
             | Record::Absorbed { at, .. } => *at,
+            Record::Clock(anchor) => anchor.moment,
         }
+    }
+
+    /// The same, as another clock has it.
+    pub fn on(mut self, shift: Shift) -> Self {
+        match &mut self {
+            Record::Charged(charge) | Record::InFlight(charge) | Record::Kept(charge) | Record::GivenBack(charge) => {
+                charge.at = charge.at.on(shift);
+            }
+            Record::Held { at, until, .. } | Record::HeldFor { at, until, .. } => {
+                (*at, *until) = (at.on(shift), until.on(shift));
+            }
+            Record::Learned { at, .. }
+            | Record::Cleared { at, .. }
+            | Record::Accepted { at, .. }
+            | Record::Rejected { at, .. }
+            | Record::Absorbed { at, .. } => *at = at.on(shift),
+            Record::Clock(_) => {}
+        }
+        self
     }
 
     /// What of it is written down: a process that reads it later has no exchange in flight.
     pub fn settled(&self) -> Option<Self> {
         match self {
             Record::InFlight(charge) => Some(Record::Charged(*charge)),
-            Record::Kept(_) => None,
+            Record::Kept(_) | Record::Clock(_) => None,
             record => Some(*record),
         }
     }
@@ -210,6 +233,9 @@ impl Record {
             }
             Record::Accepted { account, .. } => of_account(tag::ACCEPTED, *account, parts),
             Record::Rejected { account, .. } => of_account(tag::REJECTED, *account, parts),
+            Record::Clock(Anchor { boot, since_boot, .. }) => {
+                Parts { tag: tag::CLOCK, words: [low(*boot), high(*boot), *since_boot, 0], ..parts }
+            }
             Record::Absorbed { into, from, .. } => {
                 let ((flags, one, [a, b]), (_, other, [c, d])) = (words_of(*into), words_of(*from));
                 Parts { tag: tag::ABSORBED, flags, groups: [one, other], words: [a, b, c, d], ..parts }
@@ -240,6 +266,9 @@ impl Record {
             tag::CLEARED => Record::Cleared { key: key_of(flags, one, [a, b])?, at },
             tag::ACCEPTED => Record::Accepted { account: account(a, b)?, at },
             tag::REJECTED => Record::Rejected { account: account(a, b)?, at },
+            tag::CLOCK => {
+                Record::Clock(Anchor { moment: at, boot: u128::from(b) << 64 | u128::from(a), since_boot: c })
+            }
             tag::ABSORBED => {
                 Record::Absorbed { into: key_of(flags, one, [a, b])?, from: key_of(flags, other, [c, d])?, at }
             }
@@ -426,6 +455,11 @@ mod tests {
             (two_keys(), moment()).prop_map(|((key, _), at)| Record::Cleared { key, at }),
             (account(), moment()).prop_map(|(account, at)| Record::Accepted { account, at }),
             (account(), moment()).prop_map(|(account, at)| Record::Rejected { account, at }),
+            (moment(), any::<u128>(), any::<u64>()).prop_map(|(moment, boot, since_boot)| Record::Clock(Anchor {
+                moment,
+                boot,
+                since_boot
+            })),
             (two_keys(), moment()).prop_map(|((into, from), at)| Record::Absorbed { into, from, at }),
         ]
     }

@@ -8,6 +8,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::record::{Found, Record, Records, SIZE};
+use crate::clock::Anchor;
 
 /// What a file begins with: name and version of the format.
 const MAGIC: &[u8; 16] = b"sendly-journal-1";
@@ -29,14 +30,17 @@ pub(super) struct Contents {
     pub(super) same_key: bool,
 }
 
-/// A new file, which must not be there yet. Only its owner may read it: phones stand in it.
+/// A new file, which must not be there yet, and its size. Only its owner may read it: phones stand in it. It begins with the clock by which
+/// its records are told, where that is known.
 ///
 /// # Errors
 /// Those of the system.
-pub(super) fn create(dir: &Path, number: u64, key: KeyCheck) -> io::Result<File> {
+pub(super) fn create(dir: &Path, number: u64, key: KeyCheck, clock: Option<Anchor>) -> io::Result<(File, u64)> {
     let mut file = private().append(true).create_new(true).open(path(dir, number))?;
-    match file.write_all(&header(key)) {
-        Ok(()) => Ok(file),
+    let clock = clock.map(|anchor| Record::Clock(anchor).encode());
+    let bytes = [header(key).as_slice(), clock.as_ref().map_or(&[], |clock| clock.as_slice())].concat();
+    match file.write_all(&bytes) {
+        Ok(()) => Ok((file, bytes.len() as u64)),
         Err(error) => {
             // Without its beginning it is of no use, and its number is wanted again.
             let _ = fs::remove_file(path(dir, number));

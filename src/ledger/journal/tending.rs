@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::record::{self, Found, SIZE};
+use super::record::{self, Found};
 use super::{Journal, Segment, Told, segment, squeeze};
 use crate::clock::Moment;
 
@@ -71,7 +71,7 @@ impl Journal {
         // Whoever tends the journal is alone.
         let mut number = self.open.lock().next;
         let begun = loop {
-            match segment::create(&self.dir, number, self.key) {
+            match segment::create(&self.dir, number, self.key, self.clock) {
                 // Somebody else put it there. It stays as long as if it had been written now, and the next number is as good.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                     let bytes = segment::size(&self.dir, number).unwrap_or_default();
@@ -82,8 +82,8 @@ impl Journal {
                 begun => break begun,
             }
         };
-        let file = Arc::new(begun.map_err(|error| ("a file cannot be begun", error))?);
-        let told = Told { number, bytes: SIZE as u64, ..Told::default() };
+        let (file, bytes) = begun.map_err(|error| ("a file cannot be begun", error))?;
+        let (file, told) = (Arc::new(file), Told { number, bytes, ..Told::default() });
         let mut open = self.open.lock();
         self.hand_over(&mut open);
         open.next = number + 1;

@@ -28,7 +28,9 @@ impl Folder {
     /// The records in its files, in their order.
     fn records(&self) -> Vec<Record> {
         let records = Mutex::new(Vec::new());
-        Journal::open(&self.0, [0; 16]).unwrap().restore(|found, _| records.lock().extend_from_slice(found));
+        Journal::open(&self.0, [0; 16], None)
+            .unwrap()
+            .restore(Moment::from_micros(u64::MAX), |found, _| records.lock().extend_from_slice(found));
         records.into_inner()
     }
 }
@@ -52,7 +54,7 @@ fn records(many: u64) -> Vec<Record> {
 }
 
 fn opened(folder: &Folder) -> Journal {
-    let journal = Journal::open(&folder.0, [0; 16]).unwrap();
+    let journal = Journal::open(&folder.0, [0; 16], None).unwrap();
     journal.tend(moment(0), HORIZON).unwrap();
     journal
 }
@@ -127,7 +129,7 @@ fn a_process_that_dies_before_it_serves_leaves_no_file_in_the_way_and_no_record_
     old.write(&record(0));
     old.finish(moment(1), HORIZON).unwrap();
     // It has the folder, begins a file of the next number, and writes what the old one tells it of an exchange that ends there.
-    let new = Journal::open(&folder.0, [0; 16]).unwrap();
+    let new = Journal::open(&folder.0, [0; 16], None).unwrap();
     new.leave_as_it_is(moment(1));
     new.tend(moment(1), HORIZON).unwrap();
     old.write(&record(1));
@@ -145,7 +147,7 @@ fn a_process_that_dies_before_it_serves_leaves_no_file_in_the_way_and_no_record_
 #[test]
 fn a_number_that_is_taken_is_passed_over() {
     let folder = Folder::new();
-    let journal = Journal::open(&folder.0, [0; 16]).unwrap();
+    let journal = Journal::open(&folder.0, [0; 16], None).unwrap();
     for number in [1, 2] {
         fs::write(folder.0.join(segment::name(number)), b"").unwrap();
     }
@@ -173,11 +175,11 @@ fn a_pipe_or_a_device_in_the_folder_is_refused_by_name_and_not_waited_for() {
         let path = folder.0.join(name);
         let status = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
         assert!(status.success());
-        let refused = Journal::open(&folder.0, [0; 16]).map(drop);
+        let refused = Journal::open(&folder.0, [0; 16], None).map(drop);
         assert_eq!(refused, Err(format!("{}: not a file", path.display())));
         fs::remove_file(&path).unwrap();
         std::os::unix::fs::symlink("/dev/null", &path).unwrap();
-        let refused = Journal::open(&folder.0, [0; 16]).map(drop);
+        let refused = Journal::open(&folder.0, [0; 16], None).map(drop);
         assert_eq!(refused, Err(format!("{}: not a file", path.display())));
     }
 }
@@ -186,9 +188,54 @@ fn a_pipe_or_a_device_in_the_folder_is_refused_by_name_and_not_waited_for() {
 fn the_lock_is_for_its_owner_alone_also_where_an_older_version_made_it() {
     let folder = Folder::new();
     let mode = || fs::metadata(folder.0.join("lock")).unwrap().permissions().mode() & 0o777;
-    drop(Journal::open(&folder.0, [0; 16]).unwrap());
+    drop(Journal::open(&folder.0, [0; 16], None).unwrap());
     assert_eq!(mode(), 0o600);
     fs::set_permissions(folder.0.join("lock"), fs::Permissions::from_mode(0o644)).unwrap();
-    drop(Journal::open(&folder.0, [0; 16]).unwrap());
+    drop(Journal::open(&folder.0, [0; 16], None).unwrap());
     assert_eq!(mode(), 0o600);
+}
+
+#[test]
+fn what_is_of_a_time_that_is_yet_to_come_counts_as_of_the_first_start_and_of_no_later_one() {
+    let folder = Folder::new();
+    let until = moment(5) + Duration::from_secs(60);
+    let key = Key::Phone(Phone::from_digits(15_550_100_123).unwrap());
+    let journal = opened(&folder);
+    for record in [record(5), Record::Held { key, at: moment(5), until }, record(1)] {
+        journal.write(&record);
+    }
+    journal.finish(moment(5), HORIZON).unwrap();
+    let found = |now| {
+        let found = Mutex::new(Vec::new());
+        let restored = Journal::open(&folder.0, [0; 16], None).unwrap().restore(now, |records, _| {
+            found.lock().extend_from_slice(records);
+        });
+        (restored.of_the_future, found.into_inner())
+    };
+    let held = Record::Held { key, at: moment(3), until: moment(3) + Duration::from_secs(60) };
+    let clamped = vec![record(3), held, record(1)];
+    assert_eq!(found(moment(3)), (2, clamped.clone()));
+    assert_eq!(found(moment(4)), (0, clamped), "it was written down");
+}
+
+#[test]
+fn within_a_boot_records_are_told_by_the_clock_of_whoever_reads_them() {
+    let folder = Folder::new();
+    let anchor = |moment: Moment, since_boot| Some(Anchor { moment, boot: 7, since_boot });
+    let open = |clock| Journal::open(&folder.0, [0; 16], clock).unwrap();
+    let journal = open(anchor(moment(0), 1_000));
+    journal.tend(moment(0), HORIZON).unwrap();
+    journal.write(&record(50));
+    journal.finish(moment(60), HORIZON).unwrap();
+    let found = |clock, now| {
+        let found = Mutex::new(Vec::new());
+        let restored = open(clock).restore(now, |records, _| found.lock().extend_from_slice(records));
+        (found.into_inner(), restored.set_by.as_micros(), restored.is_of_another_boot, restored.of_the_future)
+    };
+    // 100 µs later the wall clock says 1000 µs more than it should; or 30 less.
+    assert_eq!(found(anchor(moment(1_100), 1_100), moment(1_200)), (vec![record(1_050)], 1_000, false, 0));
+    assert_eq!(found(anchor(moment(70), 1_100), moment(75)), (vec![record(20)], 30, false, 0));
+    let another = Some(Anchor { moment: moment(1_100), boot: 8, since_boot: 5 });
+    assert_eq!(found(another, moment(1_200)), (vec![record(50)], 0, true, 0));
+    assert_eq!(found(None, moment(1_200)), (vec![record(50)], 0, true, 0));
 }

@@ -1,0 +1,162 @@
+//! The wall clock is set: between two processes of which one takes over, between two starts from one folder, and over a reboot.
+
+use super::upgrade::{Meeting, sends};
+use crate::process::Serving;
+use crate::upstream::Act;
+
+/// Two phones with a full window, one with room for one code.
+const FULL: &str = "+15550100001";
+const NEARLY: &str = "+15550100002";
+
+/// By how many seconds the wall clock was set: thirty days, eleven minutes, three seconds; either way.
+const SET: [&str; 7] = ["-2592000", "-660", "-3", "0", "3", "660", "2592000"];
+
+struct World {
+    meeting: Meeting,
+    dir: String,
+}
+
+impl World {
+    /// A gateway with a folder for its state; `FULL` has five codes, `NEARLY` four, and there is a verification that was just resent.
+    async fn new() -> (Self, Serving, String) {
+        let meeting = Meeting::new("").await;
+        let dir = meeting.config.replace(".toml", ".state");
+        let old = Serving::of(meeting.start(&[], &[("STATE_DIR", &dir)])).await;
+        assert_eq!(sends(&old, FULL, 5).await, [201; 5]);
+        assert_eq!(sends(&old, NEARLY, 3).await, [201; 3]);
+        let answer = old.ask("POST", "/api/v1/verify", &[], &format!(r#"{{"to":"{NEARLY}"}}"#)).await;
+        let resend = format!("/api/v1/verify/{}/resend", answer.json()["id"].as_str().unwrap());
+        (Self { meeting, dir }, old, resend)
+    }
+
+    /// A process whose wall clock is so many seconds ahead.
+    fn later(&self, more: &[&str], ahead: &str, boot: &str) -> crate::process::Process {
+        self.meeting.start(more, &[("STATE_DIR", &self.dir), ("WALL_CLOCK_AHEAD", ahead), ("BOOT", boot)])
+    }
+
+    async fn over(self) {
+        std::fs::remove_dir_all(&self.dir).unwrap();
+    }
+}
+
+/// How long a send to this phone is to wait, in seconds; 0: it is sent.
+async fn wait(serving: &Serving, phone: &str) -> u64 {
+    let answer = serving.ask("POST", "/api/v1/verify", &[], &format!(r#"{{"to":"{phone}"}}"#)).await;
+    if answer.status == 201 { 0 } else { answer.json()["retryAfter"].as_u64().unwrap() }
+}
+
+/// All is as it was: the full phone waits for its window and no longer, the other one gets its fifth code and no sixth, the id is known and
+/// may be resent again when its minute is over.
+async fn nothing_has_changed(serving: &Serving, resend: &str, what: &str) {
+    let waits = wait(serving, FULL).await;
+    assert!((560..=600).contains(&waits), "{what}: {waits}");
+    assert_eq!(serving.ask("POST", resend, &[], "").await.status, 200, "{what}: the fifth");
+    let again = serving.ask("POST", resend, &[], "").await;
+    assert_eq!(
+        (again.status.as_u16(), again.json()["error"].as_str().unwrap()),
+        (429, "rate_limit_exceeded"),
+        "{what}"
+    );
+    let waits = wait(serving, NEARLY).await;
+    assert!((560..=600).contains(&waits), "{what}: {waits}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_successor_whose_wall_clock_was_set_counts_and_repeats_as_the_old_process_would() {
+    for ahead in SET {
+        let (world, old, resend) = World::new().await;
+        // One code's answer is lost with its client, and waits for the retry.
+        let lost = br#"{"id":"ver_7","phone":"+15550100004"}"#.as_slice();
+        world.meeting.upstream.script(|_| Act::AnswerWhenLet(201, lost.into()));
+        let seen = world.meeting.upstream.seen().len();
+        let mut wire = old.connect().await;
+        wire.request("POST", "/api/v1/verify", &[], br#"{"to":"+15550100004"}"#).await;
+        world.meeting.upstream.has_seen(seen + 1).await;
+        wire.reset();
+        old.until_it_exposes("unclaimed_exchanges 1").await;
+        world.meeting.upstream.let_go(1);
+        old.until_it_exposes("kept_answers 1").await;
+        // Another code is in flight over the hand-over, and is given back after it.
+        world
+            .meeting
+            .upstream
+            .script(|_| Act::AnswerWhenLet(402, br#"{"error":"insufficient_credits"}"#.as_slice().into()));
+        let mut refused = old.connect().await;
+        refused.request("POST", "/api/v1/verify", &[], br#"{"to":"+15550100005"}"#).await;
+        world.meeting.upstream.has_seen(seen + 2).await;
+
+        let new = world.later(&["--upgrade"], ahead, "0");
+        new.logs("waiting for the gateway that runs").await;
+        old.process.signal("QUIT");
+        let new = Serving::of(new).await;
+        world.meeting.upstream.let_go(1);
+        assert_eq!(refused.answer().await.unwrap().status, 402);
+        assert_eq!(old.process.code().await, 0);
+        new.process.logs("the old process has ended").await;
+        world.meeting.upstream.behave();
+        nothing_has_changed(&new, &resend, &format!("taken over, {ahead} s")).await;
+        assert_eq!(
+            sends(&new, "+15550100005", 6).await,
+            [201, 201, 201, 201, 201, 429],
+            "{ahead} s: one was given back"
+        );
+        let before = world.meeting.upstream.codes("+15550100004");
+        assert_eq!(sends(&new, "+15550100004", 2).await, [201; 2], "{ahead} s");
+        assert_eq!(
+            world.meeting.upstream.codes("+15550100004"),
+            before + 1,
+            "{ahead} s: a retry, and then another click"
+        );
+        // What it has written is as old for whoever starts next, with a clock that is right again.
+        new.process.signal("KILL");
+        new.process.code().await;
+        let next = Serving::of(world.later(&[], "0", "0")).await;
+        assert!((560..=600).contains(&wait(&next, FULL).await), "{ahead} s");
+        assert!((560..=600).contains(&wait(&next, "+15550100005").await), "{ahead} s");
+        world.over().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_from_a_folder_of_this_boot_counts_on_however_the_wall_clock_was_set() {
+    for ahead in SET {
+        let (world, old, resend) = World::new().await;
+        old.process.signal("KILL");
+        old.process.code().await;
+        let next = Serving::of(world.later(&[], ahead, "0")).await;
+        nothing_has_changed(&next, &resend, &format!("restarted, {ahead} s")).await;
+        if ahead.len() > 2 {
+            next.process.logs("the wall clock was set since the state was written").await;
+        }
+        world.over().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_a_reboot_the_wall_clock_is_believed_and_keeps_nobody_out_for_longer_than_a_window() {
+    for ahead in SET {
+        let (world, old, resend) = World::new().await;
+        old.process.signal("KILL");
+        old.process.code().await;
+        let next = Serving::of(world.later(&[], ahead, "1")).await;
+        let what = format!("rebooted, {ahead} s");
+        if ["660", "2592000"].contains(&ahead) {
+            // That much time has passed, as far as anybody can know.
+            assert_eq!(wait(&next, FULL).await, 0, "{what}");
+        } else {
+            nothing_has_changed(&next, &resend, &what).await;
+        }
+        if ahead.starts_with('-') {
+            next.process.logs("the wall clock was put back").await;
+            // That was written down: another start finds nothing of a time that is yet to come.
+            next.process.signal("KILL");
+            next.process.code().await;
+            let again = Serving::of(world.later(&[], ahead, "2")).await;
+            assert!((540..=600).contains(&wait(&again, FULL).await), "{what}");
+            assert!(!again.process.err().contains("the wall clock was put back"), "{what}: {}", again.process.err());
+        } else {
+            next.process.logs("the state is of another boot of the machine").await;
+        }
+        world.over().await;
+    }
+}

@@ -8,7 +8,7 @@
 //!
 //! Who judges is decided at one point. The new process judges only once it has read `Left`, or once the kernel says that the old one has
 //! ended. The old one judges again only if it has not written `Left`, or if the kernel says that the new one ended before it said
-//! `Judges`. Whatever hangs is ended before that: codes wait for [`give::HELD`] at most.
+//! `Judges`. Whatever hangs is ended before that: codes wait for 15 seconds at most.
 
 mod attempt;
 mod give;

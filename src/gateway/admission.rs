@@ -26,7 +26,8 @@ use crate::metrics::{KeySizes, Unserved};
 use crate::policy::subject::Account;
 use crate::throttle::network;
 
-/// How long a request waits at most for the proof of its key, or for a slot.
+/// How long a request waits at most for the proof of its key, or for a slot. Not `limits_wait`, which is about codes: without waiting here at
+/// all, keys that are new at the same time would be turned away.
 const WAIT: Duration = Duration::from_secs(2);
 
 /// Requests that wait, at most: in all, and from one client.

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use http::StatusCode;
+
 use super::Gateway;
 use super::admission::Pass;
 use super::evidence::{self, Asked, Evidence};
@@ -54,8 +56,10 @@ impl Gateway {
     /// What a caller is told whose key was not proven by this: what Sendly would have said to a send, so that a failure tells no more of a
     /// phone or an id than a send itself.
     pub(super) fn unproven_reply(&self, account: Account, outcome: Outcome) -> Reply {
+        // Anything else is no answer to a send: a page of a proxy's, or of a stand-in that knows no such route.
+        let says_why = |status: StatusCode| matches!(status.as_u16(), 401..=403 | 429) || status.is_server_error();
         match outcome {
-            Outcome::Answered(answer) if answer.status.is_success() => self.unproved(Some(account)),
+            Outcome::Answered(answer) if !says_why(answer.status) => self.unproved(Some(account)),
             outcome => {
                 self.metrics.unserved(Unserved::Unproved);
                 meaning::reply(outcome)

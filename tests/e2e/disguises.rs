@@ -771,7 +771,7 @@ async fn no_framing_lets_a_send_pass() {
         ("a length in hex", framed(&[("content-length", "0x1b")], &body), vec![INVALID]),
         ("no length", framed(&[("content-length", "-")], ""), vec![INVALID]),
         ("two hosts", framed(&[("host", "gateway"), ("host", "other")], &body), vec![INVALID]),
-        ("no host", framed(&[("host", "-")], &body), vec![Full]),
+        ("no host", framed(&[("host", "-")], &body), vec![INVALID]),
         ("a folded header", framed(&[("x", "a\r\n b")], &body), vec![INVALID]),
         ("a folded type", framed(&[("content-type", "text/plain;\r\n application/json")], &body), vec![INVALID]),
         ("a header without a colon", framed(&[("x", "a\r\nPOST /x HTTP/1.1")], &body), vec![INVALID]),

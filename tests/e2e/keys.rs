@@ -196,6 +196,31 @@ async fn a_good_key_that_is_new_is_told_what_limits_say_once_it_is_proven() {
 }
 
 #[tokio::test]
+async fn a_page_that_is_no_answer_of_sendlys_to_a_proof_is_not_told_to_a_send() {
+    let gateway = gateway().await;
+    knows_its_keys(&gateway);
+    for _ in 0..5 {
+        gateway.send_ok(PHONE).await;
+    }
+    // A stand-in that knows sends alone; a proxy before Sendly that redirects.
+    for status in [404, 405, 302, 200] {
+        gateway.upstream.script(move |_| {
+            Act::Answer(
+                status,
+                vec![("content-type", "text/html".to_owned())],
+                b"<h1>Cannot GET</h1>".as_slice().into(),
+            )
+        });
+        let answer = send(&gateway, GOOD, PHONE).await;
+        assert_eq!((answer.status.as_u16(), answer.error().as_str()), (503, "key_not_proven"), "{status}");
+        assert_eq!(answer.header("retry-after"), Some("1"), "{status}");
+    }
+    gateway.upstream.script(|_| Act::error(429, "rate_limit_exceeded"));
+    assert_eq!(send(&gateway, GOOD, PHONE).await.error(), "rate_limit_exceeded", "that one is");
+    assert_eq!(gateway.upstream.codes(PHONE), 5);
+}
+
+#[tokio::test]
 async fn made_up_sends_while_sendly_is_ill_fill_no_phone() {
     let gateway = gateway().await;
     gateway.upstream.script(|_| Act::error(500, "internal_error"));

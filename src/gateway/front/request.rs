@@ -139,7 +139,8 @@ fn judge(bytes: &[u8], parsed: httparse::Result<usize>, request: &httparse::Requ
     if is_plain && let Some(plain) = plain::plain(bytes, target, request.headers, head, body) {
         return RequestHead::Plain(plain);
     }
-    match says.framing(head, version).and_then(|framing| check_target(method, target, &says).map(|()| framing)) {
+    match says.framing(head, version).and_then(|framing| check_target(method, target, version, &says).map(|()| framing))
+    {
         Ok(framing) => RequestHead::Passing(framing),
         Err(flaw) => refused(sendly::method(method), flaw),
     }
@@ -191,11 +192,12 @@ impl<'h> Says<'h> {
 }
 
 /// Whether it is clear what the request asks for, and of which host.
-fn check_target(method: &str, target: &str, says: &Says<'_>) -> Result<(), HeadFlaw> {
+fn check_target(method: &str, target: &str, version: u8, says: &Says<'_>) -> Result<(), HeadFlaw> {
     // Also OPTIONS, which it does not say itself, and what is spelled in a way of its own: those are told apart later.
     let is_usual = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:@/?|[]".contains(&byte);
     let has_user = says.host.is_some_and(|host| host.contains(&b'@'));
-    if says.hosts > 1 || has_user {
+    // Of HTTP/1.1 one is wanted (RFC 9112, 3.2).
+    if says.hosts > 1 || says.hosts == 0 && version > 0 || has_user {
         return Err(HeadFlaw::Host);
     }
     if method == "CONNECT" {
@@ -284,7 +286,6 @@ mod tests {
             ("POST x:/api/v1/verify HTTP/1.1", HOST.to_owned()),
             ("OPTIONS * HTTP/1.1", HOST.to_owned()),
             ("POST /api/v1/verify HTTP/1.0", "content-length: 5\r\n".to_owned()),
-            (SEND, String::new()),
             (SEND, format!("{HOST}upgrade: h2c\r\n")),
             (SEND, format!("{HOST}expect: 100-continue\r\ncontent-length: 5\r\n")),
             (SEND, format!("{HOST}connection: close\r\n")),
@@ -341,6 +342,8 @@ mod tests {
             ("GET http:gateway HTTP/1.1", HOST),
             ("GET / HTTP/1.1", "Host: a@gateway\r\n"),
             ("GET / HTTP/1.1", "Host: a\r\nhost: b\r\n"),
+            ("GET / HTTP/1.1", "x: y\r\n"),
+            ("GET http://gateway/ HTTP/1.1", "x: y\r\n"),
         ] {
             assert_eq!(refused(&head(line, fields)), (400, "GET"), "{line}");
         }

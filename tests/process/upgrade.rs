@@ -467,7 +467,7 @@ async fn without_a_socket_to_meet_at_it_says_so_and_goes_on() {
 }
 
 /// A certificate, as files, and who trusts it.
-fn tls() -> (String, Arc<rustls::ClientConfig>) {
+pub(crate) fn tls() -> (String, Arc<rustls::ClientConfig>) {
     let signed = rcgen::generate_simple_self_signed(["gateway.test".to_owned()]).unwrap();
     let (certificate, key) = (config_file(&signed.cert.pem()), config_file(&signed.signing_key.serialize_pem()));
     let mut roots = rustls::RootCertStore::empty();
@@ -480,7 +480,7 @@ fn tls() -> (String, Arc<rustls::ClientConfig>) {
     (format!("[tls]\ncert_file = {certificate:?}\nkey_file = {key:?}\n"), Arc::new(client))
 }
 
-async fn over_tls(
+pub(crate) async fn over_tls(
     address: std::net::SocketAddr,
     client: &rustls::ClientConfig,
     protocol: &str,

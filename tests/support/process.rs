@@ -11,6 +11,8 @@ use tokio::sync::watch;
 
 use crate::client::{Answer, Wire};
 
+const PROGRAM: &str = env!("CARGO_BIN_EXE_sendly-gateway");
+
 /// Long enough for a machine that is busy, and shorter than the time that requests are given to end by default.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -30,11 +32,10 @@ impl Process {
     /// Starts it with these arguments, and these variables after `SENDLY_GATEWAY_`. Where nothing else is said, it listens where
     /// the system likes.
     pub(crate) fn start(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
-        Self::start_and_read(arguments, variables, None)
+        Self::spawn(Command::new(PROGRAM), arguments, variables, None)
     }
 
-    fn start_and_read(arguments: &[&str], variables: &[(&str, &str)], pause: Option<Pause>) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_sendly-gateway"));
+    fn spawn(mut command: Command, arguments: &[&str], variables: &[(&str, &str)], pause: Option<Pause>) -> Self {
         let anywhere = [("LISTEN", "127.0.0.1:0"), ("ADMIN_LISTEN", "127.0.0.1:0")];
         for (name, value) in anywhere.iter().chain(variables) {
             let prefix = if FOR_TESTS.contains(name) { "" } else { "SENDLY_GATEWAY_" };
@@ -70,7 +71,16 @@ impl Process {
         let (unread, may_read) = mpsc::channel();
         let pause = Pause { at: "serving", may_read };
         let arguments = ["run", "--config", &file];
-        (Serving::of(Self::start_and_read(&arguments, &[("UPSTREAM_URL", upstream)], Some(pause))).await, unread)
+        let process = Self::spawn(Command::new(PROGRAM), &arguments, &[("UPSTREAM_URL", upstream)], Some(pause));
+        (Serving::of(process).await, unread)
+    }
+
+    /// A gateway that may open so many files.
+    pub(crate) async fn gateway_with_descriptors(config: &str, upstream: &str, most: u32) -> Serving {
+        let file = config_file(config);
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("ulimit -n {most} && exec \"$0\" \"$@\""), PROGRAM]);
+        Serving::of(Self::spawn(shell, &["run", "--config", &file], &[("UPSTREAM_URL", upstream)], None)).await
     }
 
     pub(crate) fn id(&self) -> u32 {

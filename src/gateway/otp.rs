@@ -133,7 +133,8 @@ async fn serve_within<C: Caller>(
     // The leave of a key that Sendly has not accepted yet.
     let mut pass = None;
     if !gateway.is_served_at_once(settings, account, request.began) {
-        let admitting = gateway.admit_key(settings, Some(account), request.client);
+        // Boxed, as all that is seldom needed and large: each connection has room for what is not.
+        let admitting = Box::pin(gateway.admit_key(settings, Some(account), request.client));
         match patience.watch(caller, admitting, || click.give_up()).await {
             Ok(admitted) => pass = admitted,
             Err(reply) => return turn_away(caller, request, patience, click, reply).await,
@@ -186,7 +187,7 @@ async fn serve_within<C: Caller>(
     if let Some(unproven) = &pass
         && gateway.has_to_be_proved(account)
     {
-        let proving = gateway.prove(settings, (account, unproven), caller.fields(), request.trace);
+        let proving = Box::pin(gateway.prove(settings, (account, unproven), caller.fields(), request.trace));
         match patience.watch(caller, proving, || click.give_up()).await {
             Ok(()) => pass = None,
             Err(reply) => return turn_away(caller, request, patience, click, reply).await,
@@ -223,7 +224,7 @@ async fn serve_within<C: Caller>(
         let (decision, took, verdict) = match decided {
             Some((decision, verdict)) => (decision, Some(gateway.clock.read().since(asked)), verdict),
             None => {
-                let waiting = gateway.wait_and_reserve(settings, judged);
+                let waiting = Box::pin(gateway.wait_and_reserve(settings, judged));
                 let (decision, verdict) = patience.watch(caller, waiting, || click.give_up()).await;
                 if matches!(verdict, Verdict::Refused(_)) && gateway.gate.is_closed() {
                     continue;
@@ -244,7 +245,7 @@ async fn serve_within<C: Caller>(
         let unshown = unshown.map(|id| (id, call.id(caller.path())));
         let checking =
             gateway.check_before_refusal(settings, (account, pass.as_ref()), unshown, caller.fields(), request.trace);
-        match patience.watch(caller, checking, || click.give_up()).await {
+        match patience.watch(caller, Box::pin(checking), || click.give_up()).await {
             Ok(()) if pass.is_none() => break (now, is_exempt, decision, took, verdict),
             Ok(()) => pass = None,
             Err(reply) => return turn_away(caller, request, patience, click, reply).await,
@@ -280,7 +281,8 @@ async fn serve_within<C: Caller>(
     let traced = request.trace.and_then(Context::call);
     let (path, fields) = (call.path(caller.path()), caller.fields());
     let call = settings.upstream.sendly.compose(&Method::POST, path, fields, traced.as_deref(), caller.body());
-    let exchange = carry_out(gateway, settings, (call, traced), &subject, kind, (reservation, pass), now);
+    // Pinned where it is made: it is large.
+    let exchange = pin!(carry_out(gateway, settings, (call, traced), &subject, kind, (reservation, pass), now));
     let (mut reply, mut ending) = patience.watch(caller, exchange, || click.give_up()).await;
     drop(slot);
     if reply.status == StatusCode::TOO_MANY_REQUESTS {

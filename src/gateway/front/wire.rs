@@ -33,7 +33,7 @@ use crate::http1::chunk_framing::{ChunkFraming, MalformedChunk};
 const WORTH_IT: usize = 4 * 1024;
 
 /// How many bytes pingora reads at once. Its buffer has room for 64 KiB, of which no more takes memory than has ever been written to.
-const AT_ONCE: usize = 16 * 1024;
+const AT_ONCE: usize = 8 * 1024;
 
 /// See the module's documentation.
 #[derive(Debug)]

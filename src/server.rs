@@ -76,7 +76,8 @@ impl Sockets {
     }
 }
 
-/// A gateway that serves. Dropping it stops it at once, and writes out its state.
+/// A gateway that serves. Dropping it stops it at once, and writes out its state; codes are to be judged no more by then
+/// ([`Gateway::stop_judging`]).
 #[derive(Debug)]
 pub struct Running {
     /// Where clients connect.
@@ -127,6 +128,8 @@ pub async fn take_over(mut config: Config, estate: Estate, clock: Clock) -> Resu
         Ok(prepared) => prepared,
         Err(why) => return Err(estate.refuse(why)),
     };
+    // Until then this process may be told to stop.
+    let under_way_there = estate.under_way()?;
     let gateway = Arc::clone(&prepared.gateway);
     let taking = tokio::task::spawn_blocking(move || {
         let sockets = (estate.proxy.try_clone(), estate.admin.try_clone());
@@ -143,6 +146,7 @@ pub async fn take_over(mut config: Config, estate: Estate, clock: Clock) -> Resu
     let under_way = ready.running.predecessor.begin();
     let serving = tokio::task::spawn_blocking(move || taken.serves(&gateway, runtime, under_way));
     serving.await.map_err(|error| error.to_string())??;
+    under_way_there.succeeded();
     ready.running.gateway.has_inherited();
     // Not a connection is taken before that: it would be cut if nothing came of it.
     Ok(ready.serve())
@@ -319,6 +323,7 @@ impl Running {
             };
             self.gateway.says_what_is_untold();
             tell_last_spans(&self.gateway).await;
+            self.gateway.stop_judging().await;
             left
         }
     }

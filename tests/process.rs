@@ -20,6 +20,8 @@ mod client;
 mod clocks;
 #[path = "process/hand_over.rs"]
 mod hand_over;
+#[path = "process/hand_over_faults.rs"]
+mod hand_over_faults;
 #[path = "support/process.rs"]
 mod process;
 #[path = "process/reload.rs"]

@@ -135,11 +135,17 @@ async fn serve(running: Running, signals: &mut Signals, successor: &Successor) {
         }
     };
     let patience = running.reload().config().drain_timeout;
+    let gateway = Arc::clone(running.gateway());
     match stop {
-        Some(Stop::Now) => supervisor::tell(State::Stopping),
+        Some(Stop::Now) => {
+            supervisor::tell(State::Stopping);
+            // What is charged after the folder is closed would be known to nobody, and the code might go out all the same.
+            gateway.stop_judging().await;
+        }
         Some(Stop::WhenIdle) => {
             supervisor::tell(State::Stopping);
             if delay_drain(&running, signals).await == Stop::Now {
+                gateway.stop_judging().await;
                 return tracing::warn!("stopped at once, by a second signal");
             }
             let drained = running.drain(patience);
@@ -149,7 +155,9 @@ async fn serve(running: Running, signals: &mut Signals, successor: &Successor) {
                     0 => tracing::info!("stopped"),
                     left => tracing::warn!(left, "stopped with requests in flight: their charges stay"),
                 },
-                _ = signals.stop() => tracing::warn!("stopped at once, by a second signal"),
+                () = async { signals.stop().await; gateway.stop_judging().await } => {
+                    tracing::warn!("stopped at once, by a second signal");
+                }
             }
         }
         None => tokio::select! {

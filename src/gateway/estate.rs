@@ -41,17 +41,21 @@ impl Teller {
 impl Gateway {
     /// Lets no code be judged any more, and waits for exchanges that are under way, but not for long.
     pub async fn pause(&self) {
-        self.gate.close();
-        // A moment; with Redis its timeout at most.
-        self.gate.has_judged().await;
+        self.stop_judging().await;
         let _ = tokio::time::timeout(PATIENCE, self.gate.is_empty()).await;
     }
 
-    /// Goes on as if nothing had been.
+    /// Lets no code be judged any more. Once it returns, whatever was charged is written. It takes a moment; with Redis its timeout at most.
+    pub async fn stop_judging(&self) {
+        self.gate.close();
+        self.gate.has_judged().await;
+    }
+
+    /// Goes on as if nothing had been. It waits for the disk: what waited for the folder stands in it before the next code goes out.
     pub fn go_on(&self) {
         self.durable.disinherit();
-        if let Some(journal) = self.durable.journal() {
-            journal.resume();
+        if self.durable.journal().is_some_and(Journal::resume) {
+            self.save_now();
         }
         self.gate.open();
     }

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::SetOnce;
 
+use super::other_process::OtherProcess;
+
 /// See the module's documentation. Clones are of the same attempt.
 #[derive(Clone, Debug, Default)]
 pub struct Attempt(Arc<Inner>);
@@ -24,21 +26,25 @@ enum Stage {
     /// No process has come yet.
     #[default]
     Begun,
-    /// On this line.
-    UnderWay(UnixStream),
+    /// On this line, with this process at its other end.
+    UnderWay(UnixStream, Arc<OtherProcess>),
     Committed,
     BrokenOff,
 }
 
 impl Attempt {
-    /// Breaks it off, unless the other process has been told that it judges from now on. Whoever waits on its line is interrupted.
-    /// Returns whether it is broken off.
+    /// Breaks it off, unless the other process has been told that it judges from now on. That one is killed, and whoever waits on its line
+    /// is interrupted. Returns whether it is broken off.
     pub fn break_off(&self, why: &str) -> bool {
         let mut stage = self.0.stage.lock();
         match &*stage {
             Stage::Committed => return false,
-            // Should it fail, the line has ended already.
-            Stage::UnderWay(line) => drop(line.shutdown(Shutdown::Both)),
+            Stage::UnderWay(line, other) => {
+                // First: 0.1 takes the end of the line for the end of this process, and judges. Should it fail, `give` says so.
+                let _ = other.kill();
+                // Should it fail, the line has ended already.
+                let _ = line.shutdown(Shutdown::Both);
+            }
             Stage::Begun | Stage::BrokenOff => {}
         }
         *stage = Stage::BrokenOff;
@@ -57,13 +63,13 @@ impl Attempt {
         self.0.why.get().map(String::as_str)
     }
 
-    /// From now on it is under way on this line.
-    pub(super) fn is_on(&self, line: &UnixStream) -> io::Result<()> {
+    /// From now on it is under way on this line, with this process at its other end.
+    pub(super) fn is_on(&self, line: &UnixStream, other: &Arc<OtherProcess>) -> io::Result<()> {
         let mut stage = self.0.stage.lock();
         if matches!(*stage, Stage::BrokenOff) {
             return Err(io::ErrorKind::Interrupted.into());
         }
-        *stage = Stage::UnderWay(line.try_clone()?);
+        *stage = Stage::UnderWay(line.try_clone()?, Arc::clone(other));
         Ok(())
     }
 

@@ -12,6 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 
 use super::attempt::Attempt;
 use super::line::{Hello, Line, Message, REVISION, Received, VERSION};
@@ -83,9 +84,10 @@ fn try_to_give(
 ) -> Result<u32, String> {
     let line = Arc::new(line);
     let broke = |error: io::Error| format!("the new process broke off: {error}");
-    line.set_patience(PATIENCE).map_err(broke)?;
-    attempt.is_on(line.stream()).map_err(broke)?;
-    let other = line.other_process().map_err(broke)?;
+    // The attempt is broken off before that.
+    line.set_patience(PATIENCE + LAST_STEP).map_err(broke)?;
+    let other = Arc::new(line.other_process().map_err(broke)?);
+    attempt.is_on(line.stream(), &other).map_err(broke)?;
     let (drawn_key, key_check) = gateway.key();
     let hello = Hello {
         version: VERSION,
@@ -101,21 +103,23 @@ fn try_to_give(
     line.give([given.listen.1, given.admin.1]).map_err(broke)?;
     line.say(&Message::Hello(hello)).map_err(broke)?;
     reached(Step::OldGreeted);
-    let revision = match *hear(&line, |message| matches!(message, Message::Ready | Message::ReadyIn(_)))? {
+    let late = break_off_after(PATIENCE, "is not ready", runtime, attempt);
+    let ready = hear(&line, |message| matches!(message, Message::Ready | Message::ReadyIn(_)));
+    late.abort();
+    let revision = match *ready? {
         Message::ReadyIn(revision) => revision,
         _ => 0,
     };
 
-    let late = runtime.spawn({
-        let attempt = attempt.clone();
-        async move {
-            tokio::time::sleep(HELD).await;
-            attempt.break_off(&format!("the new process has not taken over within {HELD:?}"));
+    let late = break_off_after(HELD, "has not taken over", runtime, attempt);
+    let paused = runtime.block_on(async {
+        tokio::select! {
+            () = gateway.pause() => Ok(()),
+            why = attempt.is_broken_off() => Err(why.to_owned()),
         }
     });
-    runtime.block_on(gateway.pause());
     reached(Step::OldPaused);
-    let left = tell_everything(&line, gateway, revision).and_then(|()| {
+    let left = paused.and_then(|()| tell_everything(&line, gateway, revision)).and_then(|()| {
         reached(Step::OldHeard);
         // The one point at which it is decided who judges.
         attempt.commit(|| line.say(&Message::Left)).map_err(broke)
@@ -158,6 +162,15 @@ fn try_to_give(
     Ok(process)
 }
 
+/// Breaks the attempt off unless this is aborted before: what hangs is killed.
+fn break_off_after(patience: Duration, what: &'static str, runtime: &Handle, attempt: &Attempt) -> JoinHandle<()> {
+    let attempt = attempt.clone();
+    runtime.spawn(async move {
+        tokio::time::sleep(patience).await;
+        attempt.break_off(&format!("the new process {what} within {patience:?}"));
+    })
+}
+
 /// Waits until the new process judges, which has been told so. If it does not say so in time, it is ended, so that it never will.
 ///
 /// # Errors
@@ -166,17 +179,26 @@ fn is_judging(line: &Line, other: &OtherProcess) -> Result<(), String> {
     let judges = |line: &Line| hear(line, |message| matches!(message, Message::Judges)).map(drop);
     let _ = line.set_patience(LAST_STEP);
     judges(line).or_else(|error| {
-        end(other);
+        // Where it cannot be ended, codes wait until somebody else has ended it: it may judge at any moment.
+        let mut has_ended = end(other);
+        while !has_ended {
+            if judges(line).is_ok() {
+                return Ok(());
+            }
+            has_ended = other.has_ended_within(LAST_STEP);
+        }
         // It may have said so in the meantime: then it has judged, and what it knew is lost with it.
         judges(line).map_err(|_| error)
     })
 }
 
-/// Ends a process that hangs, or that may go on without having been told that it judges.
-fn end(other: &OtherProcess) {
-    if let Err(error) = other.end(LAST_STEP) {
+/// Ends a process that hangs, or that may go on without having been told that it judges. Returns whether it has ended.
+fn end(other: &OtherProcess) -> bool {
+    let ended = other.end(LAST_STEP);
+    if let Err(error) = &ended {
         tracing::error!(%error, process = other.id(), "the process that was to take over cannot be ended: end it by hand");
     }
+    ended.is_ok()
 }
 
 /// To be called while the gateway is paused.

@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::net::sockopt::socket_peercred;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
@@ -47,7 +48,18 @@ impl OtherProcess {
         if self.has_ended_within(Duration::ZERO) {
             return Ok(());
         }
-        pidfd_send_signal(&self.handle, Signal::KILL)?;
+        self.kill()?;
         if self.has_ended_within(patience) { Ok(()) } else { Err(io::ErrorKind::TimedOut.into()) }
+    }
+
+    /// Has it end, also where it is stopped, and does not wait for that. It does nothing if it has ended.
+    ///
+    /// # Errors
+    /// It may not be ended by this process.
+    pub(super) fn kill(&self) -> io::Result<()> {
+        match pidfd_send_signal(&self.handle, Signal::KILL) {
+            Err(Errno::SRCH) => Ok(()),
+            killed => Ok(killed?),
+        }
     }
 }

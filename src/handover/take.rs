@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Shutdown, SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -50,6 +50,11 @@ pub struct Estate {
     /// Where operators do.
     pub admin: TcpListener,
 }
+
+/// A hand-over that goes on in another thread. Dropping it breaks that off: unless the other process knows by then that this one judges, it
+/// never will.
+#[derive(Debug)]
+pub struct UnderWayThere(Option<UnixStream>);
 
 /// Everything has been taken over, but the other process does not know yet.
 #[derive(Debug)]
@@ -122,6 +127,15 @@ impl Estate {
     /// The key that was drawn where there was none in the configuration.
     pub const fn drawn_key(&self) -> Option<[u8; 16]> {
         self.hello.drawn_key
+    }
+
+    /// To be held for as long as somebody waits for it to be taken.
+    ///
+    /// # Errors
+    /// There is no descriptor left.
+    pub fn under_way(&self) -> Result<UnderWayThere, String> {
+        let line = self.line.stream().try_clone();
+        line.map(|line| UnderWayThere(Some(line))).map_err(|error| self.refuse(error.to_string()))
     }
 
     /// Says whether this configuration can take over.
@@ -201,6 +215,20 @@ impl Estate {
                 None => return Err("the old process has ended".to_owned()),
             }
         }
+    }
+}
+
+impl UnderWayThere {
+    /// It has come to its end.
+    pub fn succeeded(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for UnderWayThere {
+    fn drop(&mut self) {
+        // Should it fail, the line has ended already.
+        self.0.as_ref().map(|line| line.shutdown(Shutdown::Both));
     }
 }
 

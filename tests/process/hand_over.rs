@@ -1,6 +1,7 @@
 //! A hand-over in which one of the two processes hangs or dies, at each step by name (`handover/steps.rs`; a release build has none).
 #![allow(clippy::disallowed_methods, reason = "how long a failed hand-over takes is one of the promises")]
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
@@ -8,6 +9,7 @@ use tokio::task::JoinHandle;
 use super::upgrade::{Meeting, send, sends};
 use crate::client::Wire;
 use crate::process::{Process, Serving};
+use crate::upstream::Act;
 
 const PHONE: &str = "+15550100001";
 
@@ -15,7 +17,7 @@ const PHONE: &str = "+15550100001";
 const BEFORE_IT_JUDGES: [&str; 5] = ["NewGreeted", "NewReady", "NewTold", "NewCanServe", "NewCommitted"];
 
 /// Runs them at the same time, and returns what they do in order.
-async fn join_all<T: Send + 'static>(
+pub(crate) async fn join_all<T: Send + 'static>(
     all: impl IntoIterator<Item = impl Future<Output = T> + Send + 'static>,
 ) -> Vec<T> {
     let all: Vec<JoinHandle<T>> = all.into_iter().map(tokio::spawn).collect();
@@ -57,6 +59,22 @@ impl Halfway {
         let ask = |mut wire: Wire| tokio::spawn(async move { send(&mut wire, PHONE).await });
         let asking = wires.into_iter().map(ask).collect();
         Self { meeting, old, new, asking }
+    }
+
+    /// Waits until each of the clients has been told, or waits in the old process: nothing of theirs is on its way.
+    async fn all_have_come(&self) {
+        let all_have_come = async {
+            loop {
+                let text = String::from_utf8(self.old.admin("/metrics").await.body).unwrap();
+                let waiting = text.lines().find_map(|line| line.strip_prefix("sendly_gateway_in_flight ")).unwrap();
+                let told = self.asking.iter().filter(|one| one.is_finished()).count();
+                if waiting.parse::<usize>().unwrap() + told >= self.asking.len() {
+                    return;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), all_have_come).await.expect("somebody has not come");
     }
 
     /// What they were told, in order.
@@ -128,20 +146,16 @@ async fn a_new_process_that_hangs_is_ended_within_seconds_and_the_old_one_goes_o
 async fn a_process_that_is_told_to_stop_while_it_hands_over_breaks_that_off_and_stops() {
     join_all([("NewGreeted", "TERM"), ("NewReady", "TERM"), ("NewTold", "INT"), ("NewCanServe", "TERM")].map(
         |(step, signal)| async move {
-            let Halfway { meeting, old, new, asking } = Halfway::at(step).await;
+            let halfway = Halfway::at(step).await;
+            halfway.all_have_come().await;
+            let Halfway { meeting, old, new, asking } = halfway;
             let began = Instant::now();
             old.process.signal("QUIT");
             old.process.logs("QUIT: a hand-over is under way already").await;
             old.process.signal(signal);
             assert_eq!(old.process.code().await, 0, "{step}");
             assert!(began.elapsed() < Duration::from_secs(8), "{step}: {:?}", began.elapsed());
-            // Let go, it finds that nobody told it to judge.
-            if step == "NewGreeted" {
-                new.signal("CONT");
-                assert_ne!(new.code().await, 0, "{step}");
-            } else {
-                assert_eq!(new.code().await, -1, "{step}");
-            }
+            assert_eq!(new.code().await, -1, "{step}");
             if signal == "TERM" {
                 assert_eq!(Halfway::told(asking).await, [201, 429, 429], "{step}: what is in flight is drained");
             }
@@ -217,4 +231,93 @@ async fn of_two_upgrades_in_a_row_no_request_on_a_connection_of_the_first_proces
     assert_eq!((first.process.code().await, second.process.code().await), (0, 0));
     assert_eq!(sends(&third, PHONE, 1).await, [429]);
     assert_eq!(meeting.upstream.codes(PHONE), 5);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_whose_successor_hangs_before_it_comes_stops_at_once_when_it_is_told_to() {
+    let meeting = Meeting::new("").await;
+    let old = meeting.old().await;
+    // Whoever reads this waits for somebody who writes.
+    std::fs::remove_file(&meeting.config).unwrap();
+    assert!(Command::new("mkfifo").arg(&meeting.config).status().unwrap().success());
+    while !old.process.err().contains("QUIT: a hand-over is under way already") {
+        // Two that come at once are one.
+        old.process.signal("QUIT");
+        tokio::task::yield_now().await;
+    }
+    let began = Instant::now();
+    old.process.signal("TERM");
+    old.process.logs(r#""message":"stopped""#).await;
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    // What hangs goes on, and what it starts then is killed at once: nobody holds the standard error of the old one any more.
+    drop(std::fs::OpenOptions::new().write(true).open(&meeting.config).unwrap());
+    assert_eq!(old.process.code().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_is_told_to_stop_once_it_has_left_goes_on_until_it_knows_who_judges_and_then_drains() {
+    let Halfway { meeting, old, new, asking } = Halfway::at("NewCommitted").await;
+    old.process.signal("TERM");
+    // It hangs, and is ended: nobody else can judge those who wait.
+    assert_eq!(new.code().await, -1);
+    assert_eq!(Halfway::told(asking).await, [201, 429, 429]);
+    assert_eq!(old.process.code().await, 0);
+    assert_eq!(meeting.upstream.codes(PHONE), 5);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_process_that_is_told_to_stop_before_it_judges_never_does() {
+    join_all(["OldGreeted", "OldPaused", "OldTold", "OldHeard"].map(|step| async move {
+        let meeting = Meeting::new("").await;
+        let old = Serving::of(meeting.start(&[], &[("HAND_OVER_STOPS_AT", step)])).await;
+        assert_eq!(sends(&old, PHONE, 4).await, [201; 4]);
+        let new = meeting.start(&["--upgrade"], &[]);
+        new.logs("waiting for the gateway that runs").await;
+        old.process.signal("QUIT");
+        old.process.is_stopped().await;
+        new.signal("TERM");
+        assert_eq!(new.code().await, 0, "{step}");
+        old.process.signal("CONT");
+        old.process.logs("nobody has taken over: this process goes on").await;
+        assert_eq!(sends(&old, PHONE, 2).await, [201, 429], "{step}");
+        assert_eq!(meeting.upstream.codes(PHONE), 5, "{step}");
+    }))
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_charged_after_a_hand_over_that_failed_is_on_disk_before_the_code_goes_out() {
+    let meeting = Meeting::new("").await;
+    let dir = meeting.folder();
+    let state = [("STATE_DIR", dir.as_str())];
+    let old = Serving::of(meeting.start(&[], &state)).await;
+    let mut wire = old.connect().await;
+    assert_eq!(send(&mut wire, PHONE).await, 201);
+    // One in flight over the hand-over, and given back while the folder is nobody's.
+    meeting.upstream.script(|_| Act::AnswerWhenLet(400, b"{}".as_slice().into()));
+    let body = format!(r#"{{"to":"{PHONE}"}}"#);
+    wire.request("POST", "/api/v1/verify", &[], body.as_bytes()).await;
+    meeting.upstream.has_seen(2).await;
+    meeting.upstream.behave();
+    let new = meeting.start(&["--upgrade"], &[&state[..], &[("HAND_OVER_STOPS_AT", "NewTold")]].concat());
+    new.logs("waiting for the gateway that runs").await;
+    old.process.signal("QUIT");
+    new.is_stopped().await;
+    meeting.upstream.let_go(1);
+    assert_eq!(wire.answer().await.expect("an answer").status, 400);
+    let mut asking = connect(&old, 3).await;
+    for wire in &mut asking {
+        wire.request("POST", "/api/v1/verify", &[], body.as_bytes()).await;
+    }
+    new.signal("KILL");
+    // As soon as one has its code this process ends, too.
+    assert_eq!(asking[0].answer().await.expect("an answer").status, 201);
+    old.process.signal("KILL");
+    assert_eq!((old.process.code().await, new.code().await), (-1, -1));
+    let next = Serving::of(meeting.start(&[], &state)).await;
+    let went_out = meeting.upstream.codes(PHONE) - 1;
+    let left = sends(&next, PHONE, 5).await.into_iter().filter(|status| *status == 201).count();
+    assert!(went_out + left <= 5, "{went_out} and {left}");
+    assert!(left >= 1, "what was given back counts no more");
+    std::fs::remove_dir_all(dir).unwrap();
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
+use super::hand_over_faults::{CONFIG, Load};
 use crate::client::Answer;
 use crate::process::{Process, Serving, config_file};
 use crate::upstream::{Act, Upstream};
@@ -26,6 +27,30 @@ async fn metric(serving: &Serving, name: &str) -> f64 {
     let text = String::from_utf8(serving.admin("/metrics").await.body).unwrap();
     let line = text.lines().find_map(|line| line.strip_prefix(&format!("sendly_gateway_{name} ")));
     line.unwrap_or_else(|| panic!("{name} is not in\n{text}")).parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_process_that_is_stopped_at_once_under_load_has_charged_counts_in_the_next_one() {
+    for signals in [["INT"].as_slice(), &["TERM", "TERM"], &["TERM", "INT"], &["INT"]] {
+        let (upstream, dir) = (Upstream::start().await, folder());
+        let state = [("STATE_DIR", dir.to_str().unwrap())];
+        let serving = Process::gateway(CONFIG, &upstream.url(), &state).await;
+        let load = Load::on(&serving);
+        upstream.has_seen(40).await;
+        for signal in signals {
+            serving.process.signal(signal);
+        }
+        assert_eq!(serving.process.code().await, 0);
+        load.ends().await;
+        let next = Process::gateway(CONFIG, &upstream.url(), &state).await;
+        for phone in load.phones(&upstream).into_keys() {
+            while send(&next, &phone).await.status == 201 {}
+        }
+        for (phone, codes) in load.phones(&upstream) {
+            assert!(codes <= 5, "{signals:?}: {phone} got {codes}");
+        }
+        fs::remove_dir_all(dir).unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -26,6 +26,11 @@ impl Meeting {
         Process::start(&[&["run", "--config", &self.config], more].concat(), &all)
     }
 
+    /// Where a state may be kept.
+    pub(crate) fn folder(&self) -> String {
+        self.config.replace(".toml", ".state")
+    }
+
     pub(crate) async fn old(&self) -> Serving {
         Serving::of(self.start(&[], &[])).await
     }
@@ -242,7 +247,7 @@ async fn an_exchange_in_flight_ends_where_it_began_and_is_settled_where_it_count
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_its_state_on_disk_too_nothing_is_missing_after_the_next_kill() {
     let meeting = Meeting::new("").await;
-    let dir = meeting.config.replace(".toml", ".state");
+    let dir = meeting.folder();
     let state = [("STATE_DIR", dir.as_str())];
     let old = Serving::of(meeting.start(&[], &state)).await;
     assert_eq!(sends(&old, "+15550100001", 3).await, [201; 3]);
@@ -259,7 +264,7 @@ async fn with_its_state_on_disk_too_nothing_is_missing_after_the_next_kill() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_state_that_begins_with_the_new_process_has_what_the_old_one_knew() {
     let meeting = Meeting::new("").await;
-    let dir = meeting.config.replace(".toml", ".state");
+    let dir = meeting.folder();
     let old = meeting.old().await;
     assert_eq!(sends(&old, "+15550100001", 4).await, [201; 4]);
     let new = meeting.succeed(&old, &[("STATE_DIR", &dir)]).await;
@@ -274,7 +279,7 @@ async fn a_state_that_begins_with_the_new_process_has_what_the_old_one_knew() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_folder_that_begins_with_the_new_process_is_written_under_a_configured_key_too() {
     let meeting = Meeting::new("hash_key = \"0123456789abcdef0123456789abcdef\"\n").await;
-    let dir = meeting.config.replace(".toml", ".state");
+    let dir = meeting.folder();
     let old = meeting.old().await;
     assert_eq!(sends(&old, "+15550100001", 5).await, [201; 5]);
     let new = meeting.succeed(&old, &[("STATE_DIR", &dir)]).await;
@@ -289,7 +294,7 @@ async fn a_folder_that_begins_with_the_new_process_is_written_under_a_configured
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_new_folder_told_before_is_counted_no_more_once_the_new_process_serves() {
     let meeting = Meeting::new("").await;
-    let dir = meeting.config.replace(".toml", ".state");
+    let dir = meeting.folder();
     let old = meeting.old().await;
     assert_eq!(sends(&old, "+15550100001", 3).await, [201; 3]);
     // As an attempt leaves it that died late: it had written all that it was told.
@@ -311,7 +316,7 @@ async fn what_a_new_folder_told_before_is_counted_no_more_once_the_new_process_s
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_that_cannot_take_over_says_why_and_the_old_one_goes_on() {
     let meeting = Meeting::new("").await;
-    let dir = meeting.config.replace(".toml", ".state");
+    let dir = meeting.folder();
     let state = [("STATE_DIR", dir.as_str())];
     let old = Serving::of(meeting.start(&[], &state)).await;
     assert_eq!(sends(&old, "+15550100001", 4).await, [201; 4]);
@@ -332,7 +337,7 @@ async fn a_process_that_cannot_take_over_says_why_and_the_old_one_goes_on() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_that_breaks_off_while_it_takes_over_changes_nothing() {
     let meeting = Meeting::new("").await;
-    let dir = meeting.config.replace(".toml", ".state");
+    let dir = meeting.folder();
     let old = Serving::of(meeting.start(&[], &[("STATE_DIR", &dir)])).await;
     assert_eq!(sends(&old, "+15550100001", 4).await, [201; 4]);
     // Somebody who takes the sockets, says nothing and leaves.
@@ -352,7 +357,7 @@ async fn a_process_that_breaks_off_while_it_takes_over_changes_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_that_is_killed_while_it_takes_over_leaves_one_that_judges_or_none_and_never_two() {
     let meeting = Meeting::new("").await;
-    let dir = meeting.config.replace(".toml", ".state");
+    let dir = meeting.folder();
     let state = [("STATE_DIR", dir.as_str())];
     let old = Serving::of(meeting.start(&[], &state)).await;
     let mut wires = Vec::new();

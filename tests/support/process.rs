@@ -133,6 +133,15 @@ impl Process {
         assert!(kill.success());
     }
 
+    /// Lets it go on, if it is there and was stopped.
+    pub(crate) fn goes_on(&self) {
+        let _ = Command::new("sh").arg("-c").arg(format!("kill -CONT {} 2>&-", self.pid)).status();
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.borrow().is_some()
+    }
+
     /// Waits until it has ended, and returns its exit code.
     pub(crate) async fn code(&self) -> i32 {
         let mut ended = self.ended.clone();

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
@@ -10,8 +11,10 @@ use super::spawn::Spawned;
 use crate::handover::{Attempt, NotTaken};
 use crate::server::Running;
 
-/// How often a process that was started is looked for until it waits, and with which pause: for 20 seconds.
-const LOOKS: usize = 1000;
+/// How long a process may take to be started (its configuration is checked before that), and how long until it waits.
+const COMES_WITHIN: Duration = Duration::from_secs(20);
+
+/// How often it is looked for meanwhile.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// How long a successor that broke off may take to end.
@@ -48,7 +51,7 @@ impl Successor {
             Err(NotTaken::Failed(error)) => return Err(error),
             Ok(process) => return Ok(process),
         }
-        let mut spawned = self.start(&socket).await?;
+        let mut spawned = self.start(&socket, attempt).await?;
         match meet(running, &socket, &mut spawned, attempt).await {
             Ok(process) => {
                 spawned.release().await;
@@ -62,10 +65,16 @@ impl Successor {
         }
     }
 
-    async fn start(&self, socket: &Path) -> Result<Spawned, String> {
+    async fn start(&self, socket: &Path, attempt: &Attempt) -> Result<Spawned, String> {
         let nobody = || format!("nobody waits at {}, and the program is not to be found", socket.display());
         let program = self.program.as_ref().ok_or_else(nobody)?;
-        let spawned = Spawned::start(program, &self.arguments, self.config.as_deref()).await?;
+        let given_up = async {
+            tokio::select! {
+                why = attempt.is_broken_off() => why.to_owned(),
+                () = sleep(COMES_WITHIN) => format!("{}: not started within {COMES_WITHIN:?}", program.display()),
+            }
+        };
+        let spawned = Spawned::start(program, &self.arguments, self.config.as_deref(), given_up).await?;
         tracing::info!(process = spawned.process(), program = %program.display(), "starting a process that takes over");
         Ok(spawned)
     }
@@ -74,16 +83,17 @@ impl Successor {
 /// Hands over to a process that was started, once it waits.
 async fn meet(running: &Running, socket: &Path, spawned: &mut Spawned, attempt: &Attempt) -> Result<u32, String> {
     let ended = |how: String| format!("the process that was to take over has ended: {how}");
-    let mut looked = 0;
+    let (mut late, mut is_late) = (pin!(sleep(COMES_WITHIN)), false);
     loop {
         tokio::select! {
-            () = sleep(PAUSE) => looked += 1,
+            () = sleep(PAUSE) => {}
+            () = &mut late, if !is_late => is_late = true,
             how = spawned.ended() => return Err(ended(how)),
             why = attempt.is_broken_off() => return Err(why.to_owned()),
         }
         // Once it is under way only the attempt itself knows whether there is a way back.
         match running.hand_over(socket.to_owned(), attempt).await {
-            Err(NotTaken::NobodyWaits(_)) if looked < LOOKS => {}
+            Err(NotTaken::NobodyWaits(_)) if !is_late => {}
             Err(NotTaken::NobodyWaits(error)) => return Err(error),
             Err(NotTaken::Failed(error)) => {
                 let how = timeout(LAST_WORDS, spawned.ended()).await;

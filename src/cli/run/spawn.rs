@@ -50,11 +50,16 @@ pub(super) struct Spawned {
 }
 
 impl Spawned {
-    /// Starts the program. If it is to read a configuration, that is checked first.
+    /// Starts the program. If it is to read a configuration, that is checked first. Once `given_up` says why, it is not waited for any more.
     ///
     /// # Errors
-    /// It cannot be started, or every mistake in its configuration.
-    pub(super) async fn start(program: &Path, arguments: &[OsString], config: Option<&Path>) -> Result<Self, String> {
+    /// It cannot be started, or every mistake in its configuration, or what `given_up` says.
+    pub(super) async fn start(
+        program: &Path,
+        arguments: &[OsString],
+        config: Option<&Path>,
+        given_up: impl Future<Output = String>,
+    ) -> Result<Self, String> {
         let (line, its_end) = UnixStream::pair().map_err(|error| error.to_string())?;
         let mut command = Command::new("/proc/self/exe");
         // For those who list processes.
@@ -72,8 +77,15 @@ impl Spawned {
         let (release, released) = oneshot::channel();
         let follow = move || follow(reading, intermediate, tell_start, tell_end, release);
         thread::Builder::new().name("successor".to_owned()).spawn(follow).map_err(|error| error.to_string())?;
-        let process = has_started.await.map_err(|_| "the intermediate process broke off".to_owned())??;
-        Ok(Self { process, line, ended, released })
+        let started = tokio::select! {
+            started = has_started => started.unwrap_or_else(|_| Err("the intermediate process broke off".to_owned())),
+            why = given_up => {
+                // It is to hear that nobody waits, though `reading` is still open.
+                let _ = line.shutdown(Shutdown::Both);
+                Err(why)
+            }
+        };
+        Ok(Self { process: started?, line, ended, released })
     }
 
     pub(super) const fn process(&self) -> u32 {
@@ -163,7 +175,10 @@ impl StartSuccessor {
         self.check()?;
         let mut successor =
             Command::new(&self.program).args(&self.arguments).stdin(Stdio::null()).spawn().map_err(failed)?;
-        writeln!(line, "{STARTED}{}", successor.id()).map_err(failed)?;
+        if writeln!(line, "{STARTED}{}", successor.id()).is_err() {
+            // Nobody waits for it any more.
+            successor.kill().map_err(failed)?;
+        }
         loop {
             if let Some(status) = successor.try_wait().map_err(failed)? {
                 return Ok(status.to_string());

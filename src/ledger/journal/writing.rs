@@ -82,10 +82,10 @@ impl Journal {
         tended
     }
 
-    /// The folder is this process' again. What came in between has waited, and is written by the next [`tend`](Self::tend), once
-    /// the other process has ended.
-    pub fn resume(&self) {
-        self.open.lock().is_over = false;
+    /// The folder is this process' again, if it was left to another. What came in between has waited, and is written by the next
+    /// [`tend`](Self::tend), once the other process has ended. Returns whether it was left.
+    pub fn resume(&self) -> bool {
+        std::mem::take(&mut self.open.lock().is_over)
     }
 
     /// Takes the folder back, where it was left to another process.

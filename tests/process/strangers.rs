@@ -24,7 +24,7 @@ use crate::upstream::{Act, Upstream};
 const CONNECTIONS: usize = 2000;
 
 /// What one of them may cost, in bytes; one whose send is read by pingora, in chunks; and one that speaks HTTP/2 and sends on one stream.
-const MOST: usize = 72 * 1024;
+const MOST: usize = 64 * 1024;
 const MOST_IN_CHUNKS: usize = 104 * 1024;
 const MOST_OVER_HTTP_2: usize = 144 * 1024;
 

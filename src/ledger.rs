@@ -168,6 +168,14 @@ impl Ledger {
         }
     }
 
+    /// Has other gateways that share the store know soon that Sendly refuses an account this key until then. It waits for nobody.
+    pub fn share_hold(&self, key: Key, account: Account, until: Moment) {
+        match self {
+            Ledger::Memory(_) | Ledger::Durable(_) => {}
+            Ledger::Redis(redis) => redis.share_hold(key, account, until),
+        }
+    }
+
     /// How a key stands. Changes nothing.
     pub async fn look(&self, policy: &Policy, key: Key, now: Moment) -> Look {
         match self {

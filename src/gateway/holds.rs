@@ -16,6 +16,7 @@ impl Gateway {
     /// Sendly has refused this account this phone for so long.
     pub(super) async fn hold(&self, subject: &Subject, wait: Duration, now: Moment) {
         let Some(key) = held_key(subject) else { return };
+        self.ledger.share_hold(key, subject.account, now + wait);
         if let Some(until) = self.durable.hold_for(key, subject.account, now + wait, now) {
             self.ledger.hold(key, until, now).await;
         }

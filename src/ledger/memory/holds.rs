@@ -4,7 +4,7 @@
 //! answer does not tell which. So it holds the phone for the account that was told so. Once two accounts have been told so of one phone,
 //! it is the phone: the ledger holds it for everybody, for as long as both are held.
 //!
-//! These holds are this gateway's own: another that shares Redis with it asks Sendly once more, and is told so again.
+//! Gateways that share Redis tell each other (`redis/in_flight.rs`), about a second later.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -3,6 +3,8 @@
 //! On one server a verification has a name of its own. In a cluster it stands beside its phone, under the same hash tag, so that both
 //! are judged in one step; one whose phone is not known stands alone.
 
+use super::in_flight::Held;
+use crate::clock::Moment;
 use crate::phone::Phone;
 use crate::policy::Key;
 use crate::policy::subject::{Account, HashKey, Verification};
@@ -98,6 +100,47 @@ impl Names {
     /// The phone that was written so.
     pub(super) fn unmask(&self, id: Verification, masked: [u8; 8]) -> Option<Phone> {
         Phone::from_digits(u64::from_be_bytes(masked) ^ self.pad(id))
+    }
+
+    /// How many bytes a hold has.
+    pub(super) const HOLD: usize = 34;
+
+    /// What Sendly refuses to an account, as other gateways are told. Nobody reads a phone there without the hash key.
+    pub(super) fn write_hold(&self, (key, account, until): Held) -> [u8; Self::HOLD] {
+        let (kind, named) = match key {
+            Key::Phone(phone) => (0, (phone.digits() ^ self.pad_of_hold(account, until)).to_be_bytes().to_vec()),
+            Key::Verification(id) => (1, id_bytes(id).to_vec()),
+            // That is never held for an account.
+            Key::Account(_) => (2, Vec::new()),
+        };
+        let named = named.into_iter().chain(std::iter::repeat(0)).take(9);
+        let rest = account.bits().get().to_be_bytes().into_iter().chain(until.as_micros().to_be_bytes());
+        let mut written = [0; Self::HOLD];
+        written.iter_mut().zip(std::iter::once(kind).chain(named).chain(rest)).for_each(|(byte, own)| *byte = own);
+        written
+    }
+
+    /// The hold that was written so.
+    pub(super) fn read_hold(&self, bytes: &[u8]) -> Option<Held> {
+        let (kind, rest) = bytes.split_first()?;
+        let (named, rest) = rest.split_at_checked(9)?;
+        let (bits, until) = rest.split_first_chunk()?;
+        let account = Account::from_bits(u128::from_be_bytes(*bits).try_into().ok()?);
+        let until = Moment::from_micros(u64::from_be_bytes(until.try_into().ok()?));
+        let key = match kind {
+            0 => {
+                let masked = u64::from_be_bytes(*named.first_chunk()?);
+                Key::Phone(Phone::from_digits(masked ^ self.pad_of_hold(account, until))?)
+            }
+            1 => Key::Verification(id_from(named)?),
+            _ => return None,
+        };
+        Some((key, account, until))
+    }
+
+    fn pad_of_hold(&self, account: Account, until: Moment) -> u64 {
+        let parts: [&[u8]; 2] = [&account.bits().get().to_be_bytes(), &until.as_micros().to_be_bytes()];
+        self.hash_key.hash(b"held", parts) as u64
     }
 
     fn pad(&self, id: Verification) -> u64 {

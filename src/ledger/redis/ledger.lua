@@ -518,21 +518,21 @@ function verbs.probe()
     return { now, data, KEYS[2] and redis.call('GET', KEYS[2]) or '' }
 end
 
--- Tells of the charges of one gateway that are not settled yet, and returns what others have told and is not too old. Of each: 8 bytes which
--- gateway, 8 until when it is believed, 4 the next token, 4 how many tokens, and those.
+-- Has one gateway tell something to the others, and returns what they have told and is not too old. Of each: 8 bytes which gateway, 8 until
+-- when it is believed, 4 how many bytes it told, and those.
 function verbs.exchange()
-    local next_token, lasts, own, tokens = number(), number(), ARGV[3], ARGV[4]
+    local lasts, own, news = number(), ARGV[3], ARGV[4]
     local told, others, at = redis.call('GET', KEYS[1]) or '', {}, 1
-    while at + 23 <= #told do
-        local till, many = struct.unpack('>I8', told, at + 8), struct.unpack('>I4', told, at + 20)
-        local size = 24 + 4 * many
+    while at + 19 <= #told do
+        local till = struct.unpack('>I8', told, at + 8)
+        local size = 20 + struct.unpack('>I4', told, at + 16)
         if told:sub(at, at + 7) ~= own and till > now and till <= now + lasts then
             others[#others + 1] = told:sub(at, at + size - 1)
         end
         at = at + size
     end
     others = table.concat(others)
-    local entry = own .. struct.pack('>I8I4I4', now + lasts, next_token, #tokens / 4) .. tokens
+    local entry = own .. struct.pack('>I8I4', now + lasts, #news) .. news
     redis.call('SET', KEYS[1], others .. entry, 'PX', string.format('%.0f', lasts / 1000))
     return { now, others }
 end

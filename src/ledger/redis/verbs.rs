@@ -10,6 +10,7 @@ use super::{Fault, Reason, Redis, Token};
 use crate::clock::Moment;
 use crate::ledger::{Charge, Cleared, Look, Settlement};
 use crate::phone::Phone;
+use crate::policy::subject::Account;
 use crate::policy::{Key, Kind, Policy, Record, Retention};
 
 /// What is left for later unless it is told: also if nobody waits for that to its end.
@@ -100,6 +101,11 @@ impl Redis {
         if self.tell(&self.hold_until(name, until)).await.is_none() {
             self.leave(Entry::Hold(key, until));
         }
+    }
+
+    /// See [`Ledger::share_hold`](crate::ledger::Ledger::share_hold).
+    pub fn share_hold(&self, key: Key, account: Account, until: Moment) {
+        self.in_flight.held((key, account, self.time.at(until)), self.clock.now());
     }
 
     /// See [`Ledger::look`](crate::ledger::Ledger::look).

@@ -38,7 +38,7 @@ pub(super) fn reached(step: Step) {
 
         // It is this process itself. Another thread may take the signal, and this one would go on until all are stopped.
         let _ = kill_process(getpid(), Signal::STOP);
-        std::thread::park_timeout(std::time::Duration::from_secs(1));
+        std::thread::park_timeout(std::time::Duration::from_secs(4));
     }
     #[cfg(not(debug_assertions))]
     let _ = step;

@@ -75,7 +75,7 @@ pub struct Config {
     pub limits: Vec<Limit>,
     /// The throttles on request attempts.
     pub throttles: Vec<Throttle>,
-    /// Phones that no limit refuses; their codes are charged all the same.
+    /// Phones that no limit refuses; their codes are charged to no account.
     pub exempt: Vec<Phone>,
     /// What is allowed and is likely not meant: a line for each.
     pub warnings: Vec<String>,

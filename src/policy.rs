@@ -7,7 +7,10 @@ pub mod window;
 
 use std::time::Duration;
 
+use arrayvec::ArrayVec;
+
 use crate::clock::Moment;
+use subject::Account;
 pub use subject::{Key, Subject};
 use window::Log;
 
@@ -134,6 +137,8 @@ pub struct Policy {
     verification: Rules,
     account: Rules,
     enforces: bool,
+    /// Whether codes are not charged to their account either.
+    spares_accounts: bool,
     past: Option<Past>,
 }
 
@@ -294,7 +299,7 @@ impl Policy {
         let rules = |per| Rules::new(&limits, per);
         let (phone, verification, account) = (rules(Per::Phone), rules(Per::Verification), rules(Per::Account));
         let enforces = limits.iter().any(|limit| limit.mode == Mode::Enforce);
-        Self { limits, phone, verification, account, enforces, past: None }
+        Self { limits, phone, verification, account, enforces, spares_accounts: false, past: None }
     }
 
     /// A policy of these limits in the place of this one, from now on. Of the logs it keeps what this one needed, too, for as long as
@@ -352,6 +357,18 @@ impl Policy {
     /// Whether a code of this kind is to be logged per this: whether any limit counts it, or did not long ago.
     pub fn counts(&self, per: Per, kind: Kind) -> bool {
         self.rules(per).retention.of(kind) != Keep::NOTHING
+    }
+
+    /// The account of a subject, if codes are judged by it and charged to it.
+    pub fn account_of(&self, subject: &Subject) -> Option<Account> {
+        (!self.spares_accounts).then_some(subject.account)
+    }
+
+    /// The keys of a subject that codes are judged by and charged to.
+    pub fn keys(&self, subject: &Subject) -> ArrayVec<Key, { Subject::MAX_KEYS }> {
+        let mut keys = subject.keys();
+        keys.retain(|key| !self.spares_accounts || key.per() != Per::Account);
+        keys
     }
 
     /// How much of a log per this has to be kept.

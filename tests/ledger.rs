@@ -79,7 +79,7 @@ macro_rules! behaves {
                 clearing_a_phone_gives_it_its_full_limits_and_touches_nobody_else
                 a_code_under_way_when_its_phone_is_cleared_gives_nothing_back
                 whoever_asks_while_a_phone_is_cleared_gets_its_limit_before_and_after_and_no_more
-                an_exempt_phone_is_never_refused_and_is_charged_all_the_same
+                an_exempt_phone_is_never_refused_and_is_charged_to_itself_alone
                 sendlys_hold_refuses_an_exempt_phone_too;
             properties:
                 every_decision_is_the_models

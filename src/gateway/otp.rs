@@ -214,7 +214,7 @@ async fn serve_within<C: Caller>(
         let asked = gateway.clock.read();
         let mut now = asked.moment();
         let is_exempt = gateway.exemptions.cover(subject.phone, now);
-        let policy = if is_exempt { &settings.lenient } else { &settings.policy };
+        let policy = if is_exempt { &settings.exempting } else { &settings.policy };
         let judged = Asked { policy, subject: &subject, kind };
         let decided = match gateway.held(policy, &subject, kind, now).await {
             Some((decision, refusal)) => Some((decision, Verdict::Refused(refusal))),
@@ -347,13 +347,21 @@ async fn carry_out(
         // Before the charge is given back: in between, another code could slip through.
         gateway.hold(subject, wait, now).await;
     }
-    reservation.settle(settlement).await;
+    let success = match &outcome {
+        Exchanged::Answered(answer) if answer.status.is_success() => Some(answer),
+        _ => None,
+    };
+    // It went to an exempt phone, which its id did not tell: its account is given back what it was charged, and the rest is charged anew.
+    let is_charged_anew = settlement == Settlement::Keep
+        && subject.phone.is_none()
+        && success.is_some_and(|answer| gateway.exemptions.cover(body::read_shown(&answer.body).phone, now));
+    reservation.settle(if is_charged_anew { Settlement::GiveBack } else { settlement }).await;
     gateway.metrics.settlement(settlement.name(), reason);
     let mut phone = subject.phone;
-    if let Exchanged::Answered(answer) = &outcome
-        && answer.status.is_success()
-    {
-        phone = learn(gateway, &settings.policy, subject, (kind, charged_at), settlement, answer, now).await;
+    if let Some(answer) = success {
+        let charged = Subject { verification: subject.verification.filter(|_| !is_charged_anew), ..*subject };
+        let policy = &settings.policy;
+        phone = learn(gateway, policy, (subject, &charged), (kind, charged_at), settlement, answer, now).await;
     }
     let fate = match settlement {
         Settlement::Keep => Fate::Sent,
@@ -365,12 +373,11 @@ async fn carry_out(
     (meaning::reply(outcome), ending)
 }
 
-/// Learns from a success, before anyone sees it: whose the id is, and what could not be charged before.
-/// Returns where the code went.
+/// Learns from a success, before anyone sees it: whose the id is, and what is not charged yet, or no more. Returns where the code went.
 async fn learn(
     gateway: &Gateway,
     policy: &Policy,
-    subject: &Subject,
+    (subject, charged): (&Subject, &Subject),
     (kind, charged_at): (Kind, Moment),
     settlement: Settlement,
     answer: &Answer,
@@ -392,7 +399,7 @@ async fn learn(
     if settlement == Settlement::GiveBack {
         return shown;
     }
-    match subject.phone {
+    match charged.phone {
         Some(charged) if charged == phone => {}
         // Sendly sent it elsewhere than it was asked to, as to another spelling of one number: both are one from now on.
         Some(charged) if kind == Kind::Send => {
@@ -400,7 +407,7 @@ async fn learn(
         }
         _ => ledger.record(policy, Key::Phone(phone), kind, charged_at).await,
     }
-    if subject.verification.is_none() {
+    if charged.verification.is_none() {
         ledger.record(policy, Key::Verification(root), kind, charged_at).await;
     }
     shown

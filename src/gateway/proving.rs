@@ -135,7 +135,9 @@ impl Gateway {
     /// Charges a code that went out, or may have, before its key was proven.
     pub(super) async fn charge_open(&self, settings: &Settings, account: Account, code: OpenCode) {
         let OpenCode { phone, verification, kind, at } = code;
-        let keys = [phone.map(Key::Phone), verification.map(Key::Verification), Some(Key::Account(account))];
+        let is_exempt = self.exemptions.cover(phone, self.clock.now());
+        let account = Some(Key::Account(account)).filter(|_| !is_exempt);
+        let keys = [phone.map(Key::Phone), verification.map(Key::Verification), account];
         for key in keys.into_iter().flatten() {
             self.ledger.record(&settings.policy, key, kind, at).await;
         }

@@ -23,7 +23,7 @@ pub struct Settings {
     pub(super) config: Config,
     pub(super) policy: Policy,
     /// The same for exempt phones.
-    pub(super) lenient: Policy,
+    pub(super) exempting: Policy,
     pub(super) throttles: Throttles,
     pub(super) refusals: Refusals,
     pub(super) series: Series,
@@ -117,7 +117,7 @@ impl Settings {
         Self {
             series: metrics.series(&policy, names, config.tariff.clone()),
             refusals: Refusals::new(&policy, config.replies.ratelimit_headers),
-            lenient: policy.lenient(),
+            exempting: policy.for_exempt_phones(),
             policy,
             throttles,
             upstream,
@@ -128,7 +128,7 @@ impl Settings {
 
     /// The same, with nothing kept for limits that they have replaced.
     pub(super) fn without_past(&self) -> Self {
-        Self { policy: self.policy.without_past(), lenient: self.lenient.without_past(), ..self.clone() }
+        Self { policy: self.policy.without_past(), exempting: self.exempting.without_past(), ..self.clone() }
     }
 
     /// The configuration that they follow from.

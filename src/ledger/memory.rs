@@ -179,7 +179,7 @@ impl Memory {
 
     /// See [`Ledger::reserve`](super::Ledger::reserve).
     pub fn reserve(&self, policy: &Policy, subject: &Subject, kind: Kind, now: Moment) -> (Decision, Verdict) {
-        let mut keys = self.lock(subject.phone, subject.verification, Some(subject.account));
+        let mut keys = self.lock(subject.phone, subject.verification, policy.account_of(subject));
         let asked = now;
         let now = asked.max(Moment::from_micros(self.swept.load(Ordering::Relaxed)));
         let records = keys.records();

@@ -205,7 +205,7 @@ impl Redis {
     /// See [`Ledger::reserve`](super::Ledger::reserve).
     pub async fn reserve(&self, policy: &Policy, subject: &Subject, kind: Kind, now: Moment) -> (Decision, Verdict) {
         self.note_retention(policy);
-        let charge = charge_of(policy, subject, kind, now, &subject.keys());
+        let charge = charge_of(policy, subject, kind, now, &policy.keys(subject));
         let is_local = !self.time.is_known();
         let token = |number| Token { number, beside: subject.phone, is_local };
         let (open, number) = Open::new(self, |number| Tokened { token: token(number), charge });
@@ -254,7 +254,7 @@ impl Redis {
         number: u32,
         now: Moment,
     ) -> Result<(Decision, Verdict), Fault> {
-        let keys = subject.keys();
+        let keys = policy.keys(subject);
         let together = |per| !self.names.is_cluster || per != Per::Account;
         let (first, second): (Vec<Key>, Vec<Key>) = keys.iter().partition(|key| together(key.per()));
         let token = Token { number, beside: subject.phone, is_local: false };

@@ -94,12 +94,12 @@ impl Waiting {
     }
 
     /// The key of this request for which others wait, if they do for any.
-    pub fn line_of(&self, subject: &Subject) -> Option<Key> {
+    pub fn line_of(&self, policy: &Policy, subject: &Subject) -> Option<Key> {
         if self.now() == 0 {
             return None;
         }
         let lines = self.lines.lock();
-        subject.keys().into_iter().find(|key| lines.contains_key(key))
+        policy.keys(subject).into_iter().find(|key| lines.contains_key(key))
     }
 
     /// A charge of these keys has been settled.
@@ -187,7 +187,7 @@ impl Ledger {
     /// wait already for one of its keys. Then it is to [wait](Self::wait_and_reserve).
     pub async fn reserve_at_once(&self, asked: Asked<'_>, now: Moment) -> Option<(Decision, Verdict)> {
         let Asked { policy, subject, kind } = asked;
-        if self.waiting().line_of(subject).is_some() {
+        if self.waiting().line_of(policy, subject).is_some() {
             return None;
         }
         let (decision, verdict) = self.reserve(policy, subject, kind, now).await;
@@ -206,7 +206,7 @@ impl Ledger {
         let Asked { policy, subject, kind } = asked;
         let waiting = self.waiting();
         let mut late = pin!(tokio::time::sleep(patience));
-        let (mut key, mut place): (_, Option<Place>) = (waiting.line_of(subject), None);
+        let (mut key, mut place): (_, Option<Place>) = (waiting.line_of(policy, subject), None);
         let mut judged = Decision::default();
         let ended = loop {
             if let Some(key) = key.filter(|_| !patience.is_zero())

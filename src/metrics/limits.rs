@@ -108,7 +108,9 @@ impl Limits {
                 per: limit.per,
                 allow: self.decisions.with_label_values(&[name, "allow"]),
                 deny: self.decisions.with_label_values(&[name, if is_enforced { "deny" } else { "shadow_deny" }]),
-                exempt: is_enforced.then(|| self.decisions.with_label_values(&[name, "exempt"])),
+                // What an exempt phone is not charged to, it does not meet.
+                exempt: (is_enforced && limit.per != Per::Account)
+                    .then(|| self.decisions.with_label_values(&[name, "exempt"])),
                 near: (limit.max > 1).then(|| self.near.with_label_values(&[name])),
                 wait: is_enforced.then(|| self.wait.with_label_values(&[name])),
             }

@@ -29,8 +29,15 @@ impl Policy {
         own.map(standing).collect()
     }
 
-    /// This policy for an exempt phone: the same limits, judged, counted and charged, of which none refuses. Sendly's own hold
-    /// does as ever, and so does the want of room.
+    /// This policy for an exempt phone: the phone and its verification are judged and charged, but nothing refuses, and nothing is charged
+    /// to the account, whose other phones would pay for it. Sendly's own hold refuses as ever, and so does the want of room.
+    #[must_use]
+    pub fn for_exempt_phones(&self) -> Self {
+        Self { spares_accounts: true, ..self.lenient() }
+    }
+
+    /// This policy with the same limits, judged, counted and charged, of which none refuses. Sendly's own hold does as ever, and so does the
+    /// want of room.
     #[must_use]
     pub fn lenient(&self) -> Self {
         let mut lenient = self.clone();

@@ -9,6 +9,7 @@ use crate::client::{Answer, KEY};
 use crate::start::{Gateway, OTHER_KEY, START, gateway, gateway_with, send_body, serve};
 use crate::upstream::{Act, Seen, Upstream};
 use sendly_gateway::clock::ManualClock;
+use sendly_gateway::policy::Key;
 
 const PHONE: &str = "+15550100123";
 const OTHER: &str = "+15550100124";
@@ -432,4 +433,21 @@ async fn an_honest_key_beside_eight_attackers_on_its_phone_gets_its_code() {
     stop.store(true, std::sync::atomic::Ordering::Relaxed);
     attackers.join_all().await;
     assert!(failures(&gateway) <= 10);
+}
+
+#[tokio::test]
+async fn a_code_to_an_exempt_phone_is_not_charged_to_its_account_once_the_key_turns_out_to_be_good() {
+    let config = format!(
+        "exempt = [\"{PHONE}\"]\n[[limits]]\nname = \"account\"\nper = \"account\"\nmax = 1\nwindow = \"1h\"\n\
+         [[limits]]\nname = \"phone\"\nper = \"phone\"\nmax = 5\nwindow = \"1h\"\n"
+    );
+    let gateway = gateway_with(&config).await;
+    gateway.upstream.script(|_| Act::error(500, "internal_error"));
+    assert_eq!(send(&gateway, GOOD, PHONE).await.status, 500);
+    assert_eq!(gateway.metric("sendly_gateway_unproven_codes").await, 1);
+    knows_its_keys(&gateway);
+    assert_eq!(send(&gateway, GOOD, "+15550100200").await.status, 201);
+    assert_eq!(send(&gateway, GOOD, "+15550100201").await.status, 429, "one, and not the one to the exempt phone");
+    let look = gateway.running.gateway().look(Key::Phone(PHONE.parse().unwrap())).await;
+    assert_eq!(look.standings[0].used, 1);
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use sendly_gateway::policy::Key;
+
 use crate::start::{gateway, gateway_with, send_body};
 use crate::upstream::Act;
 
@@ -307,4 +309,42 @@ async fn to_sendly_a_code_is_json_whatever_the_client_wrote() {
         }
         assert_eq!(seen.headers["x-mine"], "1");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whichever_way_a_code_goes_to_an_exempt_phone_its_account_is_not_charged() {
+    let config = format!(
+        "exempt = [\"{PHONE}\"]\n\
+         [[limits]]\nname = \"phone\"\nper = \"phone\"\nmax = 50\nwindow = \"1h\"\n\
+         [[limits]]\nname = \"cooldown\"\nper = \"verification\"\nmax = 1\nwindow = \"1m\"\ncounts = [\"resend\"]\n\
+         [[limits]]\nname = \"account\"\nper = \"account\"\nmax = 3\nwindow = \"1h\"\n"
+    );
+    let gateway = gateway_with(&config).await;
+    let id = gateway.send_ok(PHONE).await;
+    for _ in 0..4 {
+        gateway.send_ok(PHONE).await;
+        assert_eq!(gateway.resend(&id).await.status, 200, "a known id");
+    }
+    gateway.upstream.knows("ver_elsewhere", PHONE);
+    assert_eq!(gateway.resend("ver_elsewhere").await.status, 200, "one that is looked up");
+    gateway.upstream.script(|seen| match seen {
+        seen if seen.is_lookup() => Act::error(403, "insufficient_permissions"),
+        seen => Act::verification(200, seen.id(), PHONE),
+    });
+    for nth in 0..4 {
+        assert_eq!(gateway.resend(&format!("ver_{nth}")).await.status, 200, "one whose phone its answer tells");
+    }
+    assert_eq!(gateway.resend("ver_0").await.status, 200, "its cooldown refuses nobody either");
+    let used = async |key| gateway.running.gateway().look(key).await.standings[0].used;
+    assert_eq!(used(Key::Phone(PHONE.parse().unwrap())).await, 15, "each is logged per phone");
+    let hash_key = gateway.running.gateway().config().hash_key;
+    assert_eq!(used(Key::Verification(hash_key.verification("ver_1"))).await, 1, "and per verification");
+    gateway.upstream.behave();
+    for nth in 0..3 {
+        gateway.send_ok(&format!("+1555010020{nth}")).await;
+    }
+    let refused = gateway.send("+15550100300").await;
+    assert_eq!(refused.header("ratelimit-policy"), Some("\"account\";q=3;w=3600"));
+    gateway.send_ok(PHONE).await;
+    assert_eq!((gateway.decided("account", "allow").await, gateway.decided("account", "deny").await), (3 + 4, 1));
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Barrier};
 
 use proptest::prelude::*;
 use sendly_gateway::ledger::{Cleared, Settlement, Verdict};
-use sendly_gateway::policy::{Counts, Key, Kind, Obstacle, Per};
+use sendly_gateway::policy::{Counts, Key, Kind, LimitSet, Obstacle, Per};
 
 use super::world::*;
 use Kind::{Resend, Send};
@@ -131,18 +131,32 @@ pub fn whoever_asks_while_a_phone_is_cleared_gets_its_limit_before_and_after_and
     assert_eq!(contents(&ledger, phone_key(0), START + MINUTE).0.len(), 5);
 }
 
-pub fn an_exempt_phone_is_never_refused_and_is_charged_all_the_same(new: New) {
-    let limits = [limit(Per::Phone, 2, HOUR), limit(Per::Account, 3, HOUR)];
+pub fn an_exempt_phone_is_never_refused_and_is_charged_to_itself_alone(new: New) {
+    let limits = [limit(Per::Phone, 2, HOUR), limit(Per::Account, 3, HOUR), limit(Per::Verification, 2, HOUR)];
     let (ledger, policy) = (new(), policy(limits));
-    let lenient = policy.lenient();
+    let exempting = policy.for_exempt_phones();
+    let account_key = Key::Account(account(0));
+    buy(&ledger, &policy, &subject(1, 1, 0), Send, START);
+    let before = contents(&ledger, account_key, START);
     for nth in 0..6 {
-        let (decision, verdict) = ask(&ledger, &lenient, &subject(0, nth, 0), Send, START);
-        assert!(matches!(verdict, Verdict::Reserved(_)), "{nth}");
-        assert_eq!([0, 1].map(|place| decision.reached.contains(place)), [nth >= 2, nth >= 3], "{nth}");
+        let (decision, verdict) = ask(&ledger, &exempting, &subject(0, 0, 0), Send, START);
+        let Verdict::Reserved(reservation) = verdict else { panic!("{nth}: {verdict:?}") };
+        let is = |limits: LimitSet| [0, 1, 2].map(|place| limits.contains(place));
+        assert_eq!(is(decision.met), [true, false, true], "{nth}: its account is not asked");
+        assert_eq!(is(decision.reached), [nth >= 2, false, nth >= 2], "{nth}");
+        wait(reservation.settle(Settlement::Keep));
     }
+    wait(take(&ledger, &exempting, &subject(0, 0, 0), Send, START).settle(Settlement::GiveBack));
     assert_eq!(contents(&ledger, phone_key(0), START).0.len(), 6);
-    let refusal = ask(&ledger, &policy, &subject(1, 9, 0), Send, START).0.refusal.unwrap();
-    assert_eq!(refusal.by, Obstacle::Limit(1), "what it was charged counts for the others of its account");
+    assert_eq!(contents(&ledger, Key::Verification(verification(0)), START).0.len(), 6);
+    assert_eq!(contents(&ledger, account_key, START), before);
+    for nth in 2..4 {
+        buy(&ledger, &policy, &subject(nth, nth, 0), Send, START);
+    }
+    let refusal = ask(&ledger, &policy, &subject(4, 4, 0), Send, START).0.refusal.unwrap();
+    assert_eq!(refusal.by, Obstacle::Limit(1), "the others of its account have the account's limit to themselves");
+    // A full account refuses it no more than its own limits do.
+    wait(take(&ledger, &exempting, &subject(0, 0, 0), Send, START).settle(Settlement::Keep));
     assert_eq!(
         wait_of(&ledger, &policy, &subject(0, 9, 1), Send, START),
         Some(HOUR),
@@ -153,6 +167,6 @@ pub fn an_exempt_phone_is_never_refused_and_is_charged_all_the_same(new: New) {
 pub fn sendlys_hold_refuses_an_exempt_phone_too(new: New) {
     let (ledger, policy) = (new(), policy([limit(Per::Phone, 2, HOUR)]));
     wait(ledger.hold(phone_key(0), START + MINUTE, START));
-    let refusal = ask(&ledger, &policy.lenient(), &subject(0, 0, 0), Send, START).0.refusal.unwrap();
+    let refusal = ask(&ledger, &policy.for_exempt_phones(), &subject(0, 0, 0), Send, START).0.refusal.unwrap();
     assert_eq!((refusal.by, refusal.retry_after), (Obstacle::Hold, MINUTE));
 }

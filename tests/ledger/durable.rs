@@ -142,6 +142,22 @@ fn ids_that_were_learned_are_known_to_the_next_process_with_their_roots_and_cool
 }
 
 #[test]
+fn what_exempt_phones_had_is_charged_to_no_account_by_the_next_process_either() {
+    let (folder, policy) = (Folder::new(), policy([limit(Per::Phone, 9, HOUR), limit(Per::Account, 9, HOUR)]));
+    let process = Process::start(&folder, &policy, START);
+    buy(&process.ledger, &policy.for_exempt_phones(), &subject(0, 0, 0), Send, START);
+    wait(
+        take(&process.ledger, &policy.for_exempt_phones(), &subject(0, 0, 0), Send, START).settle(Settlement::GiveBack),
+    );
+    buy(&process.ledger, &policy, &subject(1, 1, 0), Send, START + SECOND);
+    drop(process);
+    let next = Process::start(&folder, &policy, START + MINUTE);
+    let sends = |key| contents(&next.ledger, key, START + MINUTE).0;
+    assert_eq!(sends(Key::Phone(phone(0))), [START]);
+    assert_eq!(sends(Key::Account(account(0))), [START + SECOND]);
+}
+
+#[test]
 fn learning_again_what_is_known_writes_nothing() {
     let (folder, policy) = (Folder::new(), policy([]));
     let process = Process::start(&folder, &policy, START);

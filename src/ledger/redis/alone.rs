@@ -33,7 +33,7 @@ impl Redis {
             // Redis knows the token, if it charged it: it is not charged twice.
             Verdict::Charged(charge, token) => self.leave(Entry::Charge(Tokened { token: *token, charge: *charge })),
             _ if may_be_charged => {
-                let charge = charge_of(policy, subject, kind, at, &subject.keys());
+                let charge = charge_of(policy, subject, kind, at, &policy.keys(subject));
                 self.leave(Entry::GiveBack(Tokened { token, charge }));
             }
             _ => {}

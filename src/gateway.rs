@@ -292,7 +292,7 @@ impl Gateway {
             // Anew for each: a reload may have come, and need what the limits before it did not.
             let settings = self.settings();
             let Dropped { keys, verifications } =
-                self.memory.sweep_one(shard, &settings.policy, self.ledger.time(self.clock.now()));
+                self.durable.sweep_one(shard, &settings.policy, self.ledger.time(self.clock.now()));
             swept.keys += keys;
             swept.verifications += verifications;
             tokio::task::yield_now().await;

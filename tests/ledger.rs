@@ -31,6 +31,8 @@ mod redis;
 #[path = "support/redis.rs"]
 #[allow(dead_code, reason = "it serves several suites")]
 mod server;
+#[path = "ledger/spellings.rs"]
+mod spellings;
 #[path = "ledger/threads.rs"]
 mod threads;
 #[path = "ledger/world.rs"]
@@ -92,6 +94,9 @@ macro_rules! behaves {
                 a_refusal_changes_nothing
                 what_is_given_back_never_was
                 policies_of_shadows_refuse_nothing;
+            spellings:
+                whatever_a_phone_is_called_it_has_one_log_for_as_long_as_that_counts
+                codes_that_go_to_two_spellings_in_turn_are_as_many_as_to_one;
             threads:
                 one_phone_gets_exactly_max_from_many_threads
                 many_phones_share_one_account_exactly

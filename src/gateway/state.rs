@@ -115,5 +115,7 @@ impl Gateway {
 fn horizon(settings: &Settings) -> Duration {
     let windows = [Per::Phone, Per::Verification, Per::Account].map(|per| settings.policy.retention(per).longest());
     let longest = windows.into_iter().max().unwrap_or_default() + UNSETTLED;
+    // What counts for longer is told anew by the sweep that comes after its window.
+    let longest = longest + settings.config.memory.sweep_every;
     longest.max(settings.config.memory.remember_verifications + TURNS)
 }

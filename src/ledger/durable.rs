@@ -16,7 +16,7 @@ use parking_lot::RwLock;
 
 use super::journal::record::Record;
 use super::journal::{self, Journal, Restored};
-use super::memory::{Joined, Memory, Of, Proof, Verdict};
+use super::memory::{Dropped, Joined, Memory, Of, Proof, Verdict};
 use super::{Charge, Cleared, Known, Settlement};
 use crate::clock::{Clock, Moment};
 use crate::phone::Phone;
@@ -139,6 +139,12 @@ impl Durable {
     /// What is written, if anything is.
     pub fn journal(&self) -> Option<&Journal> {
         self.journal.get()
+    }
+
+    /// Sweeps one shard of the memory ([`Memory::sweep_one`]). That two keys are one, for as long as either counts, is told anew before what
+    /// told it last is deleted.
+    pub fn sweep_one(&self, shard: usize, policy: &Policy, now: Moment) -> Dropped {
+        self.memory.sweep_and_tell(shard, policy, now, |record| self.tell(record))
     }
 
     fn tell(&self, record: &Record) {

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use super::journal::record;
 use super::waiting::Waiting;
 use super::{Charge, Known, Settlement};
 use crate::clock::Moment;
@@ -353,17 +354,52 @@ impl Memory {
 
     /// Sweeps one shard of each kind. Returns what was dropped.
     pub fn sweep_one(&self, shard: usize, policy: &Policy, now: Moment) -> Dropped {
+        self.sweep_and_tell(shard, policy, now, |_| ())
+    }
+
+    /// The same. `renewed` is told, as of its absorption, of each key that is still another's and whose time was over.
+    pub(super) fn sweep_and_tell(
+        &self,
+        shard: usize,
+        policy: &Policy,
+        now: Moment,
+        renewed: impl Fn(&record::Record),
+    ) -> Dropped {
         let now = now.max(Moment::from_micros(self.swept.fetch_max(now.as_micros(), Ordering::Relaxed)));
         let mut verifications = 0;
+        let stays = |entry: &mut OfVerification| {
+            let was_known = entry.whose().is_some();
+            let stays = self.verifications.is_remembered(entry, now);
+            verifications += usize::from(was_known && !stays);
+            stays
+        };
+        let told = |into, from, at| renewed(&record::Record::Absorbed { into, from, at });
         let swept = [
-            self.phones.sweep(shard, policy.retention(Per::Phone), now, |_| false),
-            self.verifications.shards.sweep(shard, policy.retention(Per::Verification), now, |entry| {
-                let was_known = entry.whose().is_some();
-                let stays = self.verifications.is_remembered(entry, now);
-                verifications += usize::from(was_known && !stays);
-                stays
-            }),
-            self.accounts.sweep(shard, policy.retention(Per::Account), now, |_| false),
+            self.phones.sweep(
+                shard,
+                policy.retention(Per::Phone),
+                now,
+                |_| false,
+                |from, into, at| {
+                    told(Key::Phone(into), Key::Phone(from), at);
+                },
+            ),
+            self.verifications.shards.sweep(
+                shard,
+                policy.retention(Per::Verification),
+                now,
+                stays,
+                |from, into, at| told(Key::Verification(into), Key::Verification(from), at),
+            ),
+            self.accounts.sweep(
+                shard,
+                policy.retention(Per::Account),
+                now,
+                |_| false,
+                |from, into, at| {
+                    told(Key::Account(into), Key::Account(from), at);
+                },
+            ),
         ];
         let keys = swept.iter().map(|Swept { logs, notes }| logs + notes).sum();
         self.tracked.fetch_sub(keys, Ordering::Relaxed);

@@ -252,6 +252,25 @@ async fn two_spellings_of_a_number_that_sendly_takes_for_one_share_its_codes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_spellings_that_are_asked_for_in_turn_never_get_more_than_one_would() {
+    let gateway = gateway().await;
+    const TRUNK: &str = "+5491123456789";
+    const REAL: &str = "+541123456789";
+    gateway.upstream.script(|seen| Act::verification(201, &format!("ver_{}", seen.body.len()), REAL));
+    let mut sent = Vec::new();
+    for minute in 0..40 {
+        let spelling = if minute % 7 < 3 { TRUNK } else { REAL };
+        if gateway.send(spelling).await.status == 201 {
+            sent.push(minute);
+        }
+        gateway.running.gateway().sweep().await;
+        gateway.wait(MINUTE);
+    }
+    let expected: Vec<_> = (0..40).filter(|minute| minute % 10 < 5).collect();
+    assert_eq!(sent, expected, "five in any ten minutes");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_a_number_is_refused_unless_the_configuration_says_otherwise() {
     const NONE: [&str; 3] = ["+4407700900123", "+155501001234", "+4477009001"];
     const SOME: [&str; 4] = ["+447700900123", "+390612345678", "+2250123456789", "+24106031234"];

@@ -1,5 +1,6 @@
 //! What outlives the process: everything that was charged and learned, whatever ended it and whatever became of its files.
 
+use std::cell::{Cell, RefCell};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use sendly_gateway::ledger::{Ledger, Settlement};
 use sendly_gateway::policy::subject::HashKey;
 use sendly_gateway::policy::{Key, Kind, Per, Policy, WhenFull};
 
+use super::spellings;
 use super::world::*;
 use Kind::{Resend, Send};
 
@@ -70,6 +72,12 @@ impl Process {
         let found = durable.restore(&folder.0, key, policy, &Clock::from(ManualClock::new(now))).unwrap();
         let _ = durable.journal().unwrap().tend(now, DAY * 2);
         Self { ledger: Ledger::Durable(Arc::clone(&durable)), durable, memory, found }
+    }
+
+    fn sweep(&self, policy: &Policy, now: Moment) {
+        for shard in 0..self.memory.shards() {
+            let _ = self.durable.sweep_one(shard, policy, now);
+        }
     }
 
     fn journal(&self) -> &Journal {
@@ -466,5 +474,75 @@ fn a_code_in_flight_at_the_old_process_is_waited_for_in_the_new_one_until_the_ol
         let read = Process::start(&folders[1], &policy, START);
         let (decision, _) = ask(&read.ledger, &policy, &to(1), Send, START);
         assert!(decision.refusal.is_some() && !decision.is_unsettled, "{settlement:?}");
+    }
+}
+
+#[test]
+fn whatever_a_phone_is_called_it_has_one_log_after_any_end_and_any_hand_over() {
+    prove((spellings::steps(), any::<bool>()), |(steps, is_prompt)| {
+        let policy = Arc::new(spellings::five_in_four_seconds());
+        let folders = RefCell::new(vec![Folder::new()]);
+        let process = RefCell::new(Process::start(&folders.borrow()[0], &policy, START));
+        let ledger = Cell::new(Some(process.borrow().ledger.clone()));
+        let sweep = |now| {
+            let process = process.borrow();
+            process.sweep(&policy, now);
+            // Files are deleted as soon as that may be.
+            let horizon = spellings::WINDOW + SECOND;
+            process.journal().tend(now, if is_prompt { horizon } else { DAY }).unwrap();
+        };
+        let end = |what: u8, now| {
+            drop(ledger.take());
+            let next = if what.is_multiple_of(2) {
+                process.replace(nowhere());
+                Process::start(folders.borrow().last().unwrap(), &policy, now)
+            } else {
+                folders.borrow_mut().push(Folder::new());
+                let next = Process::start(folders.borrow().last().unwrap(), &policy, now);
+                let (heir, limits) = (Arc::clone(&next.durable), Arc::clone(&policy));
+                let tell = move |record: &_| heir.inherit_and_write(&limits, record, true, now);
+                process.borrow().durable.bequeath(now, tell);
+                next
+            };
+            ledger.set(Some(next.ledger.clone()));
+            process.replace(next);
+            if is_prompt {
+                sweep(now);
+            }
+        };
+        // Files go only where a sweep has come first, and it comes each second.
+        let steps = steps.into_iter().flat_map(|step| match step {
+            spellings::Step::Advance(_) if is_prompt => vec![spellings::Step::Advance(900), spellings::Step::Sweep],
+            step => vec![step],
+        });
+        spellings::check(&ledger, &steps.collect::<Vec<_>>(), |_, now| sweep(now), end)
+    });
+}
+
+/// In the place of a process that is to end.
+fn nowhere() -> Process {
+    let folder = Folder::new();
+    Process::start(&folder, &spellings::five_in_four_seconds(), START)
+}
+
+#[test]
+fn that_two_phones_are_one_is_written_again_before_the_file_that_tells_it_goes() {
+    let (folder, policy) = (Folder::new(), policy([limit(Per::Phone, 1, HOUR)]));
+    let mut process = Process::start(&folder, &policy, START);
+    buy(&process.ledger, &policy, &to(1), Send, START);
+    wait(process.ledger.absorb(&policy, Key::Phone(phone(0)), Key::Phone(phone(1)), START));
+    let mut now = START;
+    for nth in 0..20 {
+        now = now + HOUR;
+        buy(&process.ledger, &policy, &to(0), Send, now);
+        // The one that a killed process had no time to sweep is known as well.
+        if nth % 3 == 0 {
+            drop(process);
+            process = Process::start(&folder, &policy, now);
+        }
+        assert_eq!(wait_of(&process.ledger, &policy, &to(1), Send, now), Some(HOUR), "after {nth} hours");
+        process.sweep(&policy, now);
+        process.journal().tend(now, HOUR + MINUTE).unwrap();
+        assert!(folder.files().len() < 5, "files go");
     }
 }

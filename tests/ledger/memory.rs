@@ -127,8 +127,35 @@ fn two_keys_that_become_one_are_tracked_for_as_long_as_their_codes_count() {
     // Without room they stay two.
     assert_eq!(absorb(7, 2), 3);
     assert_eq!((memory.uncounted(), contents(&ledger, key(2), START).1.len()), (1, 1));
-    assert_eq!(memory.sweep(&policy, START + MINUTE, || ()).keys, 2, "the third, and where the second went");
-    assert_eq!(memory.sweep(&policy, START + MINUTE + SECOND, || ()).keys, 1);
+    assert_eq!(memory.sweep(&policy, START + MINUTE, || ()).keys, 1, "the third; the second code still counts");
+    assert_eq!(memory.sweep(&policy, START + MINUTE + SECOND, || ()).keys, 2, "and where the second went");
+    assert_eq!(memory.tracked(), 0);
+}
+
+#[test]
+fn keys_that_became_one_after_the_other_are_one_for_as_long_as_the_last_counts_or_is_held() {
+    let (memory, ledger) = memory(9, WhenFull::Refuse);
+    let policy = policy([limit(Per::Phone, 1, MINUTE)]);
+    let key = |nth| Key::Phone(phone(nth));
+    let absorb = |into, from, now| wait(ledger.absorb(&policy, key(into), key(from), now));
+    let waits = |nth, now| wait_of(&ledger, &policy, &only(key(nth)), Send, now);
+    buy(&ledger, &policy, &only(key(1)), Send, START);
+    absorb(2, 1, START);
+    absorb(3, 2, START);
+    absorb(1, 3, START);
+    let mut now = START;
+    for _ in 0..5 {
+        now = now + MINUTE;
+        buy(&ledger, &policy, &only(key(3)), Send, now);
+        memory.sweep(&policy, now, || ());
+        assert_eq!([1, 2, 3].map(|nth| waits(nth, now)), [Some(MINUTE); 3]);
+    }
+    wait(ledger.clear(&policy, key(1), now));
+    assert_eq!([1, 2, 3].map(|nth| waits(nth, now)), [None; 3]);
+    wait(ledger.hold(key(2), now + HOUR, now));
+    memory.sweep(&policy, now + HOUR - SECOND, || ());
+    assert_eq!([1, 2, 3].map(|nth| waits(nth, now + HOUR - SECOND)), [Some(SECOND); 3]);
+    memory.sweep(&policy, now + HOUR, || ());
     assert_eq!(memory.tracked(), 0);
 }
 

@@ -75,7 +75,11 @@ impl Script {
 
     /// The tokens of all charges, in their order.
     async fn tokens(&mut self) -> Vec<u64> {
-        let parts = self.ask("look", &[START]).await;
+        self.tokens_of("key").await
+    }
+
+    async fn tokens_of(&self, key: &str) -> Vec<u64> {
+        let parts = self.ask_of(SCRIPT, &[key], "look", &[START]).await;
         let Value::BulkString(bytes) = &parts[0] else { panic!("{parts:?}") };
         assert_eq!(bytes.len() % 11, 0);
         bytes.chunks(11).map(|charge| u64::from(u32::from_be_bytes(charge[7..].try_into().unwrap()))).collect()
@@ -90,6 +94,48 @@ async fn a_code_that_is_asked_for_twice_under_one_token_is_charged_once() {
     }
     assert_eq!(script.reserve(START, 8, 1, true, true).await, 1, "and it counts");
     assert_eq!(script.tokens().await, [7]);
+}
+
+#[tokio::test]
+async fn a_key_that_became_another_is_remembered_for_as_long_as_that_one_is() {
+    let script = Script::new().await;
+    let limit = [1, 5, DAY, 5, DAY, 1, 5, DAY, 3, 0, 1];
+    let reserve = |at, token| [&[at, 0, 0, token, 0, 1, 1, 0], limit.as_slice()].concat();
+    let absorb = [START, 5, DAY, 5, DAY, 0];
+    // A name is longer than a charge.
+    let keys = ["name-of-the-phone", "name-of-another", "name-of-a-third"];
+    let [root, one, two] = keys;
+    script.ask_of(SCRIPT, &[one], "reserve", &reserve(START, 1)).await;
+    script.ask_of(SCRIPT, &[two, one], "absorb", &absorb).await;
+    script.ask_of(SCRIPT, &[two], "reserve", &reserve(START, 2)).await;
+    script.ask_of(SCRIPT, &[root, two], "absorb", &absorb).await;
+    // In a circle that ends.
+    script.ask_of(SCRIPT, &[one, root], "absorb", &absorb).await;
+    assert_eq!(script.tokens_of(root).await, [0, 1, 2], "the first only says that there are others");
+    let mut connection = script.connection.clone();
+    let mut token = 2;
+    for verb in ["", "back", "clear"] {
+        // As if a day went by: what they expire by is not the clock that the script is told.
+        for key in keys.iter().chain(&["name-of-the-phone:also"]) {
+            let shortened: bool =
+                redis_rs::cmd("PEXPIRE").arg(key).arg(60_000).query_async(&mut connection).await.unwrap();
+            assert!(shortened, "{key} is there");
+        }
+        match verb {
+            "back" => drop(script.ask_of(SCRIPT, &[one], "back", &[START, START, token]).await),
+            "clear" => drop(script.ask_of(SCRIPT, &[two], "clear", &[START]).await),
+            _ => {}
+        }
+        token += 1;
+        script.ask_of(SCRIPT, &[root], "reserve", &reserve(START, token)).await;
+        for key in keys {
+            let left: i64 = redis_rs::cmd("PTTL").arg(key).query_async(&mut connection).await.unwrap();
+            assert!(left > 86_000_000, "{key} lives as long as what was charged, after {verb}");
+        }
+        script.ask_of(SCRIPT, &[one], "reserve", &reserve(START, token + 100)).await;
+        assert_eq!(script.tokens_of(root).await.last(), Some(&(token + 100)), "and is that key");
+        script.ask_of(SCRIPT, &[two], "back", &[START, START, token + 100]).await;
+    }
 }
 
 #[tokio::test]

@@ -71,9 +71,8 @@ impl Memory {
             }
             Record::Absorbed { into, from, at } if is_of(into) => {
                 self.absorb(policy, into, from);
-                if at + policy.retention(from.per()).longest() > now {
-                    self.note(into, from, at.min(now));
-                }
+                // However old it is: what the other key was charged with later comes later. The first sweep drops what nothing needs.
+                self.note(into, from, at.min(now));
             }
             Record::Accepted { account, at } if of == Of::Others => drop(self.proofs.insert(account, at.min(now))),
             Record::Rejected { account, .. } if of == Of::Others => drop(self.proofs.remove(account)),
@@ -85,6 +84,12 @@ impl Memory {
     pub(in crate::ledger) fn tell_all(&self, now: Moment, mut tell: impl FnMut(&Record)) {
         self.proofs.each(|account, at| tell(&Record::Accepted { account, at }));
         self.holds.each(now, |key, account, until| tell(&Record::HeldFor { key, account, at: now, until }));
+        // First: what happens meanwhile is told of a key by any of its names. As of now: what the other key is charged with comes later.
+        for shard in 0..SHARDS {
+            tell_notes(&self.phones, shard, now, Key::Phone, &mut tell);
+            tell_notes(&self.verifications.shards, shard, now, Key::Verification, &mut tell);
+            tell_notes(&self.accounts, shard, now, Key::Account, &mut tell);
+        }
         for shard in 0..SHARDS {
             tell_logs::<OfPhone>(&self.phones, shard, now, Key::Phone, &mut tell);
             let verifications = &self.verifications;
@@ -114,6 +119,16 @@ impl Memory {
     }
 }
 
+fn tell_notes<E: Logged>(
+    shards: &Shards<E>,
+    shard: usize,
+    now: Moment,
+    key: impl Fn(E::Id) -> Key,
+    tell: &mut impl FnMut(&Record),
+) {
+    shards.each_note(shard, |from, into| tell(&Record::Absorbed { into: key(into), from: key(from), at: now }));
+}
+
 fn tell_logs<E: Logged>(
     shards: &Shards<E>,
     shard: usize,
@@ -129,7 +144,6 @@ fn tell_logs<E: Logged>(
             }
         }
         Part::Held(until) => tell(&Record::Held { key: key(id), at: now, until }),
-        Part::Moved(into, newest) => tell(&Record::Absorbed { into: key(into), from: key(id), at: newest }),
     });
 }
 

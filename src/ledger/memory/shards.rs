@@ -1,5 +1,6 @@
 //! The logs of one kind of key, in shards with a lock each.
 
+mod notes;
 mod telling;
 
 use std::collections::HashMap;
@@ -69,8 +70,9 @@ pub(super) struct Shard<E: Logged> {
 /// What few keys have.
 #[derive(Debug)]
 struct Rare<E: Logged> {
-    /// Keys that turned out to be another's: which, and the time of the last charge that went there with it. Remembered for as
-    /// long as that charge counts, so that a reservation of the old key is given back where its charge is.
+    /// Keys that turned out to be another's: which, and a time. A window after that the other key is looked at, and the note is kept for
+    /// as long as that one has a charge that counts, or is held ([`Shards::renew`]). So both share one log, under whichever name, and a
+    /// reservation of the old key is given back where its charge is.
     moved: HashMap<E::Key, (E::Id, Moment)>,
     /// Until when Sendly itself refuses a key.
     held: HashMap<E::Key, Moment>,
@@ -164,17 +166,18 @@ impl<E: Logged> Shards<E> {
     }
 
     /// Drops what no limit can need any more from one shard, a stretch at a time. `stays` is asked about entries that have
-    /// no log, or none any more.
+    /// no log, or none any more; `renewed` is told of each note that is kept for longer: of which key into which, and its time.
     pub(super) fn sweep(
         &self,
-        shard: usize,
+        number: usize,
         retention: Retention,
         now: Moment,
         mut stays: impl FnMut(&mut E) -> bool,
+        renewed: impl FnMut(E::Id, E::Id, Moment),
     ) -> Swept {
         let (mut swept, mut from) = (Swept::default(), 0);
         loop {
-            let mut shard = self.shard(shard).lock();
+            let mut shard = self.shard(number).lock();
             let Shard { table, rare } = &mut *shard;
             table.retain(from..from + AT_ONCE, &self.seeds, |entry| {
                 if !entry.log().is_spent(retention, now) {
@@ -194,11 +197,13 @@ impl<E: Logged> Shards<E> {
             if from < shard.table.slots() {
                 continue;
             }
-            swept.notes += shard.rare.as_mut().map_or(0, |rare| rare.sweep(retention, now));
+            swept.notes += shard.rare.as_mut().map_or(0, |rare| rare.sweep(now));
             shard.rare.take_if(|rare| rare.is_empty());
             shard.table.shrink(&self.seeds);
-            return swept;
+            break;
         }
+        swept.notes += self.renew(number, retention, now, renewed);
+        swept
     }
 
     /// Shows every entry of one shard, and until when it is held.
@@ -254,10 +259,6 @@ impl<E: Logged> Two<'_, E> {
 }
 
 impl<E: Logged> Shard<E> {
-    fn became(&self, key: E::Key) -> Option<E::Id> {
-        self.rare.as_ref()?.moved.get(&key).map(|(into, _)| *into)
-    }
-
     fn held(&self, key: E::Key) -> Option<Moment> {
         self.rare.as_ref()?.held.get(&key).copied()
     }
@@ -309,11 +310,10 @@ impl<E: Logged> Rare<E> {
         self.moved.is_empty() && self.held.is_empty() && self.roots.is_empty()
     }
 
-    fn sweep(&mut self, retention: Retention, now: Moment) -> usize {
-        let before = self.moved.len() + self.held.len();
-        self.moved.retain(|_, (_, newest)| *newest + retention.longest() > now);
+    fn sweep(&mut self, now: Moment) -> usize {
+        let before = self.held.len();
         self.held.retain(|_, until| *until > now);
-        before - self.moved.len() - self.held.len()
+        before - self.held.len()
     }
 }
 

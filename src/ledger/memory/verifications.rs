@@ -181,9 +181,13 @@ mod tests {
 
     fn sweep(verifications: &Verifications, now: Moment) {
         for shard in 0..SHARDS {
-            verifications
-                .shards
-                .sweep(shard, Retention::default(), now, |entry| verifications.is_remembered(entry, now));
+            verifications.shards.sweep(
+                shard,
+                Retention::default(),
+                now,
+                |entry| verifications.is_remembered(entry, now),
+                |_, _, _| (),
+            );
         }
     }
 

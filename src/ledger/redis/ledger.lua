@@ -3,8 +3,11 @@
 -- A log is one string: the charges of a key, oldest first, 11 bytes each. A charge is its time in microseconds and its kind
 -- (time * 2, + 1 for a resend) in 7 bytes, and 4 bytes that tell it from all others. Big-endian. Two things may stand before them,
 -- and are told by a first byte that no time of the next centuries has:
---   254, time in 7 bytes, 3 bytes   Sendly itself refuses this key until then; for how many seconds it said so, or 0
+--   254, time in 7 bytes, 3 bytes   Sendly itself refuses this key until then; for how many seconds it said so, or 0. At time 0 it says
+--                                   only that other keys turned out to be this one
 --   255, a key                      it turned out to be that other key: everything of it is there
+-- Which keys turned out to be this one stands beside it, under its name and `ALSO`: their names, each ended by a zero. They live as long
+-- as it does.
 --
 -- A short log is read and written whole. Of a long one only what is needed is: what is taken out of it leaves zeros at its end.
 --
@@ -15,7 +18,7 @@
 -- leaves its windows once they have passed.
 
 local RECORD, SHORT, LONG = 11, 24 * 11, 128 * 11
-local HELD, MOVED = 254, 255
+local HELD, MOVED, ALSO = 254, 255, ':also'
 local BOTH, BIAS = 3, 2 ^ 51
 -- For how long a charge may yet be given back; see `policy/window.rs`. And how far apart two readings of one event may lie.
 local UNSETTLED, APART = 360 * 1000000, 10 * 1000000
@@ -314,9 +317,15 @@ local function trim(log, coming, keep)
     replace(log, 0, table.concat(kept))
 end
 
+-- The names of the keys that turned out to be this one.
+local function names_of(log)
+    return log.first > 0 and redis.call('GET', log.key .. ALSO) or ''
+end
+
 -- Writes it, to expire once nothing of it counts any more, and no sooner than it would have.
 local function save(log, longest)
-    if log.count == 0 and log.held <= now then
+    local names = names_of(log)
+    if log.count == 0 and log.held <= now and names == '' then
         redis.call('DEL', log.key)
         return
     end
@@ -324,6 +333,11 @@ local function save(log, longest)
     local ttl = math.ceil((math.max(last - now, 0) + SPARE) / 1000)
     -- What was in the future was to expire on another clock.
     if not log.is_new and not log.was_ahead then ttl = math.max(ttl, redis.call('PTTL', log.key)) end
+    if names ~= '' then
+        for name in (names .. log.key .. ALSO .. '\0'):gmatch('%Z+') do
+            if redis.call('PTTL', name) < ttl then redis.call('PEXPIRE', name, string.format('%.0f', ttl)) end
+        end
+    end
     if log.whole then
         redis.call('SET', log.key, log.head, 'PX', string.format('%.0f', ttl))
     else
@@ -478,11 +492,17 @@ end
 function verbs.clear()
     local log = open(KEYS[1])
     read_whole(log)
-    redis.call('DEL', log.key)
+    local ttl = names_of(log) ~= '' and redis.call('PTTL', log.key) or 0
+    if ttl > 0 then
+        redis.call('SET', log.key, struct.pack('>I1I7I3', HELD, 0, 0), 'PX', ttl)
+    else
+        redis.call('DEL', log.key)
+    end
     return { now, log.head }
 end
 
--- Makes the second key the first. Whoever still asks for it is led there, for as long as what it had counts, and at least so long.
+-- Makes the second key the first. Whoever still asks for it is led there, for as long as either has anything that counts, and at least so
+-- long.
 function verbs.absorb()
     local keep, least = read_keep(), number()
     local into, from = open(KEYS[1]), open(KEYS[2])
@@ -494,9 +514,24 @@ function verbs.absorb()
         insert(into, (word - word % 2) / 2, word % 2, token)
     end
     hold(into, from.held, from.said)
-    if into.count > 0 or into.held > 0 then save(into, keep.longest) end
     local ttl = math.max(math.ceil((newest(from) + keep.longest - now) / 1000), least, 0) + SPARE / 1000
-    redis.call('SET', from.key, struct.pack('>I1', MOVED) .. into.key, 'PX', string.format('%.0f', ttl))
+    ttl = string.format('%.0f', ttl)
+    local names = names_of(from) .. from.key .. '\0'
+    for name in names:gmatch('%Z+') do
+        redis.call('SET', name, struct.pack('>I1', MOVED) .. into.key, 'PX', ttl)
+    end
+    if from.first > 0 then redis.call('DEL', from.key .. ALSO) end
+    if into.count > 0 or into.held > 0 then
+        local known = names_of(into)
+        for name in names:gmatch('%Z+') do
+            if not known:find(name .. '\0', 1, true) then known = known .. name .. '\0' end
+        end
+        redis.call('SET', into.key .. ALSO, known, 'PX', ttl)
+        if into.first == 0 then
+            into.head, into.first = struct.pack('>I1I7I3', HELD, 0, 0) .. into.head, RECORD
+        end
+        save(into, keep.longest)
+    end
     return { now }
 end
 

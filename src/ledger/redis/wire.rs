@@ -116,7 +116,7 @@ impl Contents {
             match record.first() {
                 Some(&HELD) => {
                     let until = record.get(1..8).map_or(0, number);
-                    read.held_until = Some(Moment::from_micros(until));
+                    read.held_until = Some(Moment::from_micros(until)).filter(|_| until > 0);
                 }
                 _ if record.iter().all(|byte| *byte == 0) => {}
                 _ => {

@@ -9,12 +9,10 @@ pub(in crate::ledger::memory) enum Part<'e, E: Logged> {
     Entry(&'e E, Option<E::Id>),
     /// Sendly itself refuses it until then.
     Held(Moment),
-    /// It is another one's, whose last charge that came with it is of then.
-    Moved(E::Id, Moment),
 }
 
 impl<E: Logged> Shards<E> {
-    /// Shows all that a shard knows, while nobody else uses it: its entries, then what few keys have.
+    /// Shows all that a shard knows but what keys have become, while nobody else uses it: its entries, then what few keys have.
     pub(in crate::ledger::memory) fn visit(&self, shard: usize, mut visit: impl FnMut(E::Id, Part<'_, E>)) {
         let locked = self.shard(shard).lock();
         let rare = locked.rare.as_deref();
@@ -26,25 +24,6 @@ impl<E: Logged> Shards<E> {
         }
         for (key, until) in rare.iter().flat_map(|rare| &rare.held) {
             visit(E::id(*key, shard), Part::Held(*until));
-        }
-        for (key, (into, newest)) in rare.iter().flat_map(|rare| &rare.moved) {
-            visit(E::id(*key, shard), Part::Moved(*into, *newest));
-        }
-    }
-
-    /// Notes that `from`, of which nothing is known, is `into`, if there is room for the note.
-    pub(in crate::ledger::memory) fn note(
-        &self,
-        into: E::Id,
-        from: E::Id,
-        newest: Moment,
-        room: impl FnOnce() -> bool,
-    ) {
-        let into = self.lock(into).id();
-        let mut from = self.lock_itself(from);
-        if into != from.id && from.shard.became(from.key).is_none() && room() {
-            let key = from.key;
-            from.shard.rare().moved.insert(key, (into, newest));
         }
     }
 }

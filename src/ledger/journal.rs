@@ -242,7 +242,7 @@ impl Journal {
                 // Or they would count as of the start at each start. If it fails they do.
                 let clock = self.clock.map(Record::Clock);
                 let anew: Vec<Record> = clock.into_iter().chain(records).collect();
-                told.bytes = segment::replace(&self.dir, told.number, self.key, &anew).unwrap_or(told.bytes);
+                told.bytes = segment::replace(&self.dir, told.number, contents.key, &anew).unwrap_or(told.bytes);
             }
             restored.records += told.records;
         }

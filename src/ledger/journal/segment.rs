@@ -26,6 +26,8 @@ pub type KeyCheck = [u8; 16];
 pub(super) struct Contents {
     bytes: Vec<u8>,
     records_from: usize,
+    /// Under which key it was written. Where its beginning is damaged, under this process'.
+    pub(super) key: KeyCheck,
     /// Whether ids and accounts in it mean the same here. Not known where its beginning is damaged; then they are taken to.
     pub(super) same_key: bool,
 }
@@ -84,6 +86,7 @@ pub(super) fn read(dir: &Path, number: u64, key: KeyCheck) -> io::Result<Content
     Ok(Contents {
         records_from: if is_header { SIZE.min(bytes.len()) } else { 0 },
         same_key: !is_header || bytes.get(MAGIC.len()..SIZE).is_some_and(|rest| rest.starts_with(&key)),
+        key: bytes.get(MAGIC.len()..).filter(|_| is_header).and_then(|rest| rest.first_chunk()).copied().unwrap_or(key),
         bytes,
     })
 }

@@ -239,3 +239,18 @@ fn within_a_boot_records_are_told_by_the_clock_of_whoever_reads_them() {
     assert_eq!(found(another, moment(1_200)), (vec![record(50)], 0, true, 0));
     assert_eq!(found(None, moment(1_200)), (vec![record(50)], 0, true, 0));
 }
+
+#[test]
+fn a_file_under_another_key_stays_under_that_key_when_what_is_of_the_future_is_written_anew() {
+    let folder = Folder::new();
+    let journal = opened(&folder);
+    journal.write(&record(5));
+    journal.finish(moment(5), HORIZON).unwrap();
+    let found = |key| {
+        let restored = Journal::open(&folder.0, key, None).unwrap().restore(moment(3), |_, _| ());
+        (restored.of_the_future, restored.is_of_another_key)
+    };
+    assert_eq!(found([1; 16]), (1, true));
+    assert_eq!(found([1; 16]), (0, true), "its ids and accounts still mean nothing under this one");
+    assert_eq!(found([0; 16]), (0, false));
+}

@@ -55,7 +55,8 @@ impl Retries {
         let Kept { identity, keyed, delivered, ending, at, told } = kept;
         let key = key.unwrap_or(identity);
         let serial = self.serial.fetch_add(1, Ordering::Relaxed);
-        let over = Some((ending, Moment::from_micros(at).on(shift)));
+        // From 0.1, which does not tell its clock, it may be of a time to come, and would be kept until long after that.
+        let over = Some((ending, Moment::from_micros(at).on(shift).min(self.clock.now())));
         let told = Arc::new(SetOnce::new_with(Some(told.into())));
         let exchange = Exchange { serial, key, keyed, clients: 0, delivered, over, told };
         let mut exchanges = self.exchanges.entry(identity).or_default();

@@ -44,3 +44,5 @@ mod upgrade;
 mod upstream;
 #[path = "process/verbs.rs"]
 mod verbs;
+#[path = "support/wall_clock.rs"]
+mod wall_clock;

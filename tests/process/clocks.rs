@@ -1,12 +1,18 @@
 //! The wall clock is set: between two processes of which one takes over, between two starts from one folder, and over a reboot.
 
+use std::path::Path;
+
 use super::upgrade::{Meeting, sends};
 use crate::process::Serving;
-use crate::upstream::Act;
+use crate::upstream::{Act, Seen};
+use crate::wall_clock::WallClock;
 
-/// Two phones with a full window, one with room for one code.
+/// A phone with a full window, one with room for one code.
 const FULL: &str = "+15550100001";
 const NEARLY: &str = "+15550100002";
+/// One that has a code that was just resent, and one that Sendly itself refuses for a quarter of an hour.
+const RESENT: &str = "+15550100006";
+const HELD: &str = "+15550100007";
 
 /// By how many seconds the wall clock was set: thirty days, eleven minutes, three seconds; either way.
 const SET: [&str; 7] = ["-2592000", "-660", "-3", "0", "3", "660", "2592000"];
@@ -14,19 +20,42 @@ const SET: [&str; 7] = ["-2592000", "-660", "-3", "0", "3", "660", "2592000"];
 struct World {
     meeting: Meeting,
     dir: String,
+    /// How to resend a code to `RESENT`.
+    again: String,
 }
 
 impl World {
-    /// A gateway with a folder for its state; `FULL` has five codes, `NEARLY` four, and there is a verification that was just resent.
+    /// A gateway with a folder for its state; `FULL` has five codes, `NEARLY` four and an id that may be resent, and two phones more are as
+    /// they say.
     async fn new() -> (Self, Serving, String) {
-        let meeting = Meeting::new("").await;
+        Self::of(Meeting::new("").await, &[]).await
+    }
+
+    async fn of(meeting: Meeting, variables: &[(&str, &str)]) -> (Self, Serving, String) {
         let dir = meeting.config.replace(".toml", ".state");
-        let old = Serving::of(meeting.start(&[], &[("STATE_DIR", &dir)])).await;
+        let old = Serving::of(meeting.start(&[], &[&[("STATE_DIR", dir.as_str())], variables].concat())).await;
         assert_eq!(sends(&old, FULL, 5).await, [201; 5]);
         assert_eq!(sends(&old, NEARLY, 3).await, [201; 3]);
-        let answer = old.ask("POST", "/api/v1/verify", &[], &format!(r#"{{"to":"{NEARLY}"}}"#)).await;
-        let resend = format!("/api/v1/verify/{}/resend", answer.json()["id"].as_str().unwrap());
-        (Self { meeting, dir }, old, resend)
+        let (resend, again) = (resend_of(&old, NEARLY).await, resend_of(&old, RESENT).await);
+        assert_eq!(old.ask("POST", &again, &[], "").await.status, 200);
+        let refusal = serde_json::json!({ "error": "rate_limit_exceeded", "retryAfter": 900 });
+        meeting.upstream.script(move |_| Act::json(429, &refusal));
+        assert_eq!(sends(&old, HELD, 1).await, [429]);
+        meeting.upstream.behave();
+        (Self { meeting, dir, again }, old, resend)
+    }
+
+    /// What outlives each change: the cooldown and the hold last, and the key needs no new proof.
+    async fn nobody_is_early(&self, serving: &Serving, what: &str) {
+        let refused = serving.ask("POST", &self.again, &[], "").await;
+        assert_eq!((refused.status.as_u16(), refused.error().as_str()), (429, "resend_cooldown"), "{what}");
+        let waits = refused.json()["retryAfter"].as_u64().unwrap();
+        assert!((1..=60).contains(&waits), "{what}: {waits}");
+        let before = self.meeting.upstream.codes(HELD);
+        let waits = wait(serving, HELD).await;
+        assert!((840..=900).contains(&waits), "{what}: held for {waits}");
+        assert_eq!(self.meeting.upstream.codes(HELD), before, "{what}: held");
+        assert_eq!(self.meeting.upstream.count(is_proof), 0, "{what}: the key is known");
     }
 
     /// A process whose wall clock is so many seconds ahead.
@@ -37,6 +66,17 @@ impl World {
     async fn over(self) {
         std::fs::remove_dir_all(&self.dir).unwrap();
     }
+}
+
+/// A call by which the gateway would prove a key.
+fn is_proof(seen: &Seen) -> bool {
+    seen.target == "/api/v1/verify?limit=1"
+}
+
+/// Sends a code, and returns how to resend it.
+async fn resend_of(serving: &Serving, phone: &str) -> String {
+    let answer = serving.ask("POST", "/api/v1/verify", &[], &format!(r#"{{"to":"{phone}"}}"#)).await;
+    format!("/api/v1/verify/{}/resend", answer.json()["id"].as_str().unwrap())
 }
 
 /// How long a send to this phone is to wait, in seconds; 0: it is sent.
@@ -94,7 +134,9 @@ async fn a_successor_whose_wall_clock_was_set_counts_and_repeats_as_the_old_proc
         assert_eq!(old.process.code().await, 0);
         new.process.logs("the old process has ended").await;
         world.meeting.upstream.behave();
-        nothing_has_changed(&new, &resend, &format!("taken over, {ahead} s")).await;
+        let what = format!("taken over, {ahead} s");
+        world.nobody_is_early(&new, &what).await;
+        nothing_has_changed(&new, &resend, &what).await;
         assert_eq!(
             sends(&new, "+15550100005", 6).await,
             [201, 201, 201, 201, 201, 429],
@@ -124,7 +166,9 @@ async fn a_start_from_a_folder_of_this_boot_counts_on_however_the_wall_clock_was
         old.process.signal("KILL");
         old.process.code().await;
         let next = Serving::of(world.later(&[], ahead, "0")).await;
-        nothing_has_changed(&next, &resend, &format!("restarted, {ahead} s")).await;
+        let what = format!("restarted, {ahead} s");
+        world.nobody_is_early(&next, &what).await;
+        nothing_has_changed(&next, &resend, &what).await;
         if ahead.len() > 2 {
             next.process.logs("the wall clock was set since the state was written").await;
         }
@@ -143,7 +187,17 @@ async fn over_a_reboot_the_wall_clock_is_believed_and_keeps_nobody_out_for_longe
         if ["660", "2592000"].contains(&ahead) {
             // That much time has passed, as far as anybody can know.
             assert_eq!(wait(&next, FULL).await, 0, "{what}");
+            assert_eq!(next.ask("POST", &world.again, &[], "").await.status, 200, "{what}");
+            let held = wait(&next, HELD).await;
+            assert!(if ahead == "660" { (180..=240).contains(&held) } else { held == 0 }, "{what}: held for {held}");
+            assert_eq!(world.meeting.upstream.count(is_proof), 0, "{what}: the key is known");
         } else {
+            if ahead == "3" {
+                let held = wait(&next, HELD).await;
+                assert!((837..=897).contains(&held), "{what}: held for {held}");
+            } else {
+                world.nobody_is_early(&next, &what).await;
+            }
             nothing_has_changed(&next, &resend, &what).await;
         }
         if ahead.starts_with('-') {
@@ -159,4 +213,26 @@ async fn over_a_reboot_the_wall_clock_is_believed_and_keeps_nobody_out_for_longe
         }
         world.over().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wall_clock_that_is_set_while_a_process_lives_changes_nothing_there_nor_at_the_next_start() {
+    let meeting = Meeting::new("").await;
+    let clock = WallClock::new(Path::new(&meeting.config));
+    let (world, old, resend) = World::of(meeting, &clock.variables()).await;
+    for ahead in SET.into_iter().rev() {
+        clock.set(ahead.parse().unwrap());
+        let what = format!("set to {ahead} s");
+        world.nobody_is_early(&old, &what).await;
+        let waits = wait(&old, FULL).await;
+        assert!((560..=600).contains(&waits), "{what}: {waits}");
+    }
+    old.process.signal("KILL");
+    old.process.code().await;
+    let state = [("STATE_DIR", world.dir.as_str())];
+    let next = Serving::of(world.meeting.start(&[], &[&state[..], &clock.variables()].concat())).await;
+    next.process.logs("the wall clock was set since the state was written").await;
+    world.nobody_is_early(&next, "started again").await;
+    nothing_has_changed(&next, &resend, "started again").await;
+    world.over().await;
 }

@@ -16,8 +16,9 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_sendly-gateway");
 /// Long enough for a machine that is busy, and shorter than the time that requests are given to end by default.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Variables that are not the configuration's: a debug build lets a test stop a hand-over, set the wall clock, boot the machine anew.
-const FOR_TESTS: [&str; 3] = ["HAND_OVER_STOPS_AT", "WALL_CLOCK_AHEAD", "BOOT"];
+/// Variables that are not the configuration's: a debug build lets a test stop a hand-over, set the wall clock, boot the machine anew; and
+/// what a wall clock needs that is set while the program runs.
+const FOR_TESTS: [&str; 5] = ["HAND_OVER_STOPS_AT", "WALL_CLOCK_AHEAD", "BOOT", "LD_PRELOAD", "CLOCK"];
 
 /// A running program. It is killed when this is dropped.
 pub(crate) struct Process {

@@ -14,6 +14,8 @@ mod access;
 mod admin;
 #[path = "process/arguments.rs"]
 mod arguments;
+#[path = "process/clicks_over_upgrade.rs"]
+mod clicks_over_upgrade;
 #[path = "support/client.rs"]
 mod client;
 #[path = "process/clocks.rs"]

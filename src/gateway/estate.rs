@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::Gateway;
 use super::exemptions::Until;
 use super::relay::Heir;
+pub use super::retries::News;
 pub use super::retries::estate::Kept;
 use crate::clock::{Moment, Shift};
 use crate::ledger::Ledger;
@@ -19,7 +20,7 @@ use crate::ledger::journal::record::{Found, Record, Records};
 use crate::phone::Phone;
 
 /// How long exchanges with Sendly are waited for, while nobody else is let in: most take less. One that takes longer is settled all the same,
-/// but a retry of it is not recognised by the process that takes over.
+/// and the process that takes over is told of it.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The process that tells what it knows.
@@ -54,6 +55,7 @@ impl Gateway {
     /// Goes on as if nothing had been. It waits for the disk: what waited for the folder stands in it before the next code goes out.
     pub fn go_on(&self) {
         self.durable.disinherit();
+        self.retries.disinherit();
         if self.durable.journal().is_some_and(Journal::resume) {
             self.save_now();
         }
@@ -73,6 +75,12 @@ impl Gateway {
     /// Tells all that is counted and known, and from then on whatever happens. To be called while it is paused.
     pub fn bequeath(&self, heir: impl Fn(&Record) + Send + Sync + 'static) {
         self.durable.bequeath(self.clock.now(), heir);
+    }
+
+    /// From now on tells of exchanges in flight what a retry could want to know. To be called while it is paused, before
+    /// [`kept_answers`](Self::kept_answers).
+    pub fn bequeath_exchanges(&self, heir: impl Fn(News) + Send + Sync + 'static) {
+        self.retries.bequeath(heir);
     }
 
     /// The answers that wait for a retry, each with the hash of a key that an SDK made up, if it has one.
@@ -153,6 +161,16 @@ impl Gateway {
     /// Keeps an answer of another process for its retry.
     pub fn inherit_answer(&self, key: Option<u128>, kept: Kept, teller: &Teller) {
         self.retries.inherit(key, kept, teller.shift);
+    }
+
+    /// Takes in what another process tells of its exchanges in flight.
+    pub fn hear(&self, news: News) {
+        self.retries.hear(news);
+    }
+
+    /// That process tells nothing any more: it has ended.
+    pub fn nobody_tells_any_more(&self) {
+        self.retries.nobody_tells_any_more();
     }
 
     /// Exempts a phone for as long as another process would have.

@@ -276,7 +276,7 @@ async fn serve_within<C: Caller>(
     };
 
     request.outcome = Outcome::Allowed;
-    click.is_in_flight();
+    click.is_asked_for();
     others_first().await;
     let traced = request.trace.and_then(Context::call);
     let (path, fields) = (call.path(caller.path()), caller.fields());

@@ -16,6 +16,7 @@
 //!
 //! `retries.max_kept` bounds what is kept (`retries/places.rs`): every new click has a place for its answer before it is charged.
 
+mod abroad;
 mod as_it_is;
 pub mod estate;
 mod fingerprint;
@@ -25,7 +26,7 @@ mod twins;
 
 use std::hash::BuildHasherDefault;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -34,6 +35,8 @@ use dashmap::mapref::entry::Entry;
 use serde::{Deserialize, Serialize};
 use tokio::sync::SetOnce;
 
+use self::abroad::Abroad;
+pub use self::abroad::News;
 use self::as_it_is::AsItIs;
 pub use self::fingerprint::Fingerprint;
 use self::places::Places;
@@ -70,6 +73,7 @@ pub struct Retries {
     exchanges: DashMap<u128, Vec<Exchange>, BuildHasherDefault<AsItIs>>,
     places: Places,
     twins: Twins,
+    abroad: Abroad,
     kept: AtomicUsize,
     unclaimed: AtomicUsize,
     serial: AtomicU64,
@@ -90,8 +94,22 @@ struct Exchange {
     told: Told,
 }
 
-/// What an exchange's clients are told, as soon as it has ended.
-type Told = Arc<SetOnce<Reply>>;
+/// What an exchange's clients are told.
+type Told = Arc<Telling>;
+
+#[derive(Debug, Default)]
+struct Telling {
+    /// As soon as it has ended.
+    reply: SetOnce<Reply>,
+    /// Whether Sendly has been asked for a code: before that it may still be another process that does.
+    is_asked: AtomicBool,
+}
+
+impl Telling {
+    fn of(reply: Reply) -> Told {
+        Arc::new(Self { reply: SetOnce::new_with(Some(reply)), is_asked: AtomicBool::new(true) })
+    }
+}
 
 impl Exchange {
     /// Whether it is over and no client waits for it: only retries can want it.
@@ -132,6 +150,7 @@ impl Retries {
             exchanges: DashMap::default(),
             places: Places::default(),
             twins: Twins::default(),
+            abroad: Abroad::default(),
             kept: AtomicUsize::new(0),
             unclaimed: AtomicUsize::new(0),
             serial: AtomicU64::new(0),
@@ -170,7 +189,7 @@ impl Retries {
             if !self.places.take(most) {
                 return None;
             }
-            Some(self.register(fingerprint, &mut entry.or_default()))
+            Some(self.register(fingerprint, false, &mut entry.or_default()))
         } else {
             let known = self.exchanges.get_mut(&fingerprint.identity);
             if let Some(ticket) = known.and_then(|mut exchanges| self.repeat(fingerprint, &mut exchanges)) {
@@ -189,6 +208,7 @@ impl Retries {
             delivered: false,
             given_up: false,
             in_flight: false,
+            is_asked: false,
         }))
     }
 
@@ -221,11 +241,16 @@ impl Retries {
     }
 
     /// Enters an exchange that is in flight and has its client.
-    fn register(&self, fingerprint: Fingerprint, exchanges: &mut Vec<Exchange>) -> Registered {
-        let Fingerprint { key, keyed, .. } = fingerprint;
-        let (serial, told) = (self.serial.fetch_add(1, Ordering::Relaxed), Told::default());
+    fn register(&self, fingerprint: Fingerprint, is_asked: bool, exchanges: &mut Vec<Exchange>) -> Registered {
+        let Fingerprint { identity, key, keyed } = fingerprint;
+        let told = Arc::new(Telling { is_asked: AtomicBool::new(is_asked), ..Telling::default() });
+        let serial = self.serial.fetch_add(1, Ordering::Relaxed);
         let registered = Registered { serial, told: Arc::clone(&told) };
-        exchanges.push(Exchange { serial, key, keyed, clients: 1, delivered: false, over: None, told });
+        let exchange = Exchange { serial, key, keyed, clients: 1, delivered: false, over: None, told };
+        if is_asked {
+            self.tell_of(identity, &exchange);
+        }
+        exchanges.push(exchange);
         registered
     }
 
@@ -280,7 +305,31 @@ impl Retries {
         self.change(identity, registered.serial, |exchange| {
             exchange.clients = exchange.clients.saturating_sub(1);
             exchange.delivered |= delivered;
+            if exchange.clients == 0 {
+                let Exchange { serial, delivered, .. } = *exchange;
+                self.tell_heir(|| News::Parted { serial, delivered });
+            }
         });
+    }
+
+    /// Ends an exchange, and tells its answer to all who repeat it. Returns the answer if it is too large to be kept.
+    fn ends(&self, identity: u128, registered: &Registered, reply: Reply, ending: Ending) -> Option<Reply> {
+        let now = self.clock.now();
+        let mut waits_for_a_retry = false;
+        // First the end, then the answer: whoever asks after a client has been told must not find it in flight still.
+        self.change(identity, registered.serial, |exchange| {
+            exchange.over = Some((ending, now));
+            waits_for_a_retry = exchange.clients == 0;
+            self.tell_heir(|| News::Ended { serial: registered.serial, ending, told: (&reply).into() });
+        });
+        let shorter = if waits_for_a_retry { reply.too_large_to_keep() } else { None };
+        let (kept, own) = match shorter {
+            Some(shorter) => (shorter, Some(reply)),
+            None => (reply, None),
+        };
+        // It ends once: this cannot fail.
+        let _ = registered.told.reply.set(kept);
+        own
     }
 
     /// Changes an exchange, and drops it if nobody waits for it and no retry may repeat it.
@@ -304,8 +353,8 @@ impl Retries {
         if is_over || are_many && !exchange.may_be_bought_twice() {
             return self.remove(entry, place);
         }
-        if let Some(shorter) = exchange.told.get().and_then(Reply::too_large_to_keep) {
-            exchange.told = Arc::new(SetOnce::new_with(Some(shorter)));
+        if let Some(shorter) = exchange.told.reply.get().and_then(Reply::too_large_to_keep) {
+            exchange.told = Telling::of(shorter);
         }
         self.kept.fetch_add(1, Ordering::Relaxed);
         if !exchange.may_be_bought_twice() {
@@ -336,6 +385,8 @@ pub struct Click<'r> {
     given_up: bool,
     /// Whether Sendly is being asked for it.
     in_flight: bool,
+    /// Whether it is being asked for a code.
+    is_asked: bool,
 }
 
 #[derive(Debug)]
@@ -364,7 +415,7 @@ impl Click<'_> {
     pub fn answer(&self) -> Option<&Reply> {
         match (&self.end, &self.registered) {
             (End::Untold(reply, _) | End::Told(Some(reply)), _) => Some(reply),
-            (End::Told(None), Some(registered)) => registered.told.get(),
+            (End::Told(None), Some(registered)) => registered.told.reply.get(),
             _ => None,
         }
     }
@@ -396,6 +447,15 @@ impl Click<'_> {
         }
     }
 
+    /// It is charged, and Sendly is asked for its code from now on, by this process.
+    pub fn is_asked_for(&mut self) {
+        self.is_in_flight();
+        self.is_asked = true;
+        if let Some(registered) = &self.registered {
+            self.retries.is_asked_for(self.fingerprint.identity, registered);
+        }
+    }
+
     /// The client has gone, as far as can be seen: from now on a retry may take its place.
     pub fn give_up(&mut self) {
         if std::mem::replace(&mut self.given_up, true) {
@@ -419,27 +479,13 @@ impl Click<'_> {
 
     /// Lets others know of the exchange, and of its end if it has come.
     fn tell(&mut self) {
-        let (retries, fingerprint) = (self.retries, self.fingerprint);
+        let (retries, fingerprint, is_asked) = (self.retries, self.fingerprint, self.is_asked);
         let identity = fingerprint.identity;
-        let registered = self
-            .registered
-            .get_or_insert_with(|| retries.register(fingerprint, &mut retries.exchanges.entry(identity).or_default()));
+        let registered = self.registered.get_or_insert_with(|| {
+            retries.register(fingerprint, is_asked, &mut retries.exchanges.entry(identity).or_default())
+        });
         if let End::Untold(reply, ending) = std::mem::replace(&mut self.end, End::Open) {
-            let now = retries.clock.now();
-            let mut waits_for_a_retry = false;
-            // First the end, then the answer: whoever asks after a client has been told must not find it in flight still.
-            retries.change(identity, registered.serial, |exchange| {
-                exchange.over = Some((ending, now));
-                waits_for_a_retry = exchange.clients == 0;
-            });
-            let shorter = if waits_for_a_retry { reply.too_large_to_keep() } else { None };
-            let (kept, own) = match shorter {
-                Some(shorter) => (shorter, Some(reply)),
-                None => (reply, None),
-            };
-            self.end = End::Told(own);
-            // It ends once: this cannot fail.
-            let _ = registered.told.set(kept);
+            self.end = End::Told(retries.ends(identity, registered, reply, ending));
         }
     }
 }
@@ -451,7 +497,8 @@ impl Drop for Click<'_> {
         }
         self.give_up();
         if self.in_flight {
-            self.retries.twins.leave(self.fingerprint.identity);
+            let counter = self.retries.twins.leave(self.fingerprint.identity);
+            self.retries.tell_heir(|| News::TwinLeft(counter));
         }
         if self.registered.is_none() {
             self.retries.places.release(1);

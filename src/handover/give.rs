@@ -217,6 +217,11 @@ fn tell_everything(line: &Arc<Line>, gateway: &Gateway, revision: u16) -> Result
             let _ = line.tell(&record.encode(), is_complete.load(Ordering::Relaxed));
         }
     });
+    if revision > 1 {
+        let line = Arc::clone(line);
+        // As above.
+        gateway.bequeath_exchanges(move |news| drop(line.say(&Message::News(news))));
+    }
     for (key, kept) in gateway.kept_answers() {
         let message = match key {
             None => Message::Kept(kept),

@@ -20,14 +20,14 @@ use rustix::net::{
 use serde::{Deserialize, Serialize};
 
 use super::other_process::OtherProcess;
-use crate::gateway::estate::Kept;
+use crate::gateway::estate::{Kept, News};
 use crate::gateway::relay::{Ask, Told};
 
 /// The version of what is said. Two processes that say different things do not take over from each other.
 pub(super) const VERSION: u16 = 1;
 
 /// What is said in this version: 0.1 says revision 0, and does not say so. Each process says only what the other one's revision knows.
-pub(super) const REVISION: u16 = 1;
+pub(super) const REVISION: u16 = 2;
 
 /// The most that a frame may hold, in bytes: far more than any answer.
 const MAX_FRAME: usize = 16 << 20;
@@ -72,6 +72,8 @@ pub(super) enum Message {
     ReadyIn(u16),
     /// The new one, to one of revision 1 or more: it has read `Left`, and judges.
     Judges,
+    /// The old one, to one of revision 2 or more: of an exchange in flight there.
+    News(News),
 }
 
 /// Who the old process is.

@@ -21,7 +21,7 @@ use super::steps::{Step, reached};
 use crate::clock::Moment;
 use crate::config::Config;
 use crate::gateway::Gateway;
-use crate::gateway::estate::Teller;
+use crate::gateway::estate::{News, Teller};
 use crate::phone::Phone;
 use crate::work::UnderWay;
 
@@ -201,6 +201,7 @@ impl Estate {
                 Some(Received::Message(message)) => match *message {
                     Message::Kept(kept) => gateway.inherit_answer(None, kept, &teller),
                     Message::KeptUnder(key, kept) => gateway.inherit_answer(Some(key), kept, &teller),
+                    Message::News(news) => hear(gateway, teller.same_key, news),
                     Message::Exempt(digits, until) => {
                         if let Some(phone) = Phone::from_digits(digits) {
                             gateway.inherit_exemption(phone, Moment::from_micros(until), &teller);
@@ -247,8 +248,11 @@ impl Taken {
             match line.hear() {
                 // What is settled there meanwhile.
                 Ok(Some(Received::Records(records))) => gateway.inherit(&records, &mut teller, true)?,
-                Ok(Some(Received::Message(message))) if matches!(*message, Message::Left) => break,
-                Ok(Some(Received::Message(_))) => return Err("the old process goes on".to_owned()),
+                Ok(Some(Received::Message(message))) => match *message {
+                    Message::Left => break,
+                    Message::News(news) => hear(gateway, teller.same_key, news),
+                    _ => return Err("the old process goes on".to_owned()),
+                },
                 // The end of the line says nothing by itself: it may have been broken off.
                 Ok(None) | Err(_) if other.has_ended_within(LAST_STEP) => {
                     tracing::warn!("the old process ended before it could say that it left: this one goes on for it");
@@ -270,16 +274,24 @@ impl Taken {
         gateway.go_on();
         // Where it fails, the old process has ended.
         let _ = line.may_be_silent();
-        let gateway = Arc::clone(gateway);
+        let hearing = Arc::clone(gateway);
         let listening = thread::Builder::new().name("old process".to_owned());
         let listening = listening.spawn(move || {
-            listen(&Arc::new(line), &gateway, teller, &runtime);
+            listen(&Arc::new(line), &hearing, teller, &runtime);
             drop(under_way);
         });
         if let Err(error) = listening {
             tracing::error!(%error, "what the old process asks for cannot be heard: its clients are told that nobody answers");
+            gateway.nobody_tells_any_more();
         }
         Ok(())
+    }
+}
+
+/// Takes in what the old process tells of its exchanges. Under another key it would mean nothing here.
+fn hear(gateway: &Gateway, same_key: bool, news: News) {
+    if same_key {
+        gateway.hear(news);
     }
 }
 
@@ -307,11 +319,13 @@ fn listen(line: &Arc<Line>, gateway: &Arc<Gateway>, mut teller: Teller, runtime:
                         gateway.serve_for_another(ask, is_gone, say).await;
                     });
                 }
+                Message::News(news) => hear(gateway, teller.same_key, news),
                 Message::Gone(serial) => drop(there.lock().remove(&serial)),
                 _ => {}
             },
         }
     }
+    gateway.nobody_tells_any_more();
     // Whoever it asked for has gone with it.
     there.lock().clear();
     tracing::info!("the old process has ended");

@@ -69,6 +69,8 @@ pub(crate) enum Act {
     BreakOff,
     /// It breaks the connection off in the middle of its answer's body.
     CutBody(u16),
+    /// It does this when the test lets it.
+    WhenLet(Box<Act>),
     /// It never answers.
     Hang,
 }
@@ -280,6 +282,13 @@ impl State {
             *response.status_mut() = StatusCode::from_u16(status).unwrap();
             response
         };
+        let act = match act {
+            Act::WhenLet(act) => {
+                self.let_go.acquire().await.unwrap().forget();
+                *act
+            }
+            act => act,
+        };
         match act {
             Act::Answer(status, headers, body) => {
                 let mut response = answer(status, whole(body));
@@ -294,7 +303,7 @@ impl State {
                 response.headers_mut().insert("content-type", "application/json".parse().unwrap());
                 Ok(response)
             }
-            Act::BreakOff => Err(broken()),
+            Act::BreakOff | Act::WhenLet(_) => Err(broken()),
             Act::CutBody(status) => Ok(answer(status, Cut { polled: 0 }.boxed())),
             Act::Hang => {
                 self.never.notified().await;

@@ -1,12 +1,10 @@
 //! The answers that wait for a retry, left by one process to another.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::SetOnce;
 
-use super::{Ending, Exchange, Retries};
+use super::{Ending, Exchange, Retries, Telling};
 use crate::clock::{Moment, Shift};
 use crate::gateway::relay::Told;
 
@@ -23,12 +21,19 @@ pub struct Kept {
 }
 
 impl Retries {
-    /// All of them, each with the key's hash where that is not its identity's.
+    /// All of them, each with the key's hash where that is not its identity's. Exchanges that are in flight are told of as
+    /// [`bequeath`](Self::bequeath) says: each exchange is one or the other, at one moment.
     pub fn leave_behind(&self) -> Vec<(Option<u128>, Kept)> {
         let mut all = Vec::new();
         for exchanges in &self.exchanges {
-            for exchange in exchanges.value().iter().filter(|exchange| exchange.is_kept()) {
-                let (Some((ending, at)), Some(reply)) = (exchange.over, exchange.told.get()) else { continue };
+            for exchange in exchanges.value() {
+                if !exchange.is_kept() {
+                    if exchange.over.is_some() || exchange.told.is_asked.load(Ordering::Relaxed) {
+                        self.tell_of(*exchanges.key(), exchange);
+                    }
+                    continue;
+                }
+                let (Some((ending, at)), Some(reply)) = (exchange.over, exchange.told.reply.get()) else { continue };
                 // It is over in a few seconds.
                 if ending == Ending::Refused {
                     continue;
@@ -45,6 +50,7 @@ impl Retries {
                 all.push(((exchange.key != identity).then_some(exchange.key), kept));
             }
         }
+        self.tell_of_twins();
         // The successor forgets the oldest first, and knows them in this order.
         all.sort_unstable_by_key(|(_, kept)| kept.at);
         all
@@ -57,7 +63,7 @@ impl Retries {
         let serial = self.serial.fetch_add(1, Ordering::Relaxed);
         // From 0.1, which does not tell its clock, it may be of a time to come, and would be kept until long after that.
         let over = Some((ending, Moment::from_micros(at).on(shift).min(self.clock.now())));
-        let told = Arc::new(SetOnce::new_with(Some(told.into())));
+        let told = Telling::of(told.into());
         let exchange = Exchange { serial, key, keyed, clients: 0, delivered, over, told };
         let mut exchanges = self.exchanges.entry(identity).or_default();
         self.places.inherit();

@@ -20,7 +20,7 @@ impl Ticket<'_> {
     /// Waits for the answer: there will be one. Cancel-safe.
     pub fn answer(&self) -> impl Future<Output = Reply> + use<> {
         let told = Arc::clone(&self.registered.told);
-        async move { told.wait().await.clone() }
+        async move { told.reply.wait().await.clone() }
     }
 
     /// The client has its answer. After [`Ticket::give_up`] that cannot be known, and this changes nothing.

@@ -28,19 +28,40 @@ pub(super) struct Twins {
     left: Notify,
 }
 
+/// Which counter an identity has. The exchanges' table uses the lowest bits.
+const fn counter_of(identity: u128) -> u32 {
+    (identity >> 64) as u32 % COUNTERS as u32
+}
+
 impl Twins {
-    fn counter(&self, identity: u128) -> Option<&AtomicU16> {
-        // The exchanges' table uses the lowest bits.
-        self.in_flight.get()?.get((identity >> 64) as usize % COUNTERS)
+    fn counter(&self, counter: u32) -> Option<&AtomicU16> {
+        self.in_flight.get()?.get(counter as usize)
     }
 
     pub(super) fn enter(&self, identity: u128) {
-        self.in_flight.get_or_init(|| (0..COUNTERS).map(|_| AtomicU16::new(0)).collect());
-        self.counter(identity).map(|counter| counter.fetch_add(1, Ordering::Relaxed));
+        self.enter_many(counter_of(identity), 1);
     }
 
-    pub(super) fn leave(&self, identity: u128) {
-        self.counter(identity).map(|counter| counter.fetch_sub(1, Ordering::Relaxed));
+    pub(super) fn enter_many(&self, counter: u32, many: u16) {
+        self.in_flight.get_or_init(|| (0..COUNTERS).map(|_| AtomicU16::new(0)).collect());
+        self.counter(counter).map(|counter| counter.fetch_add(many, Ordering::Relaxed));
+    }
+
+    /// Returns which counter it had.
+    pub(super) fn leave(&self, identity: u128) -> u32 {
+        let counter = counter_of(identity);
+        self.leave_many(counter, 1);
+        counter
+    }
+
+    pub(super) fn leave_many(&self, counter: u32, many: u16) {
+        self.counter(counter).map(|counter| counter.fetch_sub(many, Ordering::Relaxed));
+    }
+
+    /// All that are not zero.
+    pub(super) fn counts(&self) -> Vec<(u32, u16)> {
+        let all = self.in_flight.get().into_iter().flatten().map(|many| many.load(Ordering::Relaxed));
+        (0..).zip(all).filter(|(_, many)| *many > 0).collect()
     }
 
     pub(super) fn client_left(&self) {
@@ -48,7 +69,7 @@ impl Twins {
     }
 
     fn are_in_flight(&self, identity: u128) -> bool {
-        self.counter(identity).is_some_and(|counter| counter.load(Ordering::Relaxed) > 0)
+        self.counter(counter_of(identity)).is_some_and(|counter| counter.load(Ordering::Relaxed) > 0)
     }
 }
 

@@ -130,11 +130,16 @@ async fn what_ends_in_the_old_process_with_nobody_knowing_how_is_not_bought_agai
 async fn what_the_old_process_was_killed_in_is_not_bought_again() {
     let (meeting, old, wire) = in_flight("", MADE_UP, sent()).await;
     let new = meeting.succeed(&old, &[]).await;
-    let joined = begin(&new, MADE_UP).await;
+    let mut joined = begin(&new, MADE_UP).await;
     new.until_it_exposes("in_flight 1").await;
     old.process.signal("KILL");
     assert_eq!(old.process.code().await, -1);
-    assert_eq!(answer(joined).await.status, 502);
+    // It may have come to the old process yet, which takes connections for a moment more: then it is lost with that, and is sent again.
+    let told = match joined.answer().await {
+        Some(told) => told,
+        None => answer(begin(&new, MADE_UP).await).await,
+    };
+    assert_eq!(told.status, 502);
     new.process.logs("the old process has ended").await;
     drop(wire);
     assert_eq!(answer(begin(&new, NEXT).await).await.status, 502);

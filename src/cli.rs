@@ -19,9 +19,9 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::clock::Clock;
 use crate::config::{Config, Log, LogFormat, Mistakes};
+use crate::log;
 use crate::sandbox::{self, Sandbox};
 use crate::server;
-use crate::telemetry;
 use signals::{Asked, Signals};
 
 /// The command line or the configuration is wrong (`EX_USAGE` of sysexits).
@@ -185,7 +185,7 @@ fn account(config: &Path, key_file: Option<&Path>) -> Result<(), Failure> {
 fn run_sandbox(listen: SocketAddr, limits: bool) -> Result<(), Failure> {
     let clock = Clock::system();
     let log = Log { filter: "info".to_owned(), format: LogFormat::Text, access: true };
-    let _log = telemetry::start(&log, clock.clone()).map_err(Failure::unavailable)?;
+    let _log = log::start(&log, clock.clone()).map_err(Failure::unavailable)?;
     runtime(1)?.block_on(async {
         let listener =
             TcpListener::bind(listen).await.map_err(|error| Failure::unavailable(format!("{listen}: {error}")))?;

@@ -50,20 +50,19 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
-use crate::access::{AccessLog, Entry};
 use crate::clock::{Clock, Moment};
 use crate::config::{self, Config};
 use crate::ledger::durable::{self, Durable};
 use crate::ledger::memory::{Bounds, Dropped, Memory};
 use crate::ledger::redis::Reason;
 use crate::ledger::{self, Ledger};
+use crate::log::access::{AccessLog, Entry};
 use crate::metrics::{Metrics, Outcome, Reload, Shared, Sizes, Swept, TurnedAway};
 use crate::phone::Phone;
 use crate::policy::Per;
 use crate::policy::subject::{Account, HashKey};
 use crate::sendly::{Operation, body};
 use crate::trace::{self, Context, Failure};
-use crate::work::{UnderWay, Work};
 use admission::{Admission, Pass};
 use caller::Caller;
 use evidence::Asked;
@@ -75,6 +74,7 @@ use retries::Retries;
 use settings::Settings;
 use slots::Slot;
 use state::Saving;
+use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 
 /// One gateway: its settings, what it knows, and its way to Sendly. Shared by all requests.
 #[derive(Debug)]
@@ -91,7 +91,7 @@ pub struct Gateway {
     saving: Saving,
     gate: Gate,
     /// Connections of clients.
-    connections: Work,
+    connections: TaskTracker,
     caps: caps::Caps,
     retries: Retries,
     lookups: lookup::Lookups,
@@ -99,7 +99,7 @@ pub struct Gateway {
     metrics: Metrics,
     access: AccessLog,
     traces: traces::Traces,
-    work: Work,
+    work: TaskTracker,
     /// Whether the process wants no more clients. It stays so.
     draining: AtomicBool,
     /// Whether it was said since the last sweep that there is no room: once, however many ask.
@@ -132,7 +132,7 @@ impl Gateway {
             durable,
             saving: Saving::default(),
             gate: Gate::default(),
-            connections: Work::default(),
+            connections: TaskTracker::default(),
             caps: caps::Caps::default(),
             retries: Retries::new(config.retries, clock.clone()),
             lookups: lookup::Lookups::default(),
@@ -140,7 +140,7 @@ impl Gateway {
             metrics,
             access: AccessLog::new(&config.log),
             traces: traces::Traces::default(),
-            work: Work::default(),
+            work: TaskTracker::default(),
             draining: AtomicBool::new(false),
             said_full: AtomicBool::new(false),
             said_full_of_answers: AtomicBool::new(false),
@@ -187,7 +187,7 @@ impl Gateway {
     }
 
     /// The requests and exchanges that are under way.
-    pub fn work(&self) -> &Work {
+    pub fn work(&self) -> &TaskTracker {
         &self.work
     }
 
@@ -202,7 +202,7 @@ impl Gateway {
     }
 
     /// The connections of clients that are open.
-    pub fn connections(&self) -> &Work {
+    pub fn connections(&self) -> &TaskTracker {
         &self.connections
     }
 
@@ -236,7 +236,7 @@ impl Gateway {
         let (access_lines_dropped, lines_dropped) = self.access.dropped();
         let spans = self.traces.fates();
         Sizes {
-            in_flight: self.work.count(),
+            in_flight: self.work.len(),
             tracked: self.memory.tracked(),
             capacity: self.memory.max_keys(),
             uncounted: self.memory.uncounted(),
@@ -329,7 +329,7 @@ impl Gateway {
     /// A request's header has come.
     fn begin(&self, request: &mut Request) {
         request.began = self.clock.now();
-        request.under_way = Some(self.work.begin());
+        request.under_way = Some(self.work.token());
     }
 
     /// Finds out who calls, and asks whether there are too many requests, and the throttles. Returns what a caller is told that is refused.
@@ -341,7 +341,7 @@ impl Gateway {
             None if self.access.is_on() => Context::passing(fields.all("traceparent")),
             None => None,
         };
-        if self.work.count() > settings.config.clients.max_requests {
+        if self.work.len() > settings.config.clients.max_requests {
             return Some(self.turn_request_away(request, TurnedAway::Requests));
         }
         if settings.throttles.is_empty() {
@@ -433,7 +433,7 @@ pub struct Request {
     /// When its client was told, where the request went on after that.
     told: Option<Moment>,
     /// There from the moment that its header was read.
-    under_way: Option<UnderWay>,
+    under_way: Option<TaskTrackerToken>,
 }
 
 /// Reads the files that a configuration names, and returns what is wrong with each.

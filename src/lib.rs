@@ -2,16 +2,16 @@
 //!
 //! The modules, lowest first; each may use those above it in this list that `tests/tidy.rs` says, and none below:
 //!
-//! - `clock`: the only place that reads the time. `phone`: a number in E.164. `country`: where it is. `work`: what is under way. `turn`: taking turns.
-//!   `trust`: whom to trust.
+//! - `clock`: the only place that reads the time. `phone`: a number in E.164. `country`: the country of a number.
+//!   `yielding`: yielding to other tasks. `tls_roots`: trusted certificate authorities. `systemd`: messages to the service manager.
 //! - `http1`: the syntax of HTTP/1. `sendly`: the API as data. `policy`: the limits, the exact log, the decision.
-//! - `ledger`: who has had how many codes, and whose an id is.
-//! - `config`: what an operator may write. `telemetry`: log lines. `metrics`: what is counted. `throttle`: smoothed rates on attempts.
-//! - `trace`: which trace a request belongs to, and its spans. `access`: a line for each request.
-//! - `gateway`: the proxy. `admin`: the operators' listener: page, probes, API. `sandbox`: a Sendly for development.
-//! - `handover`: one process takes over from another. `supervisor`: what systemd is told. `server`: the wiring. `reload`: another configuration, while it serves. `cli`: the command line.
+//! - `ledger`: the codes that each key was charged for, and the phone of each verification.
+//! - `config`: the configuration. `metrics`: counters and gauges. `throttle`: smoothed rates on attempts.
+//! - `trace`: trace contexts and spans. `log`: log lines, the access log among them.
+//! - `gateway`: the proxy. `admin`: the operators' listener: page, probes, API. `sandbox`: a stand-in for Sendly.
+//! - `handover`: one process takes over from another. `server`: the wiring. `reload`: another configuration, without a restart.
+//!   `cli`: the command line.
 
-pub mod access;
 pub mod admin;
 pub mod cli;
 pub mod clock;
@@ -21,6 +21,7 @@ pub mod gateway;
 pub mod handover;
 pub mod http1;
 pub mod ledger;
+pub mod log;
 pub mod metrics;
 pub mod phone;
 pub mod policy;
@@ -28,10 +29,8 @@ pub mod reload;
 pub mod sandbox;
 pub mod sendly;
 pub mod server;
-pub mod supervisor;
-pub mod telemetry;
+pub mod systemd;
 pub mod throttle;
+pub mod tls_roots;
 pub mod trace;
-pub mod trust;
-pub mod turn;
-pub mod work;
+pub mod yielding;

@@ -13,9 +13,9 @@ use tokio::signal::unix::Signal;
 use tokio::time::MissedTickBehavior;
 
 use crate::config::Config;
+use crate::log;
 use crate::server::Reload;
-use crate::supervisor::{self, State};
-use crate::telemetry;
+use crate::systemd::{self, State};
 pub use source::{Loaded, Marks, Source};
 
 /// How often files are looked at. They have to stand still for as long before they are loaded, so that what is being written is not.
@@ -52,9 +52,9 @@ pub async fn follow(source: Source, marks: Marks, reload: Reload, mut hup: Signa
             continue;
         }
         tried = seen.clone();
-        supervisor::tell(State::Reloading);
+        systemd::tell(State::Reloading);
         take(loaded.config, &reload).await;
-        supervisor::tell(State::Ready);
+        systemd::tell(State::Ready);
     }
 }
 
@@ -79,7 +79,7 @@ async fn take(config: Result<Config, Vec<String>>, reload: &Reload) {
     let prepared = prepared.and_then(|prepared| {
         let filter = &prepared.config().log.filter;
         // What was set at run time stays until the configuration says something else.
-        let set = if *filter == before { Ok(()) } else { telemetry::set_filter(filter) };
+        let set = if *filter == before { Ok(()) } else { log::set_filter(filter) };
         set.map(|()| prepared).map_err(|mistake| vec![mistake])
     });
     let applied = match prepared {

@@ -33,10 +33,10 @@ use crate::gateway::{self, Gateway};
 use crate::handover::{self, Attempt, Estate, Given, NotTaken};
 use crate::metrics::{Late, TurnedAway, Unread};
 use crate::policy::subject::HashKey;
-use crate::work::{UnderWay, Work};
 use accept::{Admission, Listener};
 pub use reload::{Applied, Prepared, Reload};
 use tls::{Certificate, Shown};
+use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 
 /// How often the upstream's addresses are looked up; while none is known, much more often.
 const RESOLVE_EVERY: Duration = Duration::from_secs(30);
@@ -88,7 +88,7 @@ pub struct Running {
     sockets: Option<Arc<Sockets>>,
     gateway: Arc<Gateway>,
     /// The process that this one has taken over from, for as long as it asks for anything.
-    predecessor: Work,
+    predecessor: TaskTracker,
     reload: Reload,
     /// Stops the clients' listener.
     stop: watch::Sender<bool>,
@@ -143,7 +143,7 @@ pub async fn take_over(mut config: Config, estate: Estate, clock: Clock) -> Resu
     prepared.gateway.pause().await;
     let ready = prepared.bind(Sockets { proxy, admin })?;
     let (gateway, runtime) = (Arc::clone(&ready.running.gateway), Handle::current());
-    let under_way = ready.running.predecessor.begin();
+    let under_way = ready.running.predecessor.token();
     let serving = tokio::task::spawn_blocking(move || taken.serves(&gateway, runtime, under_way));
     serving.await.map_err(|error| error.to_string())??;
     under_way_there.succeeded();
@@ -198,7 +198,7 @@ impl Prepare {
         let proxy = Listener::new(sockets.proxy, front, admitted, acceptor).map_err(|error| error.to_string())?;
         let board = Arc::new(Board::new(Arc::clone(&gateway)));
         let admin = Admin::new(Arc::clone(&gateway), Arc::clone(&board));
-        let admitted = Operators { gateway: Arc::clone(&gateway), open: Work::default() };
+        let admitted = Operators { gateway: Arc::clone(&gateway), open: TaskTracker::default() };
         let admin =
             Listener::new(sockets.admin, Connections::new(admin), admitted, None).map_err(|error| error.to_string())?;
 
@@ -217,7 +217,7 @@ impl Prepare {
             admin_address,
             sockets: Some(Arc::new(again)),
             gateway,
-            predecessor: Work::default(),
+            predecessor: TaskTracker::default(),
             reload,
             stop,
             close,
@@ -283,14 +283,14 @@ impl Running {
         async move {
             let (connections, work) = (self.gateway.connections(), self.gateway.work());
             let all = async {
-                connections.none_left().await;
-                self.predecessor.none_left().await;
-                work.none_left().await;
+                none_left(connections).await;
+                none_left(&self.predecessor).await;
+                none_left(work).await;
                 self.gateway.finish_telling().await;
             };
             let left = match tokio::time::timeout(patience, all).await {
                 Ok(()) => 0,
-                Err(_) => connections.count(),
+                Err(_) => connections.len(),
             };
             self.gateway.says_what_is_untold();
             tell_last_spans(&self.gateway).await;
@@ -314,12 +314,12 @@ impl Running {
         async move {
             let work = self.gateway.work();
             let all = async {
-                work.none_left().await;
+                none_left(work).await;
                 self.gateway.finish_telling().await;
             };
             let left = match tokio::time::timeout(patience, all).await {
                 Ok(()) => 0,
-                Err(_) => work.count(),
+                Err(_) => work.len(),
             };
             self.gateway.says_what_is_untold();
             tell_last_spans(&self.gateway).await;
@@ -359,6 +359,12 @@ async fn tell_spans(gateway: Arc<Gateway>) {
         gateway.has_spans(TELL_SPANS_EVERY).await;
         gateway.tell_spans().await;
     }
+}
+
+/// Waits until nothing is tracked. Later tokens are tracked all the same: `close` only tells the tracker that an end is awaited.
+async fn none_left(tracker: &TaskTracker) {
+    tracker.close();
+    tracker.wait().await;
 }
 
 /// Tells the collector what it has not been told, unless it takes too long.
@@ -420,15 +426,15 @@ impl Admission for Clients {
 /// Operators are admitted up to a constant.
 struct Operators {
     gateway: Arc<Gateway>,
-    open: Work,
+    open: TaskTracker,
 }
 
 impl Admission for Operators {
-    type Admitted = UnderWay;
+    type Admitted = TaskTrackerToken;
 
-    fn admit(&self, _peer: IpAddr) -> Option<UnderWay> {
-        if self.open.count() < ADMIN_CONNECTIONS {
-            return Some(self.open.begin());
+    fn admit(&self, _peer: IpAddr) -> Option<TaskTrackerToken> {
+        if self.open.len() < ADMIN_CONNECTIONS {
+            return Some(self.open.token());
         }
         self.gateway.turn_away(TurnedAway::Admin);
         None

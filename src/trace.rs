@@ -16,7 +16,7 @@ use std::num::NonZeroU64;
 use opentelemetry_sdk::trace::{IdGenerator as _, RandomIdGenerator};
 
 use crate::config::traces::Traces;
-use crate::trust::Authorities;
+use crate::tls_roots::Authorities;
 use collector::Collector;
 use parent::Parent;
 pub use parent::{TraceId, Traceparent};

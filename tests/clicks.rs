@@ -164,7 +164,8 @@ async fn cell(sdk: &Arc<Sdk>, case: Case) -> (Option<usize>, usize) {
     }
     sdk.click(&format!("http://{}", running.address), case.resend, &time.clock).await;
     // Where the client gave up first, the exchange goes on.
-    tokio::time::timeout(Duration::from_secs(20), running.gateway().work().none_left()).await.unwrap();
+    running.gateway().work().close();
+    tokio::time::timeout(Duration::from_secs(20), running.gateway().work().wait()).await.unwrap();
     (direct, sendly.bought() - before)
 }
 

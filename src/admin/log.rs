@@ -7,12 +7,12 @@ use super::answer::Answer;
 use super::{Asked, phones};
 use crate::config::file::is_log_filter;
 use crate::gateway::Gateway;
+use crate::log;
 use crate::metrics::Change;
-use crate::telemetry;
 
 /// `GET /v1/log`.
 pub(super) fn filter() -> Answer {
-    match telemetry::filter() {
+    match log::filter() {
         Some(filter) => Answer::json(&json!({ "filter": filter })),
         None => not_started(),
     }
@@ -26,12 +26,12 @@ pub(super) fn set(gateway: &Gateway, asked: &Asked) -> Answer {
         let message = r#"Expected {"filter":"info"}: a level (off, error, warn, info, debug, trace), or levels of modules such as "info,sendly_gateway=debug"."#;
         return Answer::error(StatusCode::BAD_REQUEST, "invalid_request", message);
     };
-    if telemetry::filter().is_none() {
+    if log::filter().is_none() {
         return not_started();
     }
     // Before the change: it may be one that hides this.
     phones::audit(gateway, asked, Change::LogFilter, None, filter);
-    match telemetry::set_filter(filter) {
+    match log::set_filter(filter) {
         Ok(()) => self::filter(),
         Err(error) => Answer::error(StatusCode::BAD_REQUEST, "invalid_request", &error),
     }

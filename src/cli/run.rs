@@ -18,11 +18,11 @@ use super::{Failure, environment, runtime, say};
 use crate::clock::Clock;
 use crate::config::{Config, Origin};
 use crate::handover::{Attempt, Waiting};
+use crate::log;
 use crate::reload::{self, Loaded, Source};
 use crate::sandbox::{self, Sandbox};
 use crate::server::{self, Running, Sockets};
-use crate::supervisor::{self, State};
-use crate::telemetry;
+use crate::systemd::{self, State};
 use heir::Successor;
 pub(super) use spawn::StartSuccessor;
 
@@ -58,7 +58,7 @@ pub(super) fn run(run: &Run) -> Result<(), Failure> {
     let mut config = config?;
     let clock = Clock::system();
     // To the end, so that all of it is written then.
-    let _log = telemetry::start(&config.log, clock.clone()).map_err(Failure::unavailable)?;
+    let _log = log::start(&config.log, clock.clone()).map_err(Failure::unavailable)?;
     let from = match (&config.upgrade.socket, run.upgrade) {
         (_, false) => From::Here(Sockets::bind(&config).map_err(Failure::unavailable)?),
         (Some(socket), true) => From::There(Waiting::at(socket).map_err(Failure::unavailable)?),
@@ -83,7 +83,7 @@ pub(super) fn run(run: &Run) -> Result<(), Failure> {
         for warning in &running.reload().config().warnings {
             tracing::warn!(warning, "the configuration is allowed, and likely not meant");
         }
-        supervisor::tell(State::Ready);
+        systemd::tell(State::Ready);
         if run.sandbox {
             say(&welcome(running.address, running.admin_address))?;
         }
@@ -121,7 +121,7 @@ async fn serve(running: Running, signals: &mut Signals, successor: &Successor) {
             Asked::HandOver => match hand_over(&running, signals, successor).await {
                 (Ok(process), stop) => {
                     tracing::info!(process, "another process has taken over");
-                    supervisor::tell(State::Succeeded(process));
+                    systemd::tell(State::Succeeded(process));
                     // With TERM this process ends by itself, too, once its clients have gone.
                     break stop.filter(|stop| *stop == Stop::Now);
                 }
@@ -138,12 +138,12 @@ async fn serve(running: Running, signals: &mut Signals, successor: &Successor) {
     let gateway = Arc::clone(running.gateway());
     match stop {
         Some(Stop::Now) => {
-            supervisor::tell(State::Stopping);
+            systemd::tell(State::Stopping);
             // What is charged after the folder is closed would be known to nobody, and the code might go out all the same.
             gateway.stop_judging().await;
         }
         Some(Stop::WhenIdle) => {
-            supervisor::tell(State::Stopping);
+            systemd::tell(State::Stopping);
             if delay_drain(&running, signals).await == Stop::Now {
                 gateway.stop_judging().await;
                 return tracing::warn!("stopped at once, by a second signal");

@@ -14,7 +14,6 @@ mod kinds;
 mod ledger;
 mod limits;
 mod mistake;
-mod nearest;
 mod origin;
 mod reader;
 mod section;

@@ -16,7 +16,7 @@ use super::{Gateway, Request};
 use crate::config::Clients;
 use crate::metrics::{Capped, Late, Outcome, TurnedAway};
 use crate::throttle::network;
-use crate::work::UnderWay;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 /// See the module's documentation.
 #[derive(Debug, Default)]
@@ -36,7 +36,7 @@ const WAIT_FOR_SENDLY: Duration = Duration::from_secs(1);
 /// A client's connection, counted until it is dropped.
 #[derive(Debug)]
 pub struct Admitted {
-    _open: UnderWay,
+    _open: TaskTrackerToken,
     place: Option<Place>,
 }
 
@@ -106,7 +106,7 @@ impl Gateway {
     pub fn admit(&self, peer: IpAddr) -> Option<Admitted> {
         let settings = self.settings.load();
         let Clients { max_connections, max_per_address, trusted_proxies, .. } = &settings.config.clients;
-        if self.connections.count() >= *max_connections {
+        if self.connections.len() >= *max_connections {
             self.caps.turn_away(TurnedAway::Connections);
             return None;
         }
@@ -120,7 +120,7 @@ impl Gateway {
                 place => place,
             },
         };
-        Some(Admitted { _open: self.connections.begin(), place })
+        Some(Admitted { _open: self.connections.token(), place })
     }
 
     /// Counts a connection to its client, once a trusted proxy has said whose it is. Returns whether there is a place for it.
@@ -166,7 +166,7 @@ impl Gateway {
         let settings = self.settings.load();
         let clients = &settings.config.clients;
         Capped {
-            connections: (self.connections.count(), clients.max_connections),
+            connections: (self.connections.len(), clients.max_connections),
             max_requests: clients.max_requests,
             throttle_keys: settings.throttles.keys(),
             to_sendly: (self.caps.to_sendly.taken(), settings.config.upstream.max_connections),

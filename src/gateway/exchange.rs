@@ -20,8 +20,8 @@ use crate::clock::Clock;
 use crate::config::{Origin, Protocol, Upstream};
 pub use crate::http1::answer::Answer;
 use crate::http1::fields::Fields;
+use crate::tls_roots::Authorities;
 use crate::trace::{self, Failure};
-use crate::trust::Authorities;
 
 /// What is known of a call when it is over.
 #[derive(Debug)]

@@ -1,6 +1,6 @@
 //! One limited request, read top to bottom: read → place → decide → exchange → settle → learn → reply.
 //!
-//! Between its steps a request lets others who are ready go first ([`others_first`]), so that each step is taken by many at a time.
+//! Between its steps a request lets others who are ready go first ([`yield_to_ready_tasks`]), so that each step is taken by many at a time.
 //!
 //! The exchange with Sendly runs to its end, whatever the client does meanwhile: its outcome settles the charge, and its answer
 //! waits for whoever asks for it.
@@ -36,7 +36,7 @@ use crate::phone::Phone;
 use crate::policy::{Key, Kind, Policy, Subject};
 use crate::sendly::{Operation, body, path};
 use crate::trace::{self, Context};
-use crate::turn::others_first;
+use crate::yielding::yield_to_ready_tasks;
 
 /// Serves a send or a resend: the client has been answered then.
 ///
@@ -277,7 +277,7 @@ async fn serve_within<C: Caller>(
 
     request.outcome = Outcome::Allowed;
     click.is_asked_for();
-    others_first().await;
+    yield_to_ready_tasks().await;
     let traced = request.trace.and_then(Context::call);
     let (path, fields) = (call.path(caller.path()), caller.fields());
     let call = settings.upstream.sendly.compose(&Method::POST, path, fields, traced.as_deref(), caller.body());
@@ -295,7 +295,7 @@ async fn serve_within<C: Caller>(
     if matches!(ending, Ending::Unknown | Ending::Nothing) {
         request.outcome = Outcome::Failed;
     }
-    others_first().await;
+    yield_to_ready_tasks().await;
     // Before the client is told: whoever asks after that must not find it in flight still.
     click.end(reply, ending);
     if let Some(reply) = click.answer()
@@ -316,13 +316,13 @@ async fn carry_out(
     (reservation, pass): (Reservation, Option<Pass>),
     began: Moment,
 ) -> (Reply, Ending) {
-    let _under_way = gateway.work.begin();
+    let _under_way = gateway.work.token();
     let operation = match kind {
         Kind::Send => Operation::Send,
         Kind::Resend => Operation::Resend,
     };
     let outcome = settings.upstream.sendly.call(call, settings.config.upstream.exchange_timeout).await;
-    others_first().await;
+    yield_to_ready_tasks().await;
     let now = gateway.clock.now();
     gateway.called(settings, traced, ("POST", operation), (began, now), outcome.told());
     if let Exchanged::Answered(Answer { status, .. }) | Exchanged::Cut(status) = &outcome {

@@ -18,7 +18,7 @@ use super::exchange;
 use super::max_age::MaxAge;
 use crate::clock::Moment;
 use crate::config::{Origin, Upstream};
-use crate::trust::Authorities;
+use crate::tls_roots::Authorities;
 
 /// See the module's documentation.
 pub(super) struct Peer {

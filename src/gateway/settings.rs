@@ -14,8 +14,8 @@ use crate::config::{self, Config};
 use crate::metrics::{Metrics, Series};
 use crate::policy::Policy;
 use crate::throttle::Throttles;
+use crate::tls_roots::Authorities;
 use crate::trace::Tracer;
-use crate::trust::Authorities;
 
 /// See the module's documentation.
 #[derive(Clone, Debug)]

@@ -7,7 +7,7 @@ use super::relay::{Heir, Served};
 use super::reply::Reply;
 use super::retries::{Click, Ending, Ticket};
 use crate::metrics::Outcome;
-use crate::turn::others_first;
+use crate::yielding::yield_to_ready_tasks;
 
 /// Has another process serve a request that has a place here already. Those who have joined it are told the same.
 pub(super) async fn serve_there<C: Caller>(
@@ -33,7 +33,7 @@ pub(super) async fn stop<C: Caller>(
     reply: Reply,
     ending: Ending,
 ) -> Result<(), C::Error> {
-    others_first().await;
+    yield_to_ready_tasks().await;
     click.refuse(&reply, ending);
     if patience.tell(caller, &reply).await? {
         click.delivered();

@@ -23,7 +23,7 @@ use crate::config::Config;
 use crate::gateway::Gateway;
 use crate::gateway::estate::{News, Teller};
 use crate::phone::Phone;
-use crate::work::UnderWay;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 /// How long the old process may take for each step: it waits for exchanges, and tells of ten million phones.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -239,7 +239,7 @@ impl Taken {
     ///
     /// # Errors
     /// The old one goes on, and this one must not.
-    pub fn serves(self, gateway: &Arc<Gateway>, runtime: Handle, under_way: UnderWay) -> Result<(), String> {
+    pub fn serves(self, gateway: &Arc<Gateway>, runtime: Handle, under_way: TaskTrackerToken) -> Result<(), String> {
         let Self { line, other, mut teller, revision } = self;
         // Where that fails, the line has ended, which is heard next.
         let _ = line.say(&Message::Serving);

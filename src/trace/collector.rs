@@ -17,7 +17,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use super::{Span, What};
 use crate::config;
 use crate::sendly::Operation;
-use crate::trust::Authorities;
+use crate::tls_roots::Authorities;
 
 /// For a batch, new tries included: what OpenTelemetry's exporters have by default.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);

@@ -376,7 +376,7 @@ async fn where_nobody_reads_the_log_requests_go_on_and_the_lines_that_are_lost_a
     let lines: Vec<Value> = err.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
     let from = |target: &str| lines.iter().filter(|line| line["target"] == target).count();
     assert_eq!(from("access") + dropped, asked);
-    assert_eq!(from("sendly_gateway::telemetry::lines"), 1, "one warning");
+    assert_eq!(from("sendly_gateway::log::writer"), 1, "one warning");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -134,8 +134,9 @@ impl Gateway {
 
     /// Waits until nothing is in flight.
     pub(crate) async fn is_idle(&self) {
-        let idle = self.running.gateway().work().none_left();
-        tokio::time::timeout(Duration::from_secs(20), idle).await.expect("something stays in flight");
+        let work = self.running.gateway().work();
+        work.close();
+        tokio::time::timeout(Duration::from_secs(20), work.wait()).await.expect("something stays in flight");
     }
 
     /// Waits until a gauge says so.

@@ -8,7 +8,6 @@ use std::path::PathBuf;
 
 use super::environment::Environment;
 use super::mistake::{Mistake, Mistakes, Place, Problem};
-use super::nearest;
 
 /// What is known about a configuration while it is read.
 #[derive(Debug)]
@@ -75,13 +74,45 @@ impl Reader {
         if !broken {
             let paths = self.asked.keys().map(String::as_str);
             self.mistakes.extend(self.unknown.into_iter().map(|(key, place)| {
-                let meant = nearest::path(&key, paths.clone()).map(str::to_owned);
+                let meant = similar_path(&key, paths.clone()).map(str::to_owned);
                 Mistake { place, key, problem: Problem::Unknown { meant } }
             }));
             let variables = self.asked.values().filter_map(|asked| asked.variable.as_deref());
-            let meant = |name: &str| nearest::name(name, variables.clone()).map(str::to_owned);
+            let meant = |name: &str| similar_name(name, variables.clone()).map(str::to_owned);
             self.mistakes.extend(self.environment.unknown(meant));
         }
         Mistakes::of(self.mistakes)
+    }
+}
+
+/// The known path that an unknown one may stand for: misspelt, or right but in the wrong section.
+fn similar_path<'k>(unknown: &str, known: impl Iterator<Item = &'k str> + Clone) -> Option<&'k str> {
+    let key = unknown.rsplit('.').next();
+    let mut elsewhere = known.clone().filter(|path| path.rsplit('.').next() == key);
+    similar_name(unknown, known).or_else(|| match (elsewhere.next(), elsewhere.next()) {
+        (Some(path), None) => Some(path),
+        _ => None,
+    })
+}
+
+/// The known name with the smallest edit distance to an unknown one, if that is at most two, and a third of its length.
+fn similar_name<'k>(unknown: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
+    let most = (unknown.chars().count() / 3).min(2);
+    let (distance, name) = known.map(|name| (strsim::levenshtein(unknown, name), name)).min()?;
+    (distance <= most).then_some(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::similar_path;
+
+    #[test]
+    fn a_key_is_found_misspelt_or_in_the_wrong_section() {
+        let known = ["drain_timeout", "upstream.url", "upstream.connect_timeout", "upstream.listen", "admin.listen"];
+        let path = |unknown| similar_path(unknown, known.into_iter());
+        assert_eq!(path("upstream.conect_timeout"), Some("upstream.connect_timeout"));
+        assert_eq!(path("admin.drain_timeout"), Some("drain_timeout"));
+        assert_eq!(path("listen"), None, "two sections have it");
+        assert_eq!(path("colour"), None);
     }
 }

@@ -15,7 +15,7 @@ use tokio_rustls::TlsConnector;
 use super::connection::{Connection, Stream};
 use crate::clock::Moment;
 use crate::config::{Origin, Upstream};
-use crate::trust::Authorities;
+use crate::tls_roots::Authorities;
 
 /// How long an address is tried before the next one is tried beside it (RFC 8305, 5).
 const HEAD_START: Duration = Duration::from_millis(250);

@@ -13,8 +13,8 @@ use crate::gateway::max_age::MaxAge;
 use crate::http1::error::ReadError;
 use crate::http1::fields::Fields;
 use crate::http1::response::Progress;
+use crate::tls_roots::Authorities;
 use crate::trace;
-use crate::trust::Authorities;
 
 /// A request as it will stand on the wire, head and body.
 pub(super) struct Call {

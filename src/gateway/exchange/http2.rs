@@ -25,8 +25,8 @@ use crate::gateway::max_age::MaxAge;
 use crate::http1::fields::Fields;
 use crate::http1::hop_by_hop::HopByHop;
 use crate::sendly::body::MAX_ANSWER;
+use crate::tls_roots::Authorities;
 use crate::trace;
-use crate::trust::Authorities;
 
 /// A request.
 pub(super) struct Call(Request<Full<Bytes>>);

@@ -20,7 +20,7 @@ use super::{Front, LAST_REQUEST};
 use crate::gateway::body_watch::BodyWatch;
 use crate::gateway::reply::Reply;
 use crate::metrics::{Late, TurnedAway};
-use crate::work::Work;
+use tokio_util::task::TaskTracker;
 
 /// A head's fields, as SETTINGS_MAX_HEADER_LIST_SIZE counts them (RFC 9113, 6.5.2). `h2` answers a larger one with 431, and ends the
 /// connection of one that is much larger.
@@ -56,7 +56,7 @@ pub(super) async fn serve(front: &Arc<Front>, stream: Stream, shutdown: &Shutdow
         Err(_) => return gateway.client_was_late(Late::Handshake),
     };
 
-    let (streams, most) = (Work::default(), clients.max_streams as usize);
+    let (streams, most) = (TaskTracker::default(), clients.max_streams as usize);
     let mut patience = clients.keep_alive;
     drop(settings);
     let mut malformed = 0;
@@ -83,13 +83,13 @@ pub(super) async fn serve(front: &Arc<Front>, stream: Stream, shutdown: &Shutdow
                 }
             }
             Ok(Some(H2Accept::Session(session))) => {
-                if streams.count() >= most {
+                if streams.len() >= most {
                     gateway.turn_away(TurnedAway::Streams);
                     let patience = gateway.settings().config.clients.write_timeout;
                     tokio::spawn(refuse(session, patience));
                     continue;
                 }
-                let (open, front, shutdown) = (streams.begin(), Arc::clone(front), shutdown.clone());
+                let (open, front, shutdown) = (streams.token(), Arc::clone(front), shutdown.clone());
                 tokio::spawn(async move {
                     let _open = open;
                     let session = ServerSession::new_http2(session);
@@ -104,8 +104,9 @@ pub(super) async fn serve(front: &Arc<Front>, stream: Stream, shutdown: &Shutdow
 }
 
 /// Waits until no stream has been open for so long.
-async fn idle(streams: &Work, patience: Duration) {
-    streams.none_left().await;
+async fn idle(streams: &TaskTracker, patience: Duration) {
+    streams.close();
+    streams.wait().await;
     sleep(patience).await;
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::record::{Found, Record, Records, SIZE};
 use super::{Journal, Lock, Open, ROOM, Told, lock, segment};
 use crate::clock::Moment;
-use crate::turn::others_first;
+use crate::yielding::yield_to_ready_tasks;
 
 impl Journal {
     /// Writes a record, behind all that came before. It cannot fail: see the module's documentation.
@@ -30,7 +30,7 @@ impl Journal {
         if self.handed.load(Ordering::Acquire) >= number {
             return;
         }
-        others_first().await;
+        yield_to_ready_tasks().await;
         if self.handed.load(Ordering::Acquire) < number {
             self.hand_over(&mut self.open.lock());
         }

@@ -32,7 +32,7 @@ thread_local! {
 }
 
 /// See the module's documentation.
-pub(super) struct Alike {
+pub(crate) struct Alike {
     clock: Clock,
     kinds: Mutex<HashMap<u64, Kind>>,
     hasher: RandomState,
@@ -45,7 +45,7 @@ struct Kind {
 }
 
 impl Alike {
-    pub(super) fn new(clock: Clock) -> Self {
+    pub(crate) fn new(clock: Clock) -> Self {
         Self { clock, kinds: Mutex::default(), hasher: RandomState::default() }
     }
 
@@ -72,7 +72,7 @@ impl Alike {
 }
 
 /// How many lines were left out before the one that is being written on this thread.
-pub(super) fn suppressed() -> u64 {
+pub(crate) fn suppressed() -> u64 {
     SUPPRESSED.take()
 }
 
@@ -121,7 +121,7 @@ mod tests {
     use super::*;
     use crate::clock::ManualClock;
     use crate::config::LogFormat;
-    use crate::telemetry::end_line;
+    use crate::log::end_line;
 
     /// Takes lines as the log does.
     #[derive(Clone)]

@@ -1,10 +1,11 @@
 //! Log lines: one stream on standard error, as JSON or for people. What other crates log goes the same way, as far as it may; and so
 //! does a panic.
 
+pub mod access;
 mod alike;
-mod lines;
 mod panics;
-mod stamp;
+pub(crate) mod timestamp;
+pub(crate) mod writer;
 
 use std::io::{self, IsTerminal};
 use std::sync::{Arc, OnceLock};
@@ -21,8 +22,8 @@ use crate::clock::Clock;
 use crate::config::{Log, LogFormat};
 
 use alike::Alike;
-pub use lines::{About, Lines};
-pub use stamp::Stamp;
+pub use timestamp::Stamp;
+pub use writer::{About, Lines};
 
 /// The log, once it was started. Logging is the process', whatever runs in it, and so is this.
 static LOG: OnceLock<Process> = OnceLock::new();
@@ -51,7 +52,7 @@ impl Drop for Open {
 /// heard only about errors, whatever the filter asks for. What it says as the server of the admin listener is not heard at all:
 /// those errors quote requests, and there a phone stands in the path and a token in a header.
 ///
-/// Nobody who has a line waits for a reader of it (`telemetry/lines.rs`).
+/// Nobody who has a line waits for a reader of it (`log/writer.rs`).
 ///
 /// # Errors
 /// The filter is none, logging has been started before, or the system gives no thread.

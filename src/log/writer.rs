@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use super::stamp::Stamp;
+use super::timestamp::Stamp;
 
 /// What is worth a system call, in bytes.
 const BATCH: usize = 64 << 10;
@@ -81,7 +81,7 @@ impl Lines {
     ///
     /// # Errors
     /// The system gives no thread.
-    pub(super) fn to(sink: impl Write + Send + 'static) -> io::Result<Arc<Self>> {
+    pub(crate) fn to(sink: impl Write + Send + 'static) -> io::Result<Arc<Self>> {
         let lines = Arc::new(Self::default());
         let writing = Arc::clone(&lines);
         thread::Builder::new().name("log".to_owned()).spawn(move || writing.write_out(sink))?;
@@ -126,13 +126,13 @@ impl Lines {
     }
 
     /// Takes no more lines, and waits until those it has are written, but no longer than a second.
-    pub(super) fn close(&self) {
+    pub(crate) fn close(&self) {
         let mut pending = self.end();
         self.ended.wait_while_for(&mut pending, |pending| !pending.has_ended, PATIENCE);
     }
 
     /// Whether it takes no more.
-    pub(super) fn is_closed(&self) -> bool {
+    pub(crate) fn is_closed(&self) -> bool {
         self.pending.lock().is_closed
     }
 

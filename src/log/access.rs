@@ -1,6 +1,6 @@
 //! The access log: a line for each request, which no request waits for.
 //!
-//! A request puts its line together by itself, without allocating, and adds it to the lines of the log (`telemetry/lines.rs`), in the
+//! A request puts its line together by itself, without allocating, and adds it to the lines of the log (`log/writer.rs`), in the
 //! form and the order of all others.
 
 mod line;
@@ -9,8 +9,9 @@ use std::io::{self, IsTerminal};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::{About, Lines};
 use crate::config::{Log, LogFormat};
-use crate::telemetry::{self, About, Lines};
+use crate::log;
 pub use line::Entry;
 use line::{Form, Line};
 
@@ -31,7 +32,7 @@ impl AccessLog {
             LogFormat::Json => Form::Json,
             LogFormat::Text => Form::Text { colours: io::stderr().is_terminal() },
         };
-        let access = Self { form, is_on: AtomicBool::new(false), lines: telemetry::lines() };
+        let access = Self { form, is_on: AtomicBool::new(false), lines: log::lines() };
         access.switch(log);
         access
     }

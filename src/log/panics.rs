@@ -7,11 +7,11 @@ use std::panic;
 use std::sync::Arc;
 use std::thread;
 
-use super::lines::{About, Lines};
+use super::writer::{About, Lines};
 
 /// Tells of each panic from now on among these lines, whatever the log's filter lets through. What is told is what Rust tells by itself,
 /// with a backtrace where the environment asks for one.
-pub(super) fn tell_of(lines: Arc<Lines>) {
+pub(crate) fn tell_of(lines: Arc<Lines>) {
     let before = panic::take_hook();
     panic::set_hook(Box::new(move |panic| match lines.is_closed() {
         true => before(panic),
@@ -64,7 +64,7 @@ mod tests {
         panic::set_hook(before);
         let_it.send(()).unwrap();
         let said = String::from_utf8(written.recv().unwrap()).unwrap();
-        assert!(said.starts_with("thread 'one' panicked at src/telemetry/panics.rs:"), "{said}");
+        assert!(said.starts_with("thread 'one' panicked at src/log/panics.rs:"), "{said}");
         assert!(said.contains("it is broken\n"), "{said}");
     }
 }

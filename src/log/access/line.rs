@@ -48,7 +48,7 @@ pub struct Entry<'r> {
 
 /// The form of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Form {
+pub(crate) enum Form {
     /// A JSON object.
     Json,
     /// For people.
@@ -60,7 +60,7 @@ pub(super) enum Form {
 
 impl Form {
     /// What stands before the time.
-    pub(super) fn before_stamp(self) -> &'static [u8] {
+    pub(crate) fn before_stamp(self) -> &'static [u8] {
         match self {
             Form::Json => br#"{"timestamp":""#,
             Form::Text { colours: false } => b"",
@@ -73,13 +73,13 @@ impl Form {
 const LONGEST: usize = 768;
 
 /// What stands behind the time, with its line feed.
-pub(super) struct Line {
+pub(crate) struct Line {
     bytes: ArrayVec<u8, LONGEST>,
     is_cut: bool,
 }
 
 impl Line {
-    pub(super) fn of(form: Form, entry: &Entry<'_>) -> Self {
+    pub(crate) fn of(form: Form, entry: &Entry<'_>) -> Self {
         let mut line = Self { bytes: ArrayVec::new(), is_cut: false };
         match form {
             Form::Json => line.json(entry),
@@ -89,7 +89,7 @@ impl Line {
     }
 
     /// All of it, if it had room.
-    pub(super) fn whole(&self) -> Option<&[u8]> {
+    pub(crate) fn whole(&self) -> Option<&[u8]> {
         (!self.is_cut).then_some(self.bytes.as_slice())
     }
 
@@ -278,8 +278,8 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::log::Stamp;
     use crate::policy::subject::HashKey;
-    use crate::telemetry::Stamp;
     use crate::trace::Context;
 
     fn line(form: Form, entry: &Entry<'_>) -> String {

@@ -25,7 +25,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use sendly_gateway::clock::Clock;
 use sendly_gateway::config::Config;
-use sendly_gateway::gateway::exchange::{Outcome, Sendly};
+use sendly_gateway::upstream::{Outcome, Sendly};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;

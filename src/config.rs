@@ -16,11 +16,11 @@ pub use file::{Mistake, Mistakes};
 use ipnet::IpNet;
 pub use token::Token;
 
+use crate::api::Operation;
 use crate::phone::Phone;
 use crate::policy::subject::{Account, HashKey};
+use crate::policy::tariff::Tariff;
 use crate::policy::{Limit, WhenFull};
-use crate::sendly::Operation;
-use crate::sendly::tariff::Tariff;
 use ledger::Ledger;
 use traces::Traces;
 
@@ -86,8 +86,6 @@ pub struct Config {
 pub struct Upstream {
     /// Its origin: scheme, host and port, no path.
     pub origin: Origin,
-    /// What codes and look-ups are asked for in.
-    pub protocol: Protocol,
     /// The certificate authorities to trust, instead of the system's.
     pub ca_file: Option<PathBuf>,
     /// For a connection, TLS included.
@@ -111,15 +109,6 @@ pub struct Upstream {
     pub max_idle: usize,
     /// Connections in use at a time, at most.
     pub max_connections: usize,
-}
-
-/// A protocol that Sendly is spoken to in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Protocol {
-    /// HTTP/1.1.
-    Http1,
-    /// HTTP/2: by ALPN over TLS, by prior knowledge without.
-    Http2,
 }
 
 /// Scheme, host and port.

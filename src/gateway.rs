@@ -11,21 +11,18 @@ pub mod caps;
 mod client_address;
 pub mod estate;
 mod evidence;
-pub mod exchange;
 pub mod exemptions;
 pub mod front;
 mod gate;
 mod head;
 mod holds;
 mod lookup;
-mod max_age;
 mod meaning;
 pub mod operators;
 mod otp;
 mod pace;
 mod passing;
 mod patience;
-mod peer;
 mod proving;
 mod proxy;
 mod refusals;
@@ -50,6 +47,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
+use crate::api::{Operation, body};
 use crate::clock::{Clock, Moment};
 use crate::config::{self, Config};
 use crate::ledger::durable::{self, Durable};
@@ -61,7 +59,6 @@ use crate::metrics::{Metrics, Outcome, Reload, Shared, Sizes, Swept, TurnedAway}
 use crate::phone::Phone;
 use crate::policy::Per;
 use crate::policy::subject::{Account, HashKey};
-use crate::sendly::{Operation, body};
 use crate::trace::{self, Context, Failure};
 use admission::{Admission, Pass};
 use caller::Caller;

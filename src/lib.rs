@@ -4,15 +4,16 @@
 //!
 //! - `clock`: the only place that reads the time. `phone`: a number in E.164. `country`: the country of a number.
 //!   `yielding`: yielding to other tasks. `tls_roots`: trusted certificate authorities. `systemd`: messages to the service manager.
-//! - `http1`: the syntax of HTTP/1. `sendly`: the API as data. `policy`: the limits, the exact log, the decision.
+//! - `http1`: the syntax of HTTP/1. `api`: Sendly's API as data. `policy`: the limits, the exact log, the decision.
 //! - `ledger`: the codes that each key was charged for, and the phone of each verification.
 //! - `config`: the configuration. `metrics`: counters and gauges. `throttle`: smoothed rates on attempts.
-//! - `trace`: trace contexts and spans. `log`: log lines, the access log among them.
+//! - `trace`: trace contexts and spans. `upstream`: calls to Sendly. `log`: log lines, the access log among them.
 //! - `gateway`: the proxy. `admin`: the operators' listener: page, probes, API. `sandbox`: a stand-in for Sendly.
 //! - `handover`: one process takes over from another. `server`: the wiring. `reload`: another configuration, without a restart.
 //!   `cli`: the command line.
 
 pub mod admin;
+pub mod api;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -27,10 +28,10 @@ pub mod phone;
 pub mod policy;
 pub mod reload;
 pub mod sandbox;
-pub mod sendly;
 pub mod server;
 pub mod systemd;
 pub mod throttle;
 pub mod tls_roots;
 pub mod trace;
+pub mod upstream;
 pub mod yielding;

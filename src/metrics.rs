@@ -22,12 +22,12 @@ use std::time::Duration;
 
 use prometheus::{Encoder, Histogram, IntCounter, Registry, TextEncoder};
 
+use crate::api::Operation;
 use crate::clock::Moment;
 use crate::phone::Phone;
 use crate::policy::subject::Verification;
+use crate::policy::tariff::Tariff;
 use crate::policy::{Decision, Kind, Policy, Refusal, Subject};
-use crate::sendly::Operation;
-use crate::sendly::tariff::Tariff;
 pub use addresses::Unread;
 pub use caps::{Capped, Late, TurnedAway};
 pub use codes::Fate;
@@ -330,8 +330,8 @@ impl Metrics {
 mod tests {
     use super::*;
     use crate::country::Country;
+    use crate::policy::tariff::Tier;
     use crate::policy::{Counts, Limit, Mode, Obstacle, Per, RefusalCode};
-    use crate::sendly::tariff::Tier;
 
     const STARTED: Moment = Moment::from_micros(1_795_424_300_250_000);
 

@@ -2,6 +2,7 @@
 
 pub mod standing;
 pub mod subject;
+pub mod tariff;
 pub mod told;
 pub mod window;
 

@@ -17,10 +17,10 @@ use governor::{Quota, RateLimiter};
 
 use keys::{Keys, MAX_KEYS};
 
+use crate::api::Operation;
 use crate::clock::Clock;
 use crate::config::{Throttle as Settings, ThrottlePer};
 use crate::policy::subject::Account;
-use crate::sendly::Operation;
 
 /// All throttles that are in force.
 #[derive(Clone, Debug)]

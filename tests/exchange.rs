@@ -14,7 +14,7 @@ mod verdicts;
 
 use sendly_gateway::clock::Clock;
 use sendly_gateway::config::Config;
-use sendly_gateway::gateway::exchange::Sendly;
+use sendly_gateway::upstream::Sendly;
 use tokio::net::TcpListener;
 
 /// A client for whoever listens there.

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::Method;
+use sendly_gateway::api::{body, path};
 use sendly_gateway::clock::Moment;
 use sendly_gateway::config::Config;
 use sendly_gateway::ledger::memory::{Bounds, Memory};
@@ -16,7 +17,6 @@ use sendly_gateway::ledger::{Ledger, Settlement, Verdict};
 use sendly_gateway::phone::Phone;
 use sendly_gateway::policy::subject::{HashKey, Subject};
 use sendly_gateway::policy::{Kind, Policy, WhenFull};
-use sendly_gateway::sendly::{body, path};
 use tokio::runtime::Runtime;
 
 use crate::callgrind::{Profile, counted, file};

@@ -6,14 +6,14 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::phones::{counts, mode};
+use crate::api::code;
 use crate::config::file::duration_text;
 use crate::config::ledger::{Ledger, Topology};
 use crate::config::traces::Traces;
-use crate::config::{Config, LogFormat, Protocol, Throttle, ThrottlePer, Tls};
+use crate::config::{Config, LogFormat, Throttle, ThrottlePer, Tls};
 use crate::country::Country;
+use crate::policy::tariff::{Tariff, Tier};
 use crate::policy::{Limit, OnOutage, RefusalCode, WhenFull};
-use crate::sendly::code;
-use crate::sendly::tariff::{Tariff, Tier};
 
 /// What stands in the place of a secret.
 const SECRET: &str = "•••";
@@ -32,7 +32,7 @@ pub(super) fn shown(config: &Config) -> Value {
         "exempt": config.exempt.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "upstream": {
             "url": upstream.origin.to_string(),
-            "protocol": match upstream.protocol { Protocol::Http1 => "http1", Protocol::Http2 => "http2" },
+            "protocol": "http1",
             "ca_file": upstream.ca_file.as_deref().map(path),
             "connect_timeout": span(upstream.connect_timeout),
             "answer_within": span(upstream.answer_within),

@@ -43,8 +43,8 @@ use section::Section;
 use span::{days, hours, millis, minutes, secs};
 
 use super::{
-    Accounts, AddressSource, Admin, Clients, Config, Log, LogFormat, Memory, Origin, Phones, Protocol, Reload, Replies,
-    Retries, State, Tls, Token, Upgrade, Upstream, WhenFull,
+    Accounts, AddressSource, Admin, Clients, Config, Log, LogFormat, Memory, Origin, Phones, Reload, Replies, Retries,
+    State, Tls, Token, Upgrade, Upstream, WhenFull,
 };
 use crate::policy::subject::HashKey;
 use crate::policy::{self, Per};
@@ -162,14 +162,12 @@ fn config<'t>(keys: &mut Section<'_, 't>, default_limits: &'t Document<'t>) -> C
 }
 
 fn upstream(keys: &mut Section<'_, '_>) -> Upstream {
+    // Files of 0.1 may ask for HTTP/2, and still start.
+    let is_http1 = keys.get("protocol", true, one_of(&[("http1", true), ("http2", false)]));
+    keys.advise(is_http1, &["protocol"], "\"http1\", which \"http2\" has meant since 0.2");
     let sendly = Origin { tls: true, host: "sendly.live".to_owned(), port: 443 };
     Upstream {
         origin: keys.get("url", sendly, origin::origin),
-        protocol: keys.get(
-            "protocol",
-            Protocol::Http1,
-            one_of(&[("http1", Protocol::Http1), ("http2", Protocol::Http2)]),
-        ),
         ca_file: keys.file("ca_file"),
         connect_timeout: keys.get("connect_timeout", secs(3), duration(millis(1)..=MAX_STEP)),
         answer_within: keys.get("answer_within", secs(20), duration(millis(1)..=MAX_STEP)),

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use http::{Method, StatusCode};
 
-use super::exchange::{Answer, Outcome};
 use super::unproven::{WINDOW, Word};
-use crate::sendly::{API, Operation, body, code};
+use crate::api::{API, Operation, body, code};
+use crate::upstream::{Answer, Outcome};
 
 /// See the module's documentation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,11 +1,11 @@
 //! What the header of a send or a resend says, read in one pass: whether the request can be judged, and what tells it apart.
 
-use super::exchange;
 use super::reply::Reply;
 use super::retries::Fingerprint;
+use crate::api::{Operation, sdk};
 use crate::http1::fields::Fields;
 use crate::policy::subject::{Account, HashKey, Parts};
-use crate::sendly::{Operation, client};
+use crate::upstream;
 
 /// A header by which a request can be judged.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ impl Head {
         let [mut authorization, mut content_type, mut key, mut organization, mut encoding] = [None; 5];
         let mut misleading = None;
         for (name, value) in fields.iter() {
-            if exchange::is_misleading(name) {
+            if upstream::is_misleading(name) {
                 misleading = misleading.or(Some(name));
             }
             let is = |wanted: &str| wanted.as_bytes().eq_ignore_ascii_case(name);
@@ -64,7 +64,7 @@ impl Head {
         let account = hash_key.account(authorization);
         // The account stands for its key, which is longer.
         let parts = hash_key.parts(b"exchange").and(&account.bits().get().to_le_bytes());
-        let is_made_up = client::is_made_up_key(key);
+        let is_made_up = sdk::is_made_up_key(key);
         let chosen_key = if is_made_up { &[] } else { key };
         Ok(Self {
             account,

@@ -12,17 +12,17 @@ use tokio::sync::watch;
 
 use super::Gateway;
 use super::evidence::{self, Asked};
-use super::exchange::{Answer, Call, Outcome, Sendly};
 use super::meaning;
 use super::reply::Reply;
 use super::settings::Settings;
+use crate::api::{API, Operation, body};
 use crate::http1::fields::Fields;
 use crate::ledger::Known;
 use crate::ledger::redis::Waits;
 use crate::metrics::Found;
 use crate::policy::subject::{Account, Verification};
-use crate::sendly::{API, Operation, body};
 use crate::trace::{self, Context};
+use crate::upstream::{Answer, Call, Outcome, Sendly};
 
 /// Look-ups that are under way.
 #[derive(Debug, Default)]

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use super::exchange::{Answer, Loss, Outcome};
 use super::reply::Reply;
 use super::retries::Ending;
+use crate::api::{body, code};
 use crate::ledger::Settlement;
-use crate::sendly::{body, code};
+use crate::upstream::{Answer, Loss, Outcome};
 
 /// Sendly's longest documented window: no hold lasts longer, whatever an answer says.
 const LONGEST_HOLD: Duration = Duration::from_secs(24 * 60 * 60);

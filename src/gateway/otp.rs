@@ -15,7 +15,6 @@ use http::{Method, StatusCode};
 use super::admission::Pass;
 use super::caller::{Caller, NoBody, user_agent};
 use super::evidence;
-use super::exchange::{self, Answer, Outcome as Exchanged};
 use super::gate::Entered;
 use super::head::Head;
 use super::lookup::Whose;
@@ -27,6 +26,7 @@ use super::settings::Settings;
 use super::uncharged::{reject, repeat, serve_there, stop, turn_away};
 use super::unproven::OpenCode;
 use super::{Gateway, Request};
+use crate::api::{Operation, body, path};
 use crate::clock::Moment;
 use crate::ledger::redis::Waits;
 use crate::ledger::waiting::Asked;
@@ -34,8 +34,8 @@ use crate::ledger::{Reservation, Settlement, Verdict};
 use crate::metrics::{Fate, Outcome, TurnedAway};
 use crate::phone::Phone;
 use crate::policy::{Key, Kind, Policy, Subject};
-use crate::sendly::{Operation, body, path};
 use crate::trace::{self, Context};
+use crate::upstream::{self, Answer, Outcome as Exchanged};
 use crate::yielding::yield_to_ready_tasks;
 
 /// Serves a send or a resend: the client has been answered then.
@@ -310,7 +310,7 @@ async fn serve_within<C: Caller>(
 async fn carry_out(
     gateway: &Gateway,
     settings: &Settings,
-    (call, traced): (exchange::Call, Option<Box<trace::Call>>),
+    (call, traced): (upstream::Call, Option<Box<trace::Call>>),
     subject: &Subject,
     kind: Kind,
     (reservation, pass): (Reservation, Option<Pass>),

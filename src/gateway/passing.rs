@@ -10,13 +10,13 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::{Error, ErrorSource, ErrorType};
 
 use super::evidence::{self, Evidence};
-use super::exchange;
 use super::reply::Reply;
 use super::{Gateway, Request};
+use crate::api::Operation;
+use crate::api::body::MAX_ANSWER;
 use crate::metrics::Outcome;
-use crate::sendly::Operation;
-use crate::sendly::body::MAX_ANSWER;
 use crate::trace::Failure;
+use crate::upstream;
 
 /// Turns the client's request header into the one that Sendly gets.
 pub(super) fn request(upstream: &mut RequestHeader, host: &HeaderValue, request: &Request) -> pingora::Result<()> {
@@ -38,7 +38,7 @@ pub(super) fn request(upstream: &mut RequestHeader, host: &HeaderValue, request:
     let traced = request.traced.as_deref();
     let stays_behind = |name: &&HeaderName| {
         let name = name.as_str().as_bytes();
-        exchange::is_misleading(name) || traced.is_some_and(|call| call.replaces(name))
+        upstream::is_misleading(name) || traced.is_some_and(|call| call.replaces(name))
     };
     let left: Vec<HeaderName> = upstream.headers.keys().filter(stays_behind).cloned().collect();
     for name in &left {

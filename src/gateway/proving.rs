@@ -7,19 +7,19 @@ use http::StatusCode;
 use super::Gateway;
 use super::admission::Pass;
 use super::evidence::{self, Asked, Evidence};
-use super::exchange::Outcome;
 use super::lookup::{Whose, on_behalf};
 use super::meaning;
 use super::reply::Reply;
 use super::settings::Settings;
 use super::unproven::OpenCode;
+use crate::api::{API, Operation};
 use crate::clock::Moment;
 use crate::http1::fields::Fields;
 use crate::metrics::Unserved;
 use crate::policy::Key;
 use crate::policy::subject::{Account, Verification};
-use crate::sendly::{API, Operation};
 use crate::trace::Context;
+use crate::upstream::Outcome;
 
 impl Gateway {
     /// Proves an unproven key with a call that costs nothing, on the caller's own key.

@@ -16,9 +16,9 @@ use super::reply::Reply;
 use super::session::{self, Streamed};
 use super::settings::Settings;
 use super::{Gateway, Request, otp, passing};
+use crate::api::Operation;
+use crate::api::path::{self, Reading};
 use crate::metrics::{Outcome, TurnedAway};
-use crate::sendly::Operation;
-use crate::sendly::path::{self, Reading};
 use crate::trace::Context;
 
 /// A request that pingora has read, and the settings that it began with.

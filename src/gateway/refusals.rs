@@ -7,9 +7,9 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_A
 use http::{HeaderMap, StatusCode};
 
 use super::reply::{Reply, whole_seconds};
+use crate::api::sdk::Wording;
+use crate::api::{code, sdk};
 use crate::policy::{Limit, Obstacle, Policy, Refusal, RefusalCode};
-use crate::sendly::client::Wording;
-use crate::sendly::{client, code};
 
 /// See the module's documentation.
 #[derive(Clone, Debug)]
@@ -80,7 +80,7 @@ impl Refusals {
     /// A refusal: who speaks, and when to come back.
     pub(super) fn reply(&self, refusal: &Refusal, user_agent: &str) -> Reply {
         let Prepared { code, message, fields, .. } = self.of(refusal.by);
-        let Wording { code, wait_in_body, wait_in_header } = client::wording(code, user_agent, refusal.retry_after);
+        let Wording { code, wait_in_body, wait_in_header } = sdk::wording(code, user_agent, refusal.retry_after);
         let wait = HeaderValue::from(whole_seconds(refusal.retry_after));
         let digits = wait.as_bytes();
 

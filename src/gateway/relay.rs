@@ -22,10 +22,10 @@ use super::caller::{Caller, NoBody};
 use super::patience::Patience;
 use super::reply::Reply;
 use super::{Gateway, Request, otp};
+use crate::api::Operation;
+use crate::api::path::{self, Reading};
 use crate::http1::fields::Fields;
 use crate::metrics::Outcome;
-use crate::sendly::Operation;
-use crate::sendly::path::{self, Reading};
 
 /// A whole request.
 #[derive(Clone, Debug, Serialize, Deserialize)]

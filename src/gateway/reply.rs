@@ -8,8 +8,8 @@ use http::{HeaderMap, StatusCode};
 use serde::Serialize;
 
 use super::unproven::Word;
-use crate::sendly::client::Wording;
-use crate::sendly::{body, client, code};
+use crate::api::sdk::Wording;
+use crate::api::{body, code, sdk};
 use crate::throttle::Slow;
 
 /// The most that an answer may have that is kept for a retry, head and body, in bytes. Sendly's have less than 2 KiB.
@@ -69,7 +69,7 @@ impl Reply {
     /// A throttle's refusal.
     pub fn throttled(slow: &Slow<'_>, user_agent: &str) -> Self {
         let Wording { code, wait_in_body, wait_in_header } =
-            client::wording(code::RATE_LIMIT_EXCEEDED, user_agent, slow.retry_after);
+            sdk::wording(code::RATE_LIMIT_EXCEEDED, user_agent, slow.retry_after);
         let seconds = whole_seconds(slow.retry_after);
         let waits = Waits { body: wait_in_body.then_some(seconds), header: wait_in_header.then_some(seconds) };
         let message = format!("Too many requests (throttle {}).", slow.name);
@@ -82,7 +82,7 @@ impl Reply {
             return;
         }
         let body::Failure { error, retry_after, .. } = body::read_failure(&self.body);
-        let (instead, wording) = client::rewording(&error, user_agent, retry_after.map(Duration::from_secs));
+        let (instead, wording) = sdk::rewording(&error, user_agent, retry_after.map(Duration::from_secs));
         if !wording.wait_in_header {
             self.headers.remove(RETRY_AFTER);
         }

@@ -46,9 +46,9 @@ use self::places::Places;
 pub use self::ticket::Ticket;
 use self::twins::Twins;
 use super::reply::Reply;
+use crate::api::sdk;
 use crate::clock::{Clock, Moment};
 use crate::config::Retries as Settings;
-use crate::sendly::client;
 
 /// Delivered answers kept for identical requests, each under an SDK's key of its own: a request looks through them. Where
 /// limits are in force there are no more than these allow. Sendly itself repeats the answer of a send whose key was used before.
@@ -293,7 +293,7 @@ impl Retries {
         let told = exchange.delivered || exchange.clients > 0;
         let waits_for_its_client = if told { Duration::ZERO } else { undelivered };
         let span = match ending {
-            Ending::Refused if has_its_key => client::RETRY_SPAN,
+            Ending::Refused if has_its_key => sdk::RETRY_SPAN,
             Ending::Nothing | Ending::Refused => Duration::ZERO,
             Ending::Passing => waits_for_its_client,
             Ending::Final if exchange.keyed && has_its_key => idempotency.max(waits_for_its_client),

@@ -11,9 +11,9 @@ use pingora::proxy::Session;
 
 use super::caller::{Caller, DRAIN, DRAIN_FOR, LINGER, LINGER_FOR, NoBody, within};
 use super::reply::Reply;
+use crate::api::body::MAX_REQUEST;
 use crate::config::Clients;
 use crate::http1::fields::{self, Fields};
-use crate::sendly::body::MAX_REQUEST;
 
 /// Sets what pingora leaves unset.
 pub(super) fn prepare(session: &mut Session, clients: &Clients, is_draining: bool) {

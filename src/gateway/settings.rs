@@ -6,8 +6,6 @@
 
 use std::sync::Arc;
 
-use super::exchange::{Sendly, authorities};
-use super::peer::Peer;
 use super::refusals::Refusals;
 use crate::clock::Clock;
 use crate::config::{self, Config};
@@ -16,6 +14,8 @@ use crate::policy::Policy;
 use crate::throttle::Throttles;
 use crate::tls_roots::Authorities;
 use crate::trace::Tracer;
+use crate::upstream::peer::Peer;
+use crate::upstream::{Sendly, authorities};
 
 /// See the module's documentation.
 #[derive(Clone, Debug)]

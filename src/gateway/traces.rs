@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::settings::Settings;
 use super::{Gateway, Request};
+use crate::api::{self, Operation};
 use crate::clock::Moment;
-use crate::sendly::{self, Operation};
 use crate::trace::{self, Failure, Fates, Span, Spans, Tracer, What};
 
 /// Spans that wait, and who tells of them.
@@ -33,7 +33,7 @@ impl Gateway {
         let span = Span::of_request(trace, (request.began, ended), || What::Request {
             // A listener speaks TLS or does not, whatever is loaded anew.
             over_tls: self.settings.load().config.tls.is_some(),
-            method: sendly::method(method),
+            method: api::method(method),
             operation: request.operation,
             outcome: request.outcome,
             status,
@@ -58,7 +58,7 @@ impl Gateway {
         let Some(call) = traced else { return };
         let origin = &settings.config.upstream.origin;
         let what = What::Call {
-            method: sendly::method(method),
+            method: api::method(method),
             operation,
             server: (origin.host.clone(), origin.port),
             status,

@@ -13,7 +13,7 @@ use crate::country::Country;
 use crate::phone::Phone;
 use crate::policy::Kind;
 use crate::policy::subject::Verification;
-use crate::sendly::tariff::{Tariff, Tier};
+use crate::policy::tariff::{Tariff, Tier};
 
 /// What became of a code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,8 +7,8 @@ use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec};
 
 use super::register::{Register, Result};
 use super::sample::Verdicts;
+use crate::policy::tariff::Tariff;
 use crate::policy::{Decision, Limit, Mode, Obstacle, Per, Policy, Refusal};
-use crate::sendly::tariff::Tariff;
 
 /// See the module's documentation.
 #[derive(Debug)]

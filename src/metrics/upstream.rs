@@ -8,7 +8,7 @@ use prometheus::{Histogram, IntCounter, IntCounterVec};
 
 use super::register::{Register, Result};
 use super::{SECONDS, of_operations};
-use crate::sendly::Operation;
+use crate::api::Operation;
 
 /// See the module's documentation.
 #[derive(Debug)]

@@ -5,7 +5,7 @@ use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
 
-use crate::sendly::code;
+use crate::api::code;
 
 /// An answer, before it is a response.
 #[derive(Clone, Debug)]

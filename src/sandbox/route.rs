@@ -1,6 +1,6 @@
 //! What a request's method and path ask for.
 //!
-//! Written apart from [`crate::sendly::path`], and more lenient: percent-encoding, letter case, doubled and trailing slashes
+//! Written apart from [`crate::api::path`], and more lenient: percent-encoding, letter case, doubled and trailing slashes
 //! and dot segments make no difference here. So a spelling that slips past a gateway sends a code, and its test sees one.
 
 use http::Method;

@@ -20,8 +20,8 @@ use tokio::time::{sleep, timeout};
 
 use super::strict::Strict;
 use super::{Begun, Leaves, Refusal, Sandbox};
+use crate::api::body::MAX_REQUEST;
 use crate::clock::Clock;
-use crate::sendly::body::MAX_REQUEST;
 
 /// How long an answer is held back that no test releases: longer than any SDK waits.
 pub const HELD_FOR: Duration = Duration::from_secs(60);

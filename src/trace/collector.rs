@@ -15,8 +15,8 @@ use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanExporter as _, SpanLink
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::{Span, What};
+use crate::api::Operation;
 use crate::config;
-use crate::sendly::Operation;
 use crate::tls_roots::Authorities;
 
 /// For a batch, new tries included: what OpenTelemetry's exporters have by default.

@@ -10,10 +10,10 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::{Call, Context, Recorded, TraceId, Tracer};
+use crate::api::Operation;
 use crate::clock::Moment;
 use crate::metrics::Outcome;
 use crate::phone::Phone;
-use crate::sendly::Operation;
 
 /// How many spans may wait. They take some 200 bytes each.
 const ROOM: usize = 16_384;

@@ -98,39 +98,6 @@ fn outcomes() -> Vec<Row> {
     rows
 }
 
-/// A gateway whose upstream speaks HTTP/2, by prior knowledge.
-async fn over_http2() -> Gateway {
-    let (upstream, clock) = (Upstream::start_http2().await, ManualClock::new(START));
-    let config = format!("upstream.protocol = \"http2\"\n{TWO_CODES}");
-    Gateway { running: serve(&config, &upstream.url(), clock.clone().into()).await, upstream, clock }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_outcomes_are_the_same_over_http_2() {
-    for Row(name, act, status, left, reason) in outcomes() {
-        if matches!(act, Act::CutBody(_)) {
-            // h2 resets such a stream at once, and with it may drop the head.
-            continue;
-        }
-        let gateway = over_http2().await;
-        gateway.upstream.script(move |_| act.clone());
-        let answer = gateway.send(PHONE).await;
-        assert_eq!(answer.status, status, "{name}: {answer:?}");
-        assert_eq!(gateway.settled(settlement(left), reason).await, 1, "{name} {status} {reason}");
-        assert_eq!(gateway.codes_left(PHONE).await, left, "{name} {status}");
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_resend_is_looked_up_and_sent_over_http_2() {
-    let gateway = over_http2().await;
-    gateway.upstream.knows("ver_1", PHONE);
-    let answer = gateway.resend("ver_1").await;
-    assert_eq!((answer.status.as_u16(), &answer.json()["phone"]), (200, &PHONE.into()));
-    assert_eq!(gateway.upstream.count(|seen| seen.is_lookup()), 1);
-    assert_eq!(gateway.codes_left(PHONE).await, 1);
-}
-
 fn settlement(left: usize) -> &'static str {
     if left == KEPT { "kept" } else { "given_back" }
 }

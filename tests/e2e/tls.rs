@@ -9,12 +9,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response};
+use http::{HeaderMap, Method, Request};
 use http_body_util::{BodyExt, Full};
-use hyper::body::{Body, Frame, Incoming};
+use hyper::body::{Body, Frame};
 use hyper::client::conn::http2::{SendRequest, handshake};
-use hyper::server::conn::http2;
-use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
 use rustls::crypto::ring::default_provider;
@@ -23,9 +21,9 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use sendly_gateway::clock::ManualClock;
 use sendly_gateway::server::Running;
 use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::client::{Answer, KEY, Wire};
 use crate::raw::Raw;
@@ -519,36 +517,4 @@ async fn nothing_is_sent_and_nothing_charged_if_it_is_not() {
     let soon = "upstream.connect_timeout = \"50ms\"";
     assert_eq!(both_ways("127.0.0.1", &plain, &authority, soon).await, (502, 502), "no TLS at all");
     assert!(plain.heard().is_empty());
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sendly_is_asked_in_http_2_where_the_configuration_says_so() {
-    let authority = Authority::new();
-    let mut config = (*authority.sign(&["127.0.0.1"], 4096).server()).clone();
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    let tls = TlsAcceptor::from(Arc::new(config));
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("https://{}", listener.local_addr().unwrap());
-    let upstream = tokio::spawn(async move {
-        let (stream, _) = listener.accept().await.unwrap();
-        let stream = TokioIo::new(tls.accept(stream).await.unwrap());
-        let created = service_fn(async |request: Request<Incoming>| {
-            for name in ["content-type", "accept"] {
-                let values: Vec<_> = request.headers().get_all(name).iter().collect();
-                assert_eq!(values, ["application/json"], "{name}, whatever the client wrote");
-            }
-            Response::builder().status(201).body(Full::new(Bytes::from_static(b"{\"id\":\"ver_1\"}")))
-        });
-        // Ends when the gateway does.
-        let _ = http2::Builder::new(TokioExecutor::new()).serve_connection(stream, created).await;
-    });
-    let config = format!("upstream.ca_file = {:?}\nupstream.protocol = \"http2\"", authority.file);
-    let running = serve(&config, &url, ManualClock::new(START).into()).await;
-    for _ in 0..2 {
-        let mut wire = Wire::connect(running.address).await;
-        wire.request("POST", SEND, &[("accept", "text/html")], send_body(PHONE).as_bytes()).await;
-        let sent = wire.answer().await.unwrap();
-        assert_eq!((sent.status.as_u16(), &sent.json()["id"]), (201, &"ver_1".into()), "over one connection");
-    }
-    upstream.abort();
 }

@@ -1,18 +1,11 @@
 //! Which connection a call is made on, and what stands on it.
 
-use std::convert::Infallible;
-use std::future::ready;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response};
-use http_body_util::Full;
-use hyper::body::Incoming;
-use hyper::server::conn::http2;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use http::{HeaderMap, HeaderValue, Method};
 use sendly_gateway::clock::{Clock, ManualClock, Moment};
-use sendly_gateway::gateway::exchange::{Loss, Outcome, Sendly};
+use sendly_gateway::upstream::{Loss, Outcome, Sendly};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -205,38 +198,6 @@ async fn an_exchange_ends_on_a_connection_that_grows_too_old_meanwhile_which_is_
     };
     let (outcome, after) = tokio::join!(ask(&sendly), upstream);
     assert!(is_answered(&outcome) && after.is_none(), "{outcome:?}");
-}
-
-#[tokio::test]
-async fn over_http_2_calls_go_to_another_connection_once_theirs_is_as_old_as_it_may_be() {
-    let (listener, clock) = (listener().await, still());
-    let config = "upstream.max_age = \"60s\"\nupstream.protocol = \"http2\"";
-    let sendly = crate::sendly(&listener, config, clock.clone().into());
-    let (ended, mut connections) = tokio::sync::mpsc::unbounded_channel();
-    tokio::spawn(async move {
-        for nth in 1.. {
-            let (stream, _) = listener.accept().await.unwrap();
-            let answer = Response::new(Full::new(Bytes::from(format!("{nth}"))));
-            let answer = service_fn(move |_: Request<Incoming>| ready(Ok::<_, Infallible>(answer.clone())));
-            let ended = ended.clone();
-            tokio::spawn(async move {
-                http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), answer).await.unwrap();
-                ended.send(nth).unwrap();
-            });
-        }
-    });
-    let connection = async || match ask(&sendly).await {
-        Outcome::Answered(answer) => answer.body,
-        other => panic!("{other:?}"),
-    };
-    let mut seconds = 0;
-    while connection().await == "1" {
-        clock.advance(Duration::from_secs(1));
-        seconds += 1;
-    }
-    assert!((54..=60).contains(&seconds), "{seconds} s");
-    assert_eq!(connection().await, "2");
-    assert_eq!(connections.recv().await, Some(1), "the old one is closed");
 }
 
 #[tokio::test]

@@ -12,9 +12,9 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
+use sendly_gateway::api::body::MAX_ANSWER;
 use sendly_gateway::clock::Clock;
-use sendly_gateway::gateway::exchange::{Loss, Outcome};
-use sendly_gateway::sendly::body::MAX_ANSWER;
+use sendly_gateway::upstream::{Loss, Outcome};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 

@@ -14,9 +14,9 @@ use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Frame, Incoming};
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{Notify, Semaphore, watch};
@@ -115,11 +115,6 @@ impl Upstream {
         Self::closed().open()
     }
 
-    /// The same, and it speaks nothing but HTTP/2.
-    pub(crate) async fn start_http2() -> Self {
-        Self::serve_on(Self::closed().0.listen(1024).unwrap(), true)
-    }
-
     /// An upstream whose port is its own, and refuses connections until it is opened.
     pub(crate) fn closed() -> Closed {
         let socket = TcpSocket::new_v4().unwrap();
@@ -127,7 +122,7 @@ impl Upstream {
         Closed(socket)
     }
 
-    fn serve_on(listener: TcpListener, is_http2: bool) -> Self {
+    fn serve_on(listener: TcpListener) -> Self {
         let address = listener.local_addr().unwrap();
         let state = Arc::new(State {
             script: Mutex::new(Arc::new(|_: &Seen| Act::error(500, "unscripted"))),
@@ -151,10 +146,7 @@ impl Upstream {
                     let service = service_fn(move |request| Arc::clone(&state).serve(request));
                     // An error is what a scripted break looks like from here.
                     let stream = TokioIo::new(stream);
-                    let _ = match is_http2 {
-                        true => http2::Builder::new(TokioExecutor::new()).serve_connection(stream, service).await,
-                        false => http1::Builder::new().serve_connection(stream, service).await,
-                    };
+                    let _ = http1::Builder::new().serve_connection(stream, service).await;
                 });
             }
         });
@@ -227,7 +219,7 @@ impl Closed {
     }
 
     pub(crate) fn open(self) -> Upstream {
-        Upstream::serve_on(self.0.listen(1024).unwrap(), false)
+        Upstream::serve_on(self.0.listen(1024).unwrap())
     }
 }
 

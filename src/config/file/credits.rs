@@ -5,7 +5,7 @@ use super::kinds::{array, count, one_of};
 use super::mistake::Mistakes;
 use super::section::Section;
 use crate::country::Country;
-use crate::sendly::tariff::{Tariff, Tier};
+use crate::policy::tariff::{Tariff, Tier};
 
 /// The most that one code may cost.
 const MAX_CREDITS: u32 = 100_000;

@@ -5,8 +5,8 @@ use super::kinds::{array, count, duration, one_of};
 use super::mistake::Mistakes;
 use super::section::Section;
 use super::span::{days, millis};
+use crate::api::code;
 use crate::policy::{Counts, Kind, Limit, Mode, Per, RefusalCode};
-use crate::sendly::code;
 
 /// The limits of a configuration that has no `limits` of its own. They are read as if they stood in it, so that variables
 /// override them like any others.

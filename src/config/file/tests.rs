@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 
 use super::*;
 use crate::config::{Throttle, ThrottlePer};
+use crate::policy::tariff::Tariff;
+use crate::policy::tariff::Tier::{Tier1, Tier3, Tier5};
 use crate::policy::{Counts, Limit, Mode, RefusalCode};
-use crate::sendly::tariff::Tariff;
-use crate::sendly::tariff::Tier::{Tier1, Tier3, Tier5};
 
 /// What the repository ships as `config/gateway.toml`.
 const SHIPPED: &str = include_str!("../../../config/gateway.toml");

@@ -7,8 +7,8 @@ use super::kinds::{array, count, one_of};
 use super::mistake::Mistakes;
 use super::section::Section;
 use super::span::{hours, minutes, secs};
+use crate::api::Operation;
 use crate::config::{Throttle, ThrottlePer};
-use crate::sendly::Operation;
 
 /// The most throttles. Every request asks each of them.
 pub(super) const MAX_THROTTLES: usize = 32;

@@ -13,13 +13,13 @@ use tokio::io::AsyncWriteExt;
 
 use super::plain::Plain;
 use super::wire::Wire;
+use crate::api::path::Call;
 use crate::gateway::caller::{Caller, DRAIN_FOR, LINGER, LINGER_FOR, NoBody, within};
 use crate::gateway::reply::Reply;
 use crate::gateway::settings::Settings;
 use crate::gateway::{Gateway, Request, otp};
 use crate::http1::fields::Fields;
 use crate::metrics::Outcome;
-use crate::sendly::path::Call;
 
 /// How many bytes of its next requests a client may send ahead before it is not watched any more.
 const AHEAD: usize = 16 * 1024;

@@ -4,9 +4,9 @@ use arrayvec::ArrayVec;
 use http::Method;
 
 use super::request::USUAL_FIELDS;
+use crate::api::Operation;
+use crate::api::path::{self, Call};
 use crate::http1::fields::{Field, Span};
-use crate::sendly::Operation;
-use crate::sendly::path::{self, Call};
 
 /// A plain request.
 #[derive(Debug)]

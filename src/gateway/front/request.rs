@@ -11,10 +11,10 @@ use pingora::http::RequestHeader;
 use pingora::protocols::http::authority::validate_request_authority;
 
 use super::plain::{self, Plain};
+use crate::api;
+use crate::api::body::MAX_REQUEST;
 use crate::gateway::reply::Reply;
 use crate::http1::fields;
-use crate::sendly;
-use crate::sendly::body::MAX_REQUEST;
 
 /// The most that a head may have, in bytes and in fields.
 pub(super) const MAX_HEAD: usize = 16 * 1024;
@@ -142,7 +142,7 @@ fn judge(bytes: &[u8], parsed: httparse::Result<usize>, request: &httparse::Requ
     match says.framing(head, version).and_then(|framing| check_target(method, target, version, &says).map(|()| framing))
     {
         Ok(framing) => RequestHead::Passing(framing),
-        Err(flaw) => refused(sendly::method(method), flaw),
+        Err(flaw) => refused(api::method(method), flaw),
     }
 }
 
@@ -223,7 +223,7 @@ fn check_odd_target(method: &str, target: &str, host: Option<&[u8]>) -> Result<(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sendly::Operation;
+    use crate::api::Operation;
 
     const HOST: &str = "Host: gateway\r\n";
     const SEND: &str = "POST /api/v1/verify HTTP/1.1";

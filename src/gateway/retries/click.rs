@@ -2,8 +2,8 @@
 
 use super::abroad::News;
 use super::{Ending, Fingerprint, Registered, Retries};
+use crate::api::sdk;
 use crate::gateway::reply::Reply;
-use crate::sendly::client;
 
 /// A new click: the duty to end its exchange, and its own client's claim to the answer.
 ///
@@ -72,7 +72,7 @@ impl Click<'_> {
     pub fn refused(&self, user_agent: &str) -> Ending {
         let Fingerprint { identity, key, .. } = self.fingerprint;
         // A key that the app chose may come again on purpose, once the wait is over.
-        if key != identity && client::retries_refusals(user_agent) { Ending::Refused } else { Ending::Nothing }
+        if key != identity && sdk::retries_refusals(user_agent) { Ending::Refused } else { Ending::Nothing }
     }
 
     /// From now on Sendly is asked for it: an identical request has a twin.

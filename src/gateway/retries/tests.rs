@@ -503,7 +503,7 @@ async fn a_key_that_was_refused_is_refused_again_while_its_sdk_tries_again_by_it
     assert_eq!(ending, Ending::Refused);
     first.refuse(&reply("refused"), ending);
     first.delivered();
-    clock.advance(client::RETRY_SPAN - Duration::from_micros(1));
+    clock.advance(sdk::RETRY_SPAN - Duration::from_micros(1));
     assert!(text(&retry(retries.place(MADE_UP))).await.contains("refused"));
     assert!(is_new(retries.place(ROTATED)), "another click is judged");
     assert!(is_new(retries.place(PLAIN)));

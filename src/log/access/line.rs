@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use arrayvec::ArrayVec;
 
+use crate::api::{Operation, method};
 use crate::clock::Moment;
 use crate::metrics::Outcome;
 use crate::phone::Phone;
 use crate::policy::subject::Account;
-use crate::sendly::{Operation, method};
 use crate::trace::TraceId;
 
 /// What a line tells of a request.

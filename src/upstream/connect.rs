@@ -25,7 +25,7 @@ type Resolve =
     Box<dyn Fn(String, u16) -> Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send>> + Send + Sync>;
 
 /// Whom to connect to, and how.
-pub(super) struct Connector {
+pub(crate) struct Connector {
     origin: Origin,
     resolve: Resolve,
     tls: Option<(TlsConnector, ServerName<'static>)>,
@@ -35,7 +35,7 @@ pub(super) struct Connector {
 impl Connector {
     /// # Errors
     /// What is wrong with the origin's name.
-    pub(super) fn new(upstream: &Upstream, authorities: &Authorities) -> Result<Self, String> {
+    pub(crate) fn new(upstream: &Upstream, authorities: &Authorities) -> Result<Self, String> {
         let Upstream { origin, .. } = upstream;
         let tls = if origin.tls {
             let mut config = authorities.client_config()?;
@@ -52,7 +52,7 @@ impl Connector {
 
     /// The same with another way to find addresses.
     #[cfg(test)]
-    pub(super) fn resolving_by(mut self, resolve: Resolve) -> Self {
+    pub(crate) fn resolving_by(mut self, resolve: Resolve) -> Self {
         self.resolve = resolve;
         self
     }
@@ -61,7 +61,7 @@ impl Connector {
     ///
     /// # Errors
     /// Nothing was sent then, except what TLS says to begin with.
-    pub(super) async fn connect(&self, end: Moment) -> io::Result<Connection> {
+    pub(crate) async fn connect(&self, end: Moment) -> io::Result<Connection> {
         let connecting = async {
             let tcp = self.reach().await?;
             tcp.set_nodelay(true)?;
@@ -99,6 +99,6 @@ impl Connector {
 
 /// The time limit for TCP and TLS together. Also where both may take equally long, connecting ends well before the exchange:
 /// which of the two timers spoke first is how the gateway knows whether the request had left.
-pub(super) fn timeout(upstream: &Upstream) -> Duration {
+pub(crate) fn timeout(upstream: &Upstream) -> Duration {
     upstream.connect_timeout.min(upstream.exchange_timeout * 7 / 8)
 }

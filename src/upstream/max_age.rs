@@ -12,25 +12,25 @@ const GOLDEN_RATIO: u64 = 0x9E37_79B9_7F4A_7C15;
 
 /// See the module's documentation.
 #[derive(Debug)]
-pub(super) struct MaxAge {
+pub(crate) struct MaxAge {
     /// In microseconds.
     most: u64,
     drawn: AtomicU64,
 }
 
 impl MaxAge {
-    pub(super) fn new(most: Duration) -> Self {
+    pub(crate) fn new(most: Duration) -> Self {
         Self { most: u64::try_from(most.as_micros()).unwrap_or(u64::MAX), drawn: AtomicU64::new(0) }
     }
 
     /// When a connection that is made now is to be used no more.
-    pub(super) fn end_of_connection(&self, now: Moment) -> Moment {
+    pub(crate) fn end_of_connection(&self, now: Moment) -> Moment {
         now + Duration::from_micros(self.most - self.spread())
     }
 
     /// Numbers the time in which a request takes a connection, for a pool that knows no age: a connection is used by requests of one number
     /// alone. Requests change to the next number one by one, so that not all connections are made anew at once.
-    pub(super) fn period(&self, now: Moment) -> u64 {
+    pub(crate) fn period(&self, now: Moment) -> u64 {
         // With the spread, a number is given out for as long as the maximum.
         let length = self.most - self.most / 10;
         (now + Duration::from_micros(self.spread())).as_micros().checked_div(length).unwrap_or_default()

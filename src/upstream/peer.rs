@@ -14,14 +14,14 @@ use pingora::{Error, ErrorType};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
-use super::exchange;
 use super::max_age::MaxAge;
 use crate::clock::Moment;
 use crate::config::{Origin, Upstream};
 use crate::tls_roots::Authorities;
+use crate::upstream;
 
 /// See the module's documentation.
-pub(super) struct Peer {
+pub(crate) struct Peer {
     origin: Origin,
     host: HeaderValue,
     options: PeerOptions,
@@ -41,7 +41,7 @@ impl std::fmt::Debug for Peer {
 
 impl Peer {
     /// The first one: it trusts whom pingora's connector was told to trust at the start.
-    pub(super) fn new(upstream: &Upstream) -> Result<Self, String> {
+    pub(crate) fn new(upstream: &Upstream) -> Result<Self, String> {
         let peer = Self::of(upstream, None, 0)?;
         if let Ok(ip) = upstream.origin.host.parse::<IpAddr>() {
             peer.become_known([SocketAddr::new(ip, upstream.origin.port)]);
@@ -51,7 +51,7 @@ impl Peer {
 
     /// Another in its place; it trusts `others`, if there are any, instead of those of the start. If it is the same origin, its
     /// addresses are known already.
-    pub(super) fn succeed(&self, upstream: &Upstream, others: Option<&Authorities>) -> Result<Self, String> {
+    pub(crate) fn succeed(&self, upstream: &Upstream, others: Option<&Authorities>) -> Result<Self, String> {
         // What is none, pingora would panic on.
         let readable =
             others.into_iter().flat_map(Authorities::iter).filter(|der| X509Certificate::from_der(der).is_ok());
@@ -77,7 +77,7 @@ impl Peer {
         options.write_timeout = Some(upstream.write_timeout);
         options.idle_timeout = Some(upstream.idle_timeout);
         options.http_upstream_request_policy = HttpUpstreamRequestPolicy::deny_upgrades();
-        let host = exchange::authority(&upstream.origin)?;
+        let host = upstream::authority(&upstream.origin)?;
         Ok(Self {
             host: HeaderValue::try_from(host.as_str()).map_err(|error| error.to_string())?,
             options,
@@ -105,20 +105,20 @@ impl Peer {
     }
 
     /// What Sendly is called in a `Host` header.
-    pub(super) fn host(&self) -> &HeaderValue {
+    pub(crate) fn host(&self) -> &HeaderValue {
         &self.host
     }
 
-    pub(super) fn is_known(&self) -> bool {
+    pub(crate) fn is_known(&self) -> bool {
         !self.peers.read().is_empty()
     }
 
-    pub(super) fn has_another(&self) -> bool {
+    pub(crate) fn has_another(&self) -> bool {
         self.peers.read().len() > 1
     }
 
     /// Looks the addresses up. What was known stays if that fails: an old address is better than none.
-    pub(super) async fn resolve(&self) -> bool {
+    pub(crate) async fn resolve(&self) -> bool {
         let Origin { host, port, .. } = &self.origin;
         match tokio::net::lookup_host((host.as_str(), *port)).await {
             Ok(found) => {
@@ -133,7 +133,7 @@ impl Peer {
     }
 
     /// The next address in turn, for a request that begins now.
-    pub(super) fn choose(&self, now: Moment) -> pingora::Result<Box<HttpPeer>> {
+    pub(crate) fn choose(&self, now: Moment) -> pingora::Result<Box<HttpPeer>> {
         let peers = self.peers.read();
         let turn = self.turn.fetch_add(1, Ordering::Relaxed).checked_rem(peers.len());
         let mut peer = turn.and_then(|turn| peers.get(turn)).cloned();

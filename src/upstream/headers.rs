@@ -10,7 +10,7 @@ const OWN: [&str; 6] = ["host", "content-length", "accept-encoding", "accept", "
 
 /// The headers that go on to Sendly with a body that was read in full: those of a client's request, and what is to be said of the
 /// call in its trace.
-pub(super) fn forwardable<'f>(
+pub(crate) fn forwardable<'f>(
     fields: Fields<'f>,
     traced: Option<&'f trace::Call>,
 ) -> impl Iterator<Item = (&'f [u8], &'f [u8])> {

@@ -9,7 +9,7 @@ use super::connection::Connection;
 use crate::clock::Moment;
 
 /// See the module's documentation.
-pub(super) struct Pool {
+pub(crate) struct Pool {
     /// Oldest first.
     idle: Mutex<Vec<Idle>>,
     /// How many there may be; none, once it is closed. Written under the lock.
@@ -24,12 +24,12 @@ struct Idle {
 
 impl Pool {
     /// A pool of at most so many connections, each idle for less than this.
-    pub(super) fn new(most: usize, timeout: Duration) -> Self {
+    pub(crate) fn new(most: usize, timeout: Duration) -> Self {
         Self { idle: Mutex::default(), most: most.into(), timeout }
     }
 
     /// A connection that stands, as far as is known.
-    pub(super) fn take(&self, now: Moment) -> Option<Connection> {
+    pub(crate) fn take(&self, now: Moment) -> Option<Connection> {
         loop {
             let mut newest = self.idle.lock().pop()?;
             if newest.is_fresh(now, self.timeout) {
@@ -39,7 +39,7 @@ impl Pool {
     }
 
     /// Keeps a connection for the next one who needs it, if there is room and it is not too old.
-    pub(super) fn give_back(&self, connection: Connection, now: Moment) {
+    pub(crate) fn give_back(&self, connection: Connection, now: Moment) {
         // Closed without the lock, and so is one that finds no room.
         if connection.is_old(now) {
             return;
@@ -51,7 +51,7 @@ impl Pool {
     }
 
     /// Closes all that are idle, and from now on each that is given back.
-    pub(super) fn close(&self) {
+    pub(crate) fn close(&self) {
         let mut idle = self.idle.lock();
         self.most.store(0, Ordering::Relaxed);
         let all = std::mem::take(&mut *idle);
@@ -61,7 +61,7 @@ impl Pool {
     }
 
     /// Closes those that have been idle for too long or are too old, and those that the other side has closed.
-    pub(super) fn sweep(&self, now: Moment) {
+    pub(crate) fn sweep(&self, now: Moment) {
         let stale: Vec<Idle> = self.idle.lock().extract_if(.., |idle| !idle.is_fresh(now, self.timeout)).collect();
         // Closed without the lock.
         drop(stale);

@@ -12,19 +12,19 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
+use crate::api::body::MAX_ANSWER;
 use crate::clock::Moment;
 use crate::http1::buffer::Buffer;
 use crate::http1::response::{Progress, ResponseReader};
-use crate::sendly::body::MAX_ANSWER;
 
 /// What carries the bytes.
-pub(super) enum Stream {
+pub(crate) enum Stream {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
 }
 
 /// See the module's documentation.
-pub(super) struct Connection {
+pub(crate) struct Connection {
     stream: Stream,
     buffer: Buffer,
     /// No exchange begins on it from then on.
@@ -32,7 +32,7 @@ pub(super) struct Connection {
 }
 
 /// How an exchange ended.
-pub(super) enum End {
+pub(crate) enum End {
     /// Not a byte of the request was written.
     Unsent(io::Error),
     /// As far as the answer tells; and the error, if the connection broke. Never [`Progress::More`].
@@ -51,17 +51,17 @@ enum Event {
 }
 
 impl Connection {
-    pub(super) fn new(stream: Stream, end: Moment) -> Self {
+    pub(crate) fn new(stream: Stream, end: Moment) -> Self {
         Self { stream, buffer: Buffer::new(), end }
     }
 
     /// Whether it is as old as a connection may be.
-    pub(super) fn is_old(&self, now: Moment) -> bool {
+    pub(crate) fn is_old(&self, now: Moment) -> bool {
         now >= self.end
     }
 
     /// Sends a request and reads its answer. The connection can be used again if the answer says so.
-    pub(super) async fn exchange(&mut self, method: &Method, wire: &[u8]) -> End {
+    pub(crate) async fn exchange(&mut self, method: &Method, wire: &[u8]) -> End {
         let (mut reading, mut unsent) = (ResponseReader::new(method, MAX_ANSWER), wire);
         loop {
             let event = poll_fn(|context| self.poll(context, wire.len(), &mut unsent)).await;
@@ -114,7 +114,7 @@ impl Connection {
     }
 
     /// Whether an idle connection stands: nothing has come on it, and it has not been closed, as far as the runtime knows.
-    pub(super) fn is_quiet(&mut self) -> bool {
+    pub(crate) fn is_quiet(&mut self) -> bool {
         match &mut self.stream {
             // No system call, unless something has happened.
             Stream::Plain(tcp) => tcp.try_read(&mut [0]).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock),

@@ -2,11 +2,12 @@
 //!
 //! A request is sent again by itself only if its connection turned out to be closed before a byte of it was written.
 
+pub(crate) mod client;
 mod connect;
 mod connection;
-mod fields;
-mod http1;
-mod http2;
+pub(crate) mod headers;
+pub(crate) mod max_age;
+pub(crate) mod peer;
 mod pool;
 
 use std::fmt;
@@ -15,13 +16,13 @@ use std::time::Duration;
 use http::uri::Authority;
 use http::{Method, StatusCode};
 
-pub use self::fields::is_misleading;
 use crate::clock::Clock;
-use crate::config::{Origin, Protocol, Upstream};
+use crate::config::{Origin, Upstream};
 pub use crate::http1::answer::Answer;
 use crate::http1::fields::Fields;
 use crate::tls_roots::Authorities;
 use crate::trace::{self, Failure};
+pub use headers::is_misleading;
 
 /// What is known of a call when it is over.
 #[derive(Debug)]
@@ -38,7 +39,7 @@ pub enum Outcome {
 
 impl Outcome {
     /// The status of the answer, and why it is not whole, as far as that is so.
-    pub(super) fn told(&self) -> (Option<u16>, Option<Failure>) {
+    pub(crate) fn told(&self) -> (Option<u16>, Option<Failure>) {
         match self {
             Outcome::Answered(answer) => (Some(answer.status.as_u16()), None),
             Outcome::Cut(status) => (Some(status.as_u16()), Some(Failure::Cut)),
@@ -59,14 +60,8 @@ pub enum Loss {
 }
 
 /// A call to make, with all that it needs. It shows nothing of itself: an API key is in it, and maybe a phone.
-pub struct Call(Form);
-
-enum Form {
-    Http1(http1::Call),
-    Http2(Box<http2::Call>),
-    /// It names no path.
-    Pathless,
-}
+/// `None` is a call whose path or method HTTP cannot carry: it is never sent.
+pub struct Call(Option<client::Call>);
 
 impl fmt::Debug for Call {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -74,15 +69,10 @@ impl fmt::Debug for Call {
     }
 }
 
-/// Sendly, reached over a pool of connections.
+/// Sendly, reached over a pool of HTTP/1.1 connections.
 pub struct Sendly {
     host: Authority,
-    client: Client,
-}
-
-enum Client {
-    Http1(Box<http1::Client>),
-    Http2(Box<http2::Client>),
+    client: client::Client,
 }
 
 impl fmt::Debug for Sendly {
@@ -100,15 +90,12 @@ impl Sendly {
         Self::trusting(upstream, &authorities(upstream)?, clock)
     }
 
-    /// The same, where those whom it trusts are known already.
+    /// The same with certificate authorities that have been read already.
     ///
     /// # Errors
     /// What is wrong with the origin's name.
     pub fn trusting(upstream: &Upstream, authorities: &Authorities, clock: Clock) -> Result<Self, String> {
-        let client = match upstream.protocol {
-            Protocol::Http1 => Client::Http1(Box::new(http1::Client::new(upstream, authorities, clock)?)),
-            Protocol::Http2 => Client::Http2(Box::new(http2::Client::new(upstream, authorities, clock)?)),
-        };
+        let client = client::Client::new(upstream, authorities, clock)?;
         Ok(Self { host: authority(&upstream.origin)?, client })
     }
 
@@ -122,41 +109,24 @@ impl Sendly {
         traced: Option<&trace::Call>,
         body: &[u8],
     ) -> Call {
-        let fields = fields.into();
-        let form = match &self.client {
-            Client::Http1(_) => http1::Call::compose(&self.host, method, path, fields, traced, body).map(Form::Http1),
-            Client::Http2(client) => {
-                client.compose(&self.host, method, path, fields, traced, body).map(|call| Form::Http2(Box::new(call)))
-            }
-        };
-        Call(form.unwrap_or(Form::Pathless))
+        Call(client::Call::compose(&self.host, method, path, fields.into(), traced, body))
     }
 
-    /// Makes a call and waits for its outcome, at most for `patience`. A call that was composed for another upstream is not sent.
+    /// Makes a call and waits for its outcome, at most for `patience`.
     pub async fn call(&self, call: Call, patience: Duration) -> Outcome {
-        let calling = async {
-            match (&self.client, call.0) {
-                (Client::Http1(client), Form::Http1(call)) => client.call(call).await,
-                (Client::Http2(client), Form::Http2(call)) => client.call(*call).await,
-                _ => Outcome::NotSent,
-            }
-        };
+        let Call(Some(call)) = call else { return Outcome::NotSent };
         // A connection comes about, or fails, well before that: the request had left.
-        tokio::time::timeout(patience, calling).await.unwrap_or(Outcome::Lost(Loss::Timeout))
+        tokio::time::timeout(patience, self.client.call(call)).await.unwrap_or(Outcome::Lost(Loss::Timeout))
     }
 
-    /// Closes idle connections that nobody will use.
+    /// Closes connections that have been idle for too long.
     pub fn sweep(&self) {
-        if let Client::Http1(client) = &self.client {
-            client.sweep();
-        }
+        self.client.sweep();
     }
 
-    /// Another has taken its place: it ends the calls that it has, and keeps no connection. (Those of HTTP/2 age by themselves.)
+    /// Another has taken its place: it ends the calls that it has, and keeps no connection.
     pub fn retire(&self) {
-        if let Client::Http1(client) = &self.client {
-            client.retire();
-        }
+        self.client.retire();
     }
 }
 

@@ -3,9 +3,8 @@
 //! Source of every fact here: Sendly's public API documentation and the sources of its SDKs (`docs/sendly.md`).
 
 pub mod body;
-pub mod client;
 pub mod path;
-pub mod tariff;
+pub mod sdk;
 
 /// Where the API starts, on Sendly's host and on the gateway's.
 pub const API: &str = "/api/v1";

@@ -5,11 +5,11 @@ use http::uri::Authority;
 
 use super::connect::Connector;
 use super::connection::{Connection, End};
+use super::max_age::MaxAge;
 use super::pool::Pool;
-use super::{Loss, Outcome, fields};
+use super::{Loss, Outcome, headers};
 use crate::clock::Clock;
 use crate::config::Upstream;
-use crate::gateway::max_age::MaxAge;
 use crate::http1::error::ReadError;
 use crate::http1::fields::Fields;
 use crate::http1::response::Progress;
@@ -17,14 +17,14 @@ use crate::tls_roots::Authorities;
 use crate::trace;
 
 /// A request as it will stand on the wire, head and body.
-pub(super) struct Call {
+pub(crate) struct Call {
     method: Method,
     wire: Vec<u8>,
 }
 
 impl Call {
     /// `None` where the path is none.
-    pub(super) fn compose(
+    pub(crate) fn compose(
         host: &Authority,
         method: &Method,
         path: &str,
@@ -44,7 +44,7 @@ impl Call {
         if method == Method::POST {
             wire.extend_from_slice(b"content-type: application/json\r\n");
         }
-        for (name, value) in fields::forwardable(fields, traced) {
+        for (name, value) in headers::forwardable(fields, traced) {
             for part in [name, b": ", value, b"\r\n"] {
                 wire.extend_from_slice(part);
             }
@@ -62,7 +62,7 @@ impl Call {
 }
 
 /// Sendly over HTTP/1.1.
-pub(super) struct Client {
+pub(crate) struct Client {
     pool: Pool,
     connector: Connector,
     max_age: MaxAge,
@@ -72,7 +72,7 @@ pub(super) struct Client {
 impl Client {
     /// # Errors
     /// What is wrong with the origin's name.
-    pub(super) fn new(upstream: &Upstream, authorities: &Authorities, clock: Clock) -> Result<Self, String> {
+    pub(crate) fn new(upstream: &Upstream, authorities: &Authorities, clock: Clock) -> Result<Self, String> {
         let most = upstream.max_idle.min(upstream.max_connections.div_ceil(2));
         let pool = Pool::new(most, upstream.idle_timeout);
         let max_age = MaxAge::new(upstream.max_age);
@@ -80,7 +80,7 @@ impl Client {
     }
 
     /// Makes a call. Nobody who waits for it any longer drops it, and with it its connection.
-    pub(super) async fn call(&self, call: Call) -> Outcome {
+    pub(crate) async fn call(&self, call: Call) -> Outcome {
         while let Some(pooled) = self.pool.take(self.clock.now()) {
             // Whatever ended it before a byte was written, another connection may do.
             if let Ok(outcome) = self.exchange(pooled, &call).await {
@@ -101,12 +101,12 @@ impl Client {
     }
 
     /// Closes idle connections that nobody will use.
-    pub(super) fn sweep(&self) {
+    pub(crate) fn sweep(&self) {
         self.pool.sweep(self.clock.now());
     }
 
     /// Keeps no connection any more.
-    pub(super) fn retire(&self) {
+    pub(crate) fn retire(&self) {
         self.pool.close();
     }
 
@@ -157,7 +157,7 @@ mod tests {
     use super::*;
     use crate::clock::{ManualClock, Moment};
     use crate::config::Config;
-    use crate::gateway::exchange;
+    use crate::upstream;
 
     /// Answers each request of each connection with its own address.
     async fn listen() -> SocketAddr {
@@ -189,7 +189,7 @@ mod tests {
         let upstream = Config::parse(config, "test", [].into_iter()).unwrap().upstream;
         let clock = ManualClock::new(Moment::from_micros(1_795_424_400_000_000));
         let mut client =
-            Client::new(&upstream, &exchange::authorities(&upstream).unwrap(), clock.clone().into()).unwrap();
+            Client::new(&upstream, &upstream::authorities(&upstream).unwrap(), clock.clone().into()).unwrap();
         let known = Arc::new(Mutex::new((old, 0)));
         let resolver = Arc::clone(&known);
         client.connector = client.connector.resolving_by(Box::new(move |host, port| {
@@ -199,7 +199,7 @@ mod tests {
             let found = vec![known.0];
             Box::pin(async move { Ok(found) })
         }));
-        let host = exchange::authority(&upstream.origin).unwrap();
+        let host = upstream::authority(&upstream.origin).unwrap();
         let ask = async || {
             let call = Call::compose(&host, &Method::GET, "/", (&http::HeaderMap::new()).into(), None, b"").unwrap();
             match client.call(call).await {

@@ -4,35 +4,29 @@
 //! as it came, except that answers which show a verification's phone are read on their way, so that the phone is known before
 //! the client can use the id.
 
-mod admission;
-mod body_watch;
-mod caller;
+pub(crate) mod admission;
+pub(crate) mod caller;
 pub mod caps;
 mod client_address;
 pub mod estate;
-mod evidence;
+pub(crate) mod evidence;
 pub mod exemptions;
-pub mod front;
 mod gate;
 mod head;
 mod holds;
 mod lookup;
 mod meaning;
 pub mod operators;
-mod otp;
-mod pace;
-mod passing;
+pub(crate) mod otp;
 mod patience;
 mod proving;
-mod proxy;
 mod refusals;
 pub mod relay;
-mod reply;
+pub(crate) mod reply;
 pub mod retries;
-mod session;
 pub mod settings;
 mod shown;
-mod slots;
+pub(crate) mod slots;
 mod state;
 mod store;
 mod traces;
@@ -59,28 +53,25 @@ use crate::metrics::{Metrics, Outcome, Reload, Shared, Sizes, Swept, TurnedAway}
 use crate::phone::Phone;
 use crate::policy::Per;
 use crate::policy::subject::{Account, HashKey};
-use crate::trace::{self, Context, Failure};
-use admission::{Admission, Pass};
+use crate::trace::Context;
+use admission::Admission;
 use caller::Caller;
-use evidence::Asked;
 use exemptions::Exemptions;
 use gate::Gate;
-pub use proxy::Proxy;
 use reply::Reply;
 use retries::Retries;
 use settings::Settings;
-use slots::Slot;
 use state::Saving;
 use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 
 /// One gateway: its settings, what it knows, and its way to Sendly. Shared by all requests.
 #[derive(Debug)]
 pub struct Gateway {
-    settings: ArcSwap<Settings>,
+    pub(crate) settings: ArcSwap<Settings>,
     /// What is stored was hashed with it, so it never changes.
     hash_key: HashKey,
     exemptions: Exemptions,
-    clock: Clock,
+    pub(crate) clock: Clock,
     ledger: Ledger,
     memory: Arc<Memory>,
     /// Who is told what happens to it.
@@ -93,7 +84,7 @@ pub struct Gateway {
     retries: Retries,
     lookups: lookup::Lookups,
     admission: Arc<Admission>,
-    metrics: Metrics,
+    pub(crate) metrics: Metrics,
     access: AccessLog,
     traces: traces::Traces,
     work: TaskTracker,
@@ -324,13 +315,13 @@ impl Gateway {
     }
 
     /// A request's header has come.
-    fn begin(&self, request: &mut Request) {
+    pub(crate) fn begin(&self, request: &mut Request) {
         request.began = self.clock.now();
         request.under_way = Some(self.work.token());
     }
 
     /// Finds out who calls, and asks whether there are too many requests, and the throttles. Returns what a caller is told that is refused.
-    fn throttle(&self, settings: &Settings, caller: &impl Caller, request: &mut Request) -> Option<Reply> {
+    pub(crate) fn throttle(&self, settings: &Settings, caller: &impl Caller, request: &mut Request) -> Option<Reply> {
         let fields = caller.fields();
         request.client = self.client(caller.peer(), fields, &settings.config.clients);
         request.trace = match &settings.tracer {
@@ -354,7 +345,7 @@ impl Gateway {
     }
 
     /// Tells of a request that is over: what its client was told, with which status, if any, and how much.
-    fn tell(&self, request: &Request, method: &str, status: u16, bytes: usize) {
+    pub(crate) fn tell(&self, request: &Request, method: &str, status: u16, bytes: usize) {
         if request.under_way.is_none() {
             return;
         }
@@ -382,7 +373,8 @@ impl Gateway {
     }
 
     /// Learns whose phone an answer shows, and that a check confirmed it. Called before any client can see the answer.
-    fn learn(&self, operation: Operation, account: Option<Account>, body: &[u8], now: Moment) {
+    pub(crate) fn learn(&self, operation: Operation, account: Option<Account>, body: &[u8]) {
+        let now = self.clock.now();
         let body::Shown { id, phone, is_verified } = body::read_shown(body);
         let verification = id.map(|id| self.hash_key.verification(&id));
         if let (Some(verification), Some(phone)) = (verification, phone) {
@@ -400,37 +392,19 @@ impl Gateway {
 /// What is known of one request, from its header to its log line.
 #[derive(Debug, Default)]
 pub struct Request {
-    began: Moment,
-    operation: Operation,
-    outcome: Outcome,
-    client: Option<IpAddr>,
-    trace: Option<Context>,
-    account: Option<Account>,
-    phone: Option<Phone>,
+    pub(crate) began: Moment,
+    pub(crate) operation: Operation,
+    pub(crate) outcome: Outcome,
+    pub(crate) client: Option<IpAddr>,
+    pub(crate) trace: Option<Context>,
+    pub(crate) account: Option<Account>,
+    pub(crate) phone: Option<Phone>,
     /// The limit or throttle that refused.
-    refused_by: Option<Arc<str>>,
-    /// The canonical path, where it differs from what came.
-    path: Option<String>,
-    capture: Option<passing::Capture>,
-    /// The account of the key that it streams with, the leave to do so, and what its answer may say of the key.
-    key: Option<Account>,
-    pass: Option<Pass>,
-    asked: Asked,
-    /// Whether its answer is JSON.
-    is_json: bool,
-    /// Whether its answer has said what it says of the key.
-    is_judged: bool,
-    sent_upstream: Option<Moment>,
-    /// The status that Sendly answered it with, and why that answer is not whole, where it is pingora that asks.
-    answered: Option<u16>,
-    failure: Option<Failure>,
-    traced: Option<Box<trace::Call>>,
-    /// A connection to Sendly that pingora may use for it.
-    to_sendly: Option<[Slot; 2]>,
+    pub(crate) refused_by: Option<Arc<str>>,
     /// When its client was told, where the request went on after that.
-    told: Option<Moment>,
+    pub(crate) told: Option<Moment>,
     /// There from the moment that its header was read.
-    under_way: Option<TaskTrackerToken>,
+    pub(crate) under_way: Option<TaskTrackerToken>,
 }
 
 /// Reads the files that a configuration names, and returns what is wrong with each.

@@ -8,7 +8,7 @@
 //! - `ledger`: the codes that each key was charged for, and the phone of each verification.
 //! - `config`: the configuration. `metrics`: counters and gauges. `throttle`: smoothed rates on attempts.
 //! - `trace`: trace contexts and spans. `upstream`: calls to Sendly. `log`: log lines, the access log among them.
-//! - `gateway`: the proxy. `admin`: the operators' listener: page, probes, API. `sandbox`: a stand-in for Sendly.
+//! - `gateway`: the life of a limited request. `listener`: the clients' connections, and what streams through. `admin`: the operators' listener: page, probes, API. `sandbox`: a stand-in for Sendly.
 //! - `handover`: one process takes over from another. `server`: the wiring. `reload`: another configuration, without a restart.
 //!   `cli`: the command line.
 
@@ -22,6 +22,7 @@ pub mod gateway;
 pub mod handover;
 pub mod http1;
 pub mod ledger;
+pub(crate) mod listener;
 pub mod log;
 pub mod metrics;
 pub mod phone;

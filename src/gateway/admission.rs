@@ -42,7 +42,7 @@ const MAX_PER_CLIENT: usize = 8;
 
 /// What is known of keys that Sendly has not accepted, and those who wait for it.
 #[derive(Debug)]
-pub(super) struct Admission {
+pub(crate) struct Admission {
     table: Mutex<Unproven>,
     /// What each key's requests wait for: the end of the one that is at Sendly.
     keys: Mutex<HashMap<Account, Arc<SetOnce<Ended>>>>,
@@ -71,7 +71,7 @@ enum Ended {
 
 /// The leave of an unproven request to go to Sendly. Dropping it gives its slot back.
 #[derive(Debug)]
-pub(super) struct Pass {
+pub(crate) struct Pass {
     admission: Arc<Admission>,
     account: Option<Account>,
     key: Option<Arc<SetOnce<Ended>>>,
@@ -81,7 +81,7 @@ pub(super) struct Pass {
 
 impl Pass {
     /// Sendly says nothing of the key: those who wait for its proof wait in vain.
-    pub(super) fn proof_failed(&self) {
+    pub(crate) fn proof_failed(&self) {
         self.proof_failed.store(true, Ordering::Relaxed);
     }
 }
@@ -119,7 +119,7 @@ impl Drop for Waiting<'_> {
 }
 
 impl Admission {
-    pub(super) fn new(max_failed: usize) -> Arc<Self> {
+    pub(crate) fn new(max_failed: usize) -> Arc<Self> {
         Arc::new(Self {
             table: Mutex::new(Unproven::new(max_failed)),
             keys: Mutex::default(),
@@ -130,30 +130,30 @@ impl Admission {
         })
     }
 
-    pub(super) fn table(&self) -> MutexGuard<'_, Unproven> {
+    pub(crate) fn table(&self) -> MutexGuard<'_, Unproven> {
         self.table.lock()
     }
 
-    pub(super) fn set_max_failed(&self, max_failed: usize) {
+    pub(crate) fn set_max_failed(&self, max_failed: usize) {
         self.table.lock().set_max_failed(max_failed);
     }
 
     /// Forgets what nothing can need any more. `longest`: for how long a code counts.
-    pub(super) fn sweep(&self, now: Moment, longest: Duration) {
+    pub(crate) fn sweep(&self, now: Moment, longest: Duration) {
         self.table.lock().sweep(now, longest);
         self.clients.lock().retain(|_, client| client.is_busy());
     }
 
-    pub(super) fn kept(&self, now: Moment) -> Kept {
+    pub(crate) fn kept(&self, now: Moment) -> Kept {
         self.table.lock().kept(now)
     }
 
-    pub(super) fn waiting(&self) -> usize {
+    pub(crate) fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)
     }
 
     /// Which accounts have been shown which ids.
-    pub(super) const fn shown(&self) -> &ShownTo {
+    pub(crate) const fn shown(&self) -> &ShownTo {
         &self.shown
     }
 
@@ -204,9 +204,20 @@ impl Client {
     }
 }
 
+/// The key of a request that streams to Sendly.
+#[derive(Debug, Default)]
+pub(crate) struct AdmittedKey {
+    /// `None` without a key.
+    pub(crate) account: Option<Account>,
+    /// Held while the answer may still prove or disprove the key; `None` if the key is proven.
+    pub(crate) pass: Option<Pass>,
+    /// What the answer can say of the key.
+    pub(crate) asked: Asked,
+}
+
 impl Gateway {
     /// Whether a request with this key needs no leave. The hot path: nearly all requests do not.
-    pub(super) fn is_served_at_once(&self, settings: &Settings, account: Account, now: Moment) -> bool {
+    pub(crate) fn is_served_at_once(&self, settings: &Settings, account: Account, now: Moment) -> bool {
         settings.config.accounts.allow.is_empty() && self.ledger.is_proven(account, now)
     }
 
@@ -214,7 +225,7 @@ impl Gateway {
     ///
     /// # Errors
     /// What its caller is told.
-    pub(super) async fn admit_key(
+    pub(crate) async fn admit_key(
         &self,
         settings: &Settings,
         account: Option<Account>,
@@ -320,7 +331,7 @@ impl Gateway {
     }
 
     /// What a caller is told for whose key nothing could be found out, or something that speaks against it.
-    pub(super) fn unproved(&self, account: Option<Account>) -> Reply {
+    pub(crate) fn unproved(&self, account: Option<Account>) -> Reply {
         let now = self.clock.now();
         if let Some(word) = account.and_then(|account| self.admission.table.lock().refusal(account, now)) {
             self.metrics.unserved(Unserved::Refused);
@@ -331,25 +342,23 @@ impl Gateway {
     }
 
     /// Lets a request through that streams to Sendly.
-    pub(super) async fn admit_streamed(
+    pub(crate) async fn admit_streamed(
         &self,
         settings: &Settings,
         caller: &impl Caller,
-        method: &Method,
+        (method, path): (&Method, &str),
         request: &mut Request,
-    ) -> Result<(), Reply> {
+    ) -> Result<AdmittedKey, Reply> {
         let mut keys = caller.fields().all("authorization");
         let key = keys.next();
         let account = key.map(|key| self.hash_key.account(key));
-        let path = request.path.as_deref().unwrap_or_else(|| caller.path());
-        request.asked = Asked::of(request.operation, method, path, key.is_some() && keys.next().is_none());
         request.account = request.account.or(account);
-        request.key = account;
-        request.pass = self.admit_key(settings, account, request.client).await?;
-        Ok(())
+        let asked = Asked::of(request.operation, method, path, key.is_some() && keys.next().is_none());
+        let pass = self.admit_key(settings, account, request.client).await?;
+        Ok(AdmittedKey { account, pass, asked })
     }
 
-    pub(super) fn key_sizes(&self) -> KeySizes {
+    pub(crate) fn key_sizes(&self) -> KeySizes {
         let Kept { in_flight, failures, refused, open } = self.admission.kept(self.clock.now());
         KeySizes {
             proven: self.memory.proven_keys(),

@@ -1,7 +1,7 @@
 //! Who makes a limited request, as far as serving it needs to know: what it says, whether it is still there, and how it is told.
 //!
-//! There are two: a stream of HTTP/2 or an unusual request of HTTP/1, which pingora reads (`gateway/session.rs`), and a plain request of
-//! HTTP/1.1, which the gateway reads itself (`gateway/front.rs`).
+//! There are two: a stream of HTTP/2 or an unusual request of HTTP/1, which pingora reads (`listener/session.rs`), and a plain request of
+//! HTTP/1.1, which the gateway reads itself (`listener.rs`).
 
 use std::future::{Future, poll_fn};
 use std::net::IpAddr;
@@ -13,7 +13,7 @@ use super::reply::Reply;
 use crate::http1::fields::Fields;
 
 /// See the module's documentation.
-pub(super) trait Caller: Send {
+pub(crate) trait Caller: Send {
     /// The client has gone, or cannot be understood any more.
     type Error: Send;
 
@@ -55,7 +55,7 @@ pub(super) trait Caller: Send {
 
 /// Why there is no body.
 #[derive(Debug)]
-pub(super) enum NoBody<E> {
+pub(crate) enum NoBody<E> {
     /// It cannot be taken, and this says why.
     Refused(Reply),
     /// It has not come in time.
@@ -65,12 +65,12 @@ pub(super) enum NoBody<E> {
 }
 
 /// What calls, in its own words.
-pub(super) fn user_agent(fields: Fields<'_>) -> &str {
+pub(crate) fn user_agent(fields: Fields<'_>) -> &str {
     fields.first("user-agent").and_then(|value| std::str::from_utf8(value).ok()).unwrap_or_default()
 }
 
 /// Waits for what nearly always is there at once: only what is not needs a timer.
-pub(super) async fn within<T>(patience: Duration, work: impl Future<Output = T>) -> Option<T> {
+pub(crate) async fn within<T>(patience: Duration, work: impl Future<Output = T>) -> Option<T> {
     let mut work = pin!(work);
     match poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await {
         Poll::Ready(done) => Some(done),
@@ -79,9 +79,9 @@ pub(super) async fn within<T>(patience: Duration, work: impl Future<Output = T>)
 }
 
 /// How much of an unwanted body is read before its answer, and for how long.
-pub(super) const DRAIN: usize = 1 << 20;
-pub(super) const DRAIN_FOR: Duration = Duration::from_secs(1);
+pub(crate) const DRAIN: usize = 1 << 20;
+pub(crate) const DRAIN_FOR: Duration = Duration::from_secs(1);
 
 /// The same after its answer: nobody waits for this, and a client that has seen the answer ends it.
-pub(super) const LINGER: usize = 64 << 20;
-pub(super) const LINGER_FOR: Duration = Duration::from_secs(5);
+pub(crate) const LINGER: usize = 64 << 20;
+pub(crate) const LINGER_FOR: Duration = Duration::from_secs(5);

@@ -20,7 +20,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 /// See the module's documentation.
 #[derive(Debug, Default)]
-pub(super) struct Caps {
+pub(crate) struct Caps {
     /// Open connections by their clients' addresses, IPv6 by /64. Those of trusted proxies are not in it.
     by_address: Arc<Mutex<HashMap<IpAddr, usize>>>,
     /// Connections to Sendly that are in use; and those among them that pingora uses.
@@ -63,22 +63,22 @@ impl Drop for Place {
 
 impl Caps {
     /// Something was turned away.
-    pub(super) fn turn_away(&self, reason: TurnedAway) {
+    pub(crate) fn turn_away(&self, reason: TurnedAway) {
         count(&self.turned_away, reason as usize);
     }
 
     /// A client did not do its part in time.
-    pub(super) fn is_late(&self, phase: Late) {
+    pub(crate) fn is_late(&self, phase: Late) {
         count(&self.late, phase as usize);
     }
 
     /// How much was turned away, in the order of [`TurnedAway::ALL`].
-    pub(super) fn turned_away(&self) -> [u64; TurnedAway::ALL.len()] {
+    pub(crate) fn turned_away(&self) -> [u64; TurnedAway::ALL.len()] {
         self.turned_away.each_ref().map(|count| count.load(Ordering::Relaxed))
     }
 
     /// How often a client was late, in the order of [`Late::ALL`].
-    pub(super) fn late(&self) -> [u64; Late::ALL.len()] {
+    pub(crate) fn late(&self) -> [u64; Late::ALL.len()] {
         self.late.each_ref().map(|count| count.load(Ordering::Relaxed))
     }
 
@@ -138,31 +138,31 @@ impl Gateway {
     }
 
     /// Leave to use a connection to Sendly, if one is free.
-    pub(super) fn try_sendly_slot(&self, settings: &Settings) -> Option<Slot> {
+    pub(crate) fn try_sendly_slot(&self, settings: &Settings) -> Option<Slot> {
         self.caps.to_sendly.try_take(settings.config.upstream.max_connections)
     }
 
     /// Leave to use a connection to Sendly, for a code and what has to be known for it. It is waited for, within bounds.
-    pub(super) fn sendly_slot(&self, settings: &Settings) -> impl Future<Output = Option<Slot>> + Send {
+    pub(crate) fn sendly_slot(&self, settings: &Settings) -> impl Future<Output = Option<Slot>> + Send {
         self.caps.to_sendly.take(settings.config.upstream.max_connections, WAIT_FOR_SENDLY)
     }
 
     /// Leave for pingora to use one. Half of them are for codes alone: whatever passes may last, as a stream or for a client that reads slowly.
-    pub(super) async fn passing_slot(&self, settings: &Settings) -> Option<[Slot; 2]> {
+    pub(crate) async fn passing_slot(&self, settings: &Settings) -> Option<[Slot; 2]> {
         let most = settings.config.upstream.max_connections;
         let passing = self.caps.passing.take(most.div_ceil(2), WAIT_FOR_SENDLY).await?;
         Some([passing, self.caps.to_sendly.take(most, WAIT_FOR_SENDLY).await?])
     }
 
     /// What a client is told whose request is one too many.
-    pub(super) fn turn_request_away(&self, request: &mut Request, reason: TurnedAway) -> Reply {
+    pub(crate) fn turn_request_away(&self, request: &mut Request, reason: TurnedAway) -> Reply {
         self.caps.turn_away(reason);
         request.outcome = Outcome::Overloaded;
         Reply::overloaded()
     }
 
     /// How much there is of what has a cap.
-    pub(super) fn capped(&self) -> Capped {
+    pub(crate) fn capped(&self) -> Capped {
         let settings = self.settings.load();
         let clients = &settings.config.clients;
         Capped {

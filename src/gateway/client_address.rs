@@ -18,15 +18,15 @@ use crate::metrics::Unread;
 
 /// What the headers of a request say.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Found {
+pub(crate) struct Found {
     /// The client; the proxy nearest to it that is known, where no header names the client.
-    pub(super) address: Option<IpAddr>,
+    pub(crate) address: Option<IpAddr>,
     /// A trusted proxy wrote something that is no address.
-    pub(super) unread: Option<Unread>,
+    pub(crate) unread: Option<Unread>,
 }
 
 /// Finds the client of a request. The first source that names an address counts.
-pub(super) fn find(peer: Option<IpAddr>, fields: Fields<'_>, sources: &[AddressSource], trusted: &[IpNet]) -> Found {
+pub(crate) fn find(peer: Option<IpAddr>, fields: Fields<'_>, sources: &[AddressSource], trusted: &[IpNet]) -> Found {
     let is_trusted = |address: IpAddr| trusted.iter().any(|network| network.contains(&address));
     let Some(peer) = peer.map(|peer| peer.to_canonical()) else { return Found { address: None, unread: None } };
     let mut unread = None;
@@ -60,7 +60,7 @@ pub(super) fn find(peer: Option<IpAddr>, fields: Fields<'_>, sources: &[AddressS
 
 impl Gateway {
     /// Who called, as the access log and throttles know it.
-    pub(super) fn client(&self, peer: Option<IpAddr>, fields: Fields<'_>, clients: &Clients) -> Option<IpAddr> {
+    pub(crate) fn client(&self, peer: Option<IpAddr>, fields: Fields<'_>, clients: &Clients) -> Option<IpAddr> {
         let Found { address, unread } = find(peer, fields, &clients.address, &clients.trusted_proxies);
         if let Some(source) = unread {
             self.client_is_unread(source);

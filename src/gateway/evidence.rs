@@ -13,7 +13,7 @@ use crate::upstream::{Answer, Outcome};
 
 /// See the module's documentation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Evidence {
+pub(crate) enum Evidence {
     /// Sendly accepted the key.
     Accepted,
     /// Sendly does not know the key.
@@ -28,16 +28,16 @@ pub(super) enum Evidence {
 
 /// What a request asked for, as far as its answer may say something of its key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Asked {
+pub(crate) struct Asked {
     /// Sendly looks at the key of such a request before all else.
-    pub(super) needs_key: bool,
+    pub(crate) needs_key: bool,
     /// It reads one verification.
-    pub(super) is_get: bool,
+    pub(crate) is_get: bool,
 }
 
 impl Asked {
     /// A request to this path. `has_one_key`: it carries one `Authorization`, which can be read in one way.
-    pub(super) fn of(operation: Operation, method: &Method, path: &str, has_one_key: bool) -> Self {
+    pub(crate) fn of(operation: Operation, method: &Method, path: &str, has_one_key: bool) -> Self {
         let needs_key = match operation {
             Operation::Send | Operation::Resend | Operation::Check | Operation::Get | Operation::List => true,
             Operation::Other => is_of_messages(path),
@@ -49,10 +49,10 @@ impl Asked {
     }
 
     /// A send or a resend.
-    pub(super) const CODE: Self = Self { needs_key: true, is_get: false };
+    pub(crate) const CODE: Self = Self { needs_key: true, is_get: false };
 
     /// The look-up of a verification.
-    pub(super) const LOOKUP: Self = Self { needs_key: true, is_get: true };
+    pub(crate) const LOOKUP: Self = Self { needs_key: true, is_get: true };
 }
 
 /// `/api/v1/messages` and what stands below it, spelled so that no server can read another path.
@@ -67,7 +67,7 @@ fn is_of_messages(path: &str) -> bool {
 }
 
 /// Of an exchange that is over.
-pub(super) fn of_outcome(asked: Asked, outcome: &Outcome) -> Evidence {
+pub(crate) fn of_outcome(asked: Asked, outcome: &Outcome) -> Evidence {
     match outcome {
         Outcome::Answered(Answer { status, headers, body }) => {
             let content_type = headers.get(http::header::CONTENT_TYPE).map(http::HeaderValue::as_bytes);
@@ -81,13 +81,13 @@ pub(super) fn of_outcome(asked: Asked, outcome: &Outcome) -> Evidence {
 }
 
 /// Whether an exchange may say anything against its key, or against all that are not proven.
-pub(super) fn may_disprove(outcome: &Outcome) -> bool {
+pub(crate) fn may_disprove(outcome: &Outcome) -> bool {
     let (Outcome::Answered(Answer { status, .. }) | Outcome::Cut(status)) = outcome else { return false };
     matches!(*status, StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS)
 }
 
 /// Of an answer. `is_json`: its header says that its body is JSON.
-pub(super) fn of_answer(asked: Asked, status: StatusCode, is_json: bool, body: &[u8]) -> Evidence {
+pub(crate) fn of_answer(asked: Asked, status: StatusCode, is_json: bool, body: &[u8]) -> Evidence {
     if status.is_success() {
         return of_success(asked, status, is_json);
     }
@@ -116,12 +116,12 @@ pub(super) fn of_answer(asked: Asked, status: StatusCode, is_json: bool, body: &
 }
 
 /// Of a success, whose body need not be known.
-pub(super) fn of_success(asked: Asked, status: StatusCode, is_json: bool) -> Evidence {
+pub(crate) fn of_success(asked: Asked, status: StatusCode, is_json: bool) -> Evidence {
     if status.is_success() && is_json && asked.needs_key { Evidence::Accepted } else { Evidence::Silent }
 }
 
 /// Whether a body of this type is JSON.
-pub(super) fn is_json(content_type: &[u8]) -> bool {
+pub(crate) fn is_json(content_type: &[u8]) -> bool {
     const JSON: &[u8] = b"application/json";
     let essence = content_type.get(..JSON.len());
     let rest = content_type.get(JSON.len()..).unwrap_or_default().trim_ascii_start();

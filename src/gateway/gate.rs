@@ -16,7 +16,7 @@ use super::relay::Heir;
 
 /// See the module's documentation.
 #[derive(Debug)]
-pub(super) struct Gate {
+pub(crate) struct Gate {
     /// Whether it is closed, how many are inside in steps of [`ONE`], and how many are being judged in steps of [`JUDGED`]: one word, so
     /// that nobody slips in as it closes.
     word: AtomicU64,
@@ -38,7 +38,7 @@ enum Way {
 }
 
 /// Where whoever came to the gate is to be served.
-pub(super) enum Entered<'g> {
+pub(crate) enum Entered<'g> {
     /// Here; the gate is not empty before this is gone.
     Here(Inside<'g>),
     /// By another process.
@@ -46,10 +46,10 @@ pub(super) enum Entered<'g> {
 }
 
 /// Somebody who is inside, for as long as this lives.
-pub(super) struct Inside<'g>(&'g Gate);
+pub(crate) struct Inside<'g>(&'g Gate);
 
 /// Somebody who is being judged, for as long as this lives.
-pub(super) struct Judging<'g>(&'g Gate);
+pub(crate) struct Judging<'g>(&'g Gate);
 
 impl Default for Gate {
     fn default() -> Self {
@@ -59,7 +59,7 @@ impl Default for Gate {
 
 impl Gate {
     /// Goes in; while it is closed, waits for where the way leads next.
-    pub(super) async fn enter(&self) -> Entered<'_> {
+    pub(crate) async fn enter(&self) -> Entered<'_> {
         loop {
             let before = self.word.fetch_add(ONE, Ordering::AcqRel);
             let inside = Inside(self);
@@ -77,30 +77,30 @@ impl Gate {
     }
 
     /// Lets nobody in any more.
-    pub(super) fn close(&self) {
+    pub(crate) fn close(&self) {
         self.way.send_replace(Way::Nowhere);
         self.word.fetch_or(CLOSED, Ordering::AcqRel);
     }
 
     /// Whether it is closed: who is inside and has not been judged yet is to leave.
-    pub(super) fn is_closed(&self) -> bool {
+    pub(crate) fn is_closed(&self) -> bool {
         self.word.load(Ordering::Acquire) & CLOSED != 0
     }
 
     /// Lets somebody who is inside be judged. `None` once it is closed: then they are to leave, and come in again.
-    pub(super) fn judge(&self) -> Option<Judging<'_>> {
+    pub(crate) fn judge(&self) -> Option<Judging<'_>> {
         let before = self.word.fetch_add(JUDGED, Ordering::AcqRel);
         let judging = Judging(self);
         (before & CLOSED == 0).then_some(judging)
     }
 
     /// Waits until nobody is being judged.
-    pub(super) async fn has_judged(&self) {
+    pub(crate) async fn has_judged(&self) {
         self.falls_below(JUDGED).await;
     }
 
     /// Waits until nobody is inside.
-    pub(super) async fn is_empty(&self) {
+    pub(crate) async fn is_empty(&self) {
         self.falls_below(ONE).await;
     }
 
@@ -116,18 +116,18 @@ impl Gate {
     }
 
     /// Lets everybody in again.
-    pub(super) fn open(&self) {
+    pub(crate) fn open(&self) {
         self.word.fetch_and(!CLOSED, Ordering::AcqRel);
         self.way.send_replace(Way::Here);
     }
 
     /// Shows everybody the way to another process, from now on.
-    pub(super) fn lead_to(&self, heir: Arc<Heir>) {
+    pub(crate) fn lead_to(&self, heir: Arc<Heir>) {
         self.way.send_replace(Way::There(heir));
     }
 
     /// Whether it leads to another process.
-    pub(super) fn leads_away(&self) -> bool {
+    pub(crate) fn leads_away(&self) -> bool {
         matches!(*self.way.borrow(), Way::There(_))
     }
 }

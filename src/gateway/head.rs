@@ -9,9 +9,9 @@ use crate::upstream;
 
 /// A header by which a request can be judged.
 #[derive(Debug)]
-pub(super) struct Head {
+pub(crate) struct Head {
     /// Whose API key it carries.
-    pub(super) account: Account,
+    pub(crate) account: Account,
     /// What the header has of the request's identity.
     parts: Parts,
     keyed: bool,
@@ -24,7 +24,7 @@ impl Head {
     ///
     /// # Errors
     /// Why a request with this header cannot be judged.
-    pub(super) fn read(fields: Fields<'_>, operation: Operation, hash_key: &HashKey) -> Result<Self, Reply> {
+    pub(crate) fn read(fields: Fields<'_>, operation: Operation, hash_key: &HashKey) -> Result<Self, Reply> {
         let [mut authorization, mut content_type, mut key, mut organization, mut encoding] = [None; 5];
         let mut misleading = None;
         for (name, value) in fields.iter() {
@@ -76,7 +76,7 @@ impl Head {
     }
 
     /// What makes two requests with such headers the same.
-    pub(super) fn fingerprint(self, path: &str, body: &[u8]) -> Fingerprint {
+    pub(crate) fn fingerprint(self, path: &str, body: &[u8]) -> Fingerprint {
         let parts = self.parts.and(path.as_bytes()).and(body);
         let identity = parts.hash();
         let key = self.made_up_key.map_or(identity, |key| parts.and(&key.to_le_bytes()).hash());

@@ -14,7 +14,7 @@ fn held_key(subject: &Subject) -> Option<Key> {
 
 impl Gateway {
     /// Sendly has refused this account this phone for so long.
-    pub(super) async fn hold(&self, subject: &Subject, wait: Duration, now: Moment) {
+    pub(crate) async fn hold(&self, subject: &Subject, wait: Duration, now: Moment) {
         let Some(key) = held_key(subject) else { return };
         self.ledger.share_hold(key, subject.account, now + wait);
         if let Some(until) = self.durable.hold_for(key, subject.account, now + wait, now) {
@@ -23,7 +23,7 @@ impl Gateway {
     }
 
     /// The refusal of a code whose account is held for its phone: whatever keeps it away longest.
-    pub(super) async fn held(
+    pub(crate) async fn held(
         &self,
         policy: &Policy,
         subject: &Subject,
@@ -56,7 +56,7 @@ impl Gateway {
     }
 
     /// Forgets for which accounts a phone is held. Returns whether it was for any.
-    pub(super) fn clear_holds(&self, phone: Phone) -> bool {
+    pub(crate) fn clear_holds(&self, phone: Phone) -> bool {
         self.memory.holds().clear(Key::Phone(phone), self.now())
     }
 }

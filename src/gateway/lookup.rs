@@ -26,13 +26,13 @@ use crate::upstream::{Answer, Call, Outcome, Sendly};
 
 /// Look-ups that are under way.
 #[derive(Debug, Default)]
-pub(super) struct Lookups {
+pub(crate) struct Lookups {
     asking: DashMap<u128, watch::Receiver<Option<Whose>>>,
 }
 
 /// Whose verification it is.
 #[derive(Clone, Debug)]
-pub(super) enum Whose {
+pub(crate) enum Whose {
     /// This phone's.
     Known(Known),
     /// Nobody's: Sendly does not know it, and this is what it says.
@@ -51,7 +51,7 @@ const IN_TRACE: [&str; 2] = ["traceparent", "tracestate"];
 
 impl Gateway {
     /// Looks up whose verification this is, once for all who ask at once with the same key. A failure is not remembered.
-    pub(super) fn look_up(
+    pub(crate) fn look_up(
         self: &Arc<Self>,
         settings: &Arc<Settings>,
         account: Account,
@@ -149,7 +149,7 @@ impl Drop for Asking<'_> {
 }
 
 /// A call to this path on the key of the request that needs it.
-pub(super) fn on_behalf(sendly: &Sendly, path: &str, fields: Fields<'_>, traced: Option<&trace::Call>) -> Call {
+pub(crate) fn on_behalf(sendly: &Sendly, path: &str, fields: Fields<'_>, traced: Option<&trace::Call>) -> Call {
     let mut on_behalf = HeaderMap::new();
     for name in ON_BEHALF {
         if let Some(value) = fields.first(name).and_then(|value| header::HeaderValue::from_bytes(value).ok()) {

@@ -15,17 +15,17 @@ const LONGEST_HOLD: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What an outcome means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Meaning {
+pub(crate) struct Meaning {
     /// Charges are kept whose code went out, or may have.
-    pub(super) settlement: Settlement,
+    pub(crate) settlement: Settlement,
     /// Why, for the metric.
-    pub(super) reason: &'static str,
+    pub(crate) reason: &'static str,
     /// What a retry may be told.
-    pub(super) ending: Ending,
+    pub(crate) ending: Ending,
 }
 
 /// The table.
-pub(super) fn of(outcome: &Outcome) -> Meaning {
+pub(crate) fn of(outcome: &Outcome) -> Meaning {
     use Ending::{Final, Nothing, Passing, Unknown};
     use Settlement::{GiveBack, Keep};
     let (settlement, reason, ending) = match outcome {
@@ -68,7 +68,7 @@ fn is_replay(answer: &Answer) -> bool {
 }
 
 /// How long Sendly will refuse this phone, if that is what it said.
-pub(super) fn hold(answer: &Answer) -> Option<Duration> {
+pub(crate) fn hold(answer: &Answer) -> Option<Duration> {
     if answer.status != StatusCode::TOO_MANY_REQUESTS {
         return None;
     }
@@ -78,7 +78,7 @@ pub(super) fn hold(answer: &Answer) -> Option<Duration> {
 }
 
 /// What the client is told.
-pub(super) fn reply(outcome: Outcome) -> Reply {
+pub(crate) fn reply(outcome: Outcome) -> Reply {
     match outcome {
         Outcome::Answered(Answer { status, headers, body }) => Reply { status, headers, body },
         Outcome::Cut(status) if !may_be_out(status) => Reply::refused_and_broken_off(),

@@ -42,7 +42,7 @@ use crate::yielding::yield_to_ready_tasks;
 ///
 /// # Errors
 /// The client could not be read, or not be told.
-pub(super) async fn serve<C: Caller>(
+pub(crate) async fn serve<C: Caller>(
     gateway: &Arc<Gateway>,
     settings: &Arc<Settings>,
     caller: &mut C,

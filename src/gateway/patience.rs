@@ -11,7 +11,7 @@ use crate::clock::{Clock, Moment};
 
 /// A client's patience (`upstream.answer_within`), from the end of its request's body. At its end the client is told that Sendly is late,
 /// and what it asked for goes on without it.
-pub(super) struct Patience<'r> {
+pub(crate) struct Patience<'r> {
     span: Duration,
     began: Moment,
     /// Its timer, once something is waited for: what is answered at once needs none.
@@ -22,7 +22,7 @@ pub(super) struct Patience<'r> {
 
 impl<'r> Patience<'r> {
     /// It lasts for `span` from now on. `end` is a place for its timer.
-    pub(super) fn new(span: Duration, end: Pin<&'r mut Option<Sleep>>, clock: &'r Clock) -> Self {
+    pub(crate) fn new(span: Duration, end: Pin<&'r mut Option<Sleep>>, clock: &'r Clock) -> Self {
         Self { span, began: clock.now(), end, clock, told_at: None }
     }
 
@@ -38,12 +38,12 @@ impl<'r> Patience<'r> {
     }
 
     /// When the client was told that Sendly is late, if it was. It can be told nothing else then.
-    pub(super) fn told_at(&self) -> Option<Moment> {
+    pub(crate) fn told_at(&self) -> Option<Moment> {
         self.told_at
     }
 
     /// Tells a client its answer. Returns whether it could still be told.
-    pub(super) async fn tell<C: Caller>(&self, caller: &mut C, reply: &Reply) -> Result<bool, C::Error> {
+    pub(crate) async fn tell<C: Caller>(&self, caller: &mut C, reply: &Reply) -> Result<bool, C::Error> {
         if self.told_at.is_some() {
             return Ok(false);
         }
@@ -54,7 +54,7 @@ impl<'r> Patience<'r> {
     /// Waits for what comes to its end whatever the client does, and says once the client has gone or has been told that Sendly is late:
     /// then a retry may take its place. No request is dropped because its client has gone, over HTTP/1 or HTTP/2; only what drops every
     /// task ends it early.
-    pub(super) async fn watch<C: Caller, T>(
+    pub(crate) async fn watch<C: Caller, T>(
         &mut self,
         caller: &mut C,
         work: impl Future<Output = T>,

@@ -26,7 +26,7 @@ impl Gateway {
     ///
     /// # Errors
     /// What its caller is told: Sendly refuses the key, or says nothing of it.
-    pub(super) fn prove<'g>(
+    pub(crate) fn prove<'g>(
         &'g self,
         settings: &'g Settings,
         (account, pass): (Account, &'g Pass),
@@ -55,7 +55,7 @@ impl Gateway {
 
     /// What a caller is told whose key was not proven by this: what Sendly would have said to a send, so that a failure tells no more of a
     /// phone or an id than a send itself.
-    pub(super) fn unproven_reply(&self, account: Account, outcome: Outcome) -> Reply {
+    pub(crate) fn unproven_reply(&self, account: Account, outcome: Outcome) -> Reply {
         // Anything else is no answer to a send: a page of a proxy's, or of a stand-in that knows no such route.
         let says_why = |status: StatusCode| matches!(status.as_u16(), 401..=403 | 429) || status.is_server_error();
         match outcome {
@@ -72,7 +72,7 @@ impl Gateway {
     ///
     /// # Errors
     /// What its caller is told instead.
-    pub(super) fn check_before_refusal<'g>(
+    pub(crate) fn check_before_refusal<'g>(
         self: &'g Arc<Self>,
         settings: &'g Arc<Settings>,
         (account, pass): (Account, Option<&'g Pass>),
@@ -104,14 +104,22 @@ impl Gateway {
     }
 
     /// Learns from an answer what Sendly says of a key. To be called before its pass is given back.
-    pub(super) async fn learn_of_key(&self, settings: &Settings, account: Account, evidence: Evidence, now: Moment) {
+    pub(crate) async fn learn_of_key(&self, settings: &Settings, account: Account, evidence: Evidence, now: Moment) {
         if let Some(code) = self.note_evidence(Some(account), evidence, now) {
             self.charge_open(settings, account, code).await;
         }
     }
 
-    /// The same, where nothing can be waited for. Returns a code of this key that has to be charged now.
-    pub(super) fn note_evidence(&self, account: Option<Account>, evidence: Evidence, now: Moment) -> Option<OpenCode> {
+    /// The same, where nothing can be waited for: a code that has to be charged is charged by a task of its own.
+    pub(crate) fn judge_key(self: &Arc<Self>, account: Option<Account>, evidence: Evidence) {
+        if let (Some(code), Some(account)) = (self.note_evidence(account, evidence, self.clock.now()), account) {
+            let gateway = Arc::clone(self);
+            tokio::spawn(async move { gateway.charge_open(&gateway.settings(), account, code).await });
+        }
+    }
+
+    /// Returns a code of this key that has to be charged now.
+    fn note_evidence(&self, account: Option<Account>, evidence: Evidence, now: Moment) -> Option<OpenCode> {
         match (evidence, account) {
             (Evidence::Accepted, Some(account)) if !self.ledger.is_proven(account, now) => {
                 self.ledger.accept_key(account, now);
@@ -133,7 +141,7 @@ impl Gateway {
     }
 
     /// Charges a code that went out, or may have, before its key was proven.
-    pub(super) async fn charge_open(&self, settings: &Settings, account: Account, code: OpenCode) {
+    pub(crate) async fn charge_open(&self, settings: &Settings, account: Account, code: OpenCode) {
         let OpenCode { phone, verification, kind, at } = code;
         let is_exempt = self.exemptions.cover(phone, self.clock.now());
         let account = Some(Key::Account(account)).filter(|_| !is_exempt);
@@ -143,19 +151,13 @@ impl Gateway {
         }
     }
 
-    /// The same, where nothing can be waited for.
-    pub(super) fn charge_open_later(self: &Arc<Self>, account: Account, code: OpenCode) {
-        let gateway = Arc::clone(self);
-        tokio::spawn(async move { gateway.charge_open(&gateway.settings(), account, code).await });
-    }
-
     /// Whether this key has to be proved before a code is sent on it.
-    pub(super) fn has_to_be_proved(&self, account: Account) -> bool {
+    pub(crate) fn has_to_be_proved(&self, account: Account) -> bool {
         self.admission.table().has_to_be_proved(account)
     }
 
     /// Remembers a code of an unproven key whose outcome is not known.
-    pub(super) fn keep_open(&self, account: Account, code: OpenCode) {
+    pub(crate) fn keep_open(&self, account: Account, code: OpenCode) {
         self.admission.table().keep_open(account, code);
     }
 }

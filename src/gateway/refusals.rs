@@ -13,7 +13,7 @@ use crate::policy::{Limit, Obstacle, Policy, Refusal, RefusalCode};
 
 /// See the module's documentation.
 #[derive(Clone, Debug)]
-pub(super) struct Refusals {
+pub(crate) struct Refusals {
     /// In the policy's order.
     limits: Vec<Prepared>,
     hold: Prepared,
@@ -43,7 +43,7 @@ struct Fields {
 
 impl Refusals {
     /// The refusals of this policy, with or without the `RateLimit` fields.
-    pub(super) fn new(policy: &Policy, ratelimit_fields: bool) -> Self {
+    pub(crate) fn new(policy: &Policy, ratelimit_fields: bool) -> Self {
         let limit = |limit: &Limit| {
             let fields = ratelimit_fields.then(|| Fields::of(limit)).flatten();
             Prepared::new(&limit.name, wanted_code(limit.code), &sentence(limit), fields)
@@ -73,12 +73,12 @@ impl Refusals {
     }
 
     /// What stands in the way, as logs call it.
-    pub(super) fn name(&self, obstacle: Obstacle) -> Arc<str> {
+    pub(crate) fn name(&self, obstacle: Obstacle) -> Arc<str> {
         Arc::clone(&self.of(obstacle).name)
     }
 
     /// A refusal: who speaks, and when to come back.
-    pub(super) fn reply(&self, refusal: &Refusal, user_agent: &str) -> Reply {
+    pub(crate) fn reply(&self, refusal: &Refusal, user_agent: &str) -> Reply {
         let Prepared { code, message, fields, .. } = self.of(refusal.by);
         let Wording { code, wait_in_body, wait_in_header } = sdk::wording(code, user_agent, refusal.retry_after);
         let wait = HeaderValue::from(whole_seconds(refusal.retry_after));

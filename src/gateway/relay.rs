@@ -110,7 +110,7 @@ impl Heir {
 
     /// Has it serve a request: it counts it, and has a line for it in its own log. Says so when the client goes; the answer can still be
     /// waited for.
-    pub(super) async fn serve<C: Caller>(
+    pub(crate) async fn serve<C: Caller>(
         &self,
         caller: &mut C,
         patience: &mut Patience<'_>,
@@ -140,9 +140,9 @@ impl Heir {
 }
 
 /// What another process answered, and whether the client could be told.
-pub(super) struct Served {
-    pub(super) reply: Reply,
-    pub(super) told: bool,
+pub(crate) struct Served {
+    pub(crate) reply: Reply,
+    pub(crate) told: bool,
 }
 
 /// A request that another process has read.

@@ -206,7 +206,7 @@ impl Reply {
     }
 
     /// Sendly refused this key a short while ago, with this word.
-    pub(super) fn key_refused(word: Word) -> Self {
+    pub(crate) fn key_refused(word: Word) -> Self {
         let error = match word {
             Word::Unauthorized => code::UNAUTHORIZED,
             Word::InvalidApiKey => code::INVALID_API_KEY,
@@ -215,13 +215,13 @@ impl Reply {
     }
 
     /// The configuration does not list this key.
-    pub(super) fn key_not_allowed() -> Self {
+    pub(crate) fn key_not_allowed() -> Self {
         let message = "This gateway does not serve this API key.";
         Self::error(StatusCode::UNAUTHORIZED, code::INVALID_API_KEY, message)
     }
 
     /// Sendly has not accepted this key yet, and cannot be asked before this time is over.
-    pub(super) fn key_not_proven(wait: Duration) -> Self {
+    pub(crate) fn key_not_proven(wait: Duration) -> Self {
         let message = "Sendly has not confirmed this API key yet, and cannot be asked now. Nothing was sent.";
         Self::build(StatusCode::SERVICE_UNAVAILABLE, code::KEY_NOT_PROVEN, message, &Waits::both(wait))
     }
@@ -285,7 +285,7 @@ impl Reply {
 }
 
 /// Rounded up, so that whoever waits this long is let through; and at least 1, since SDKs take 0 for 60.
-pub(super) fn whole_seconds(span: Duration) -> u64 {
+pub(crate) fn whole_seconds(span: Duration) -> u64 {
     (span.as_secs() + u64::from(span.subsec_nanos() > 0)).max(1)
 }
 

@@ -20,24 +20,24 @@ use crate::upstream::{Sendly, authorities};
 /// See the module's documentation.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    pub(super) config: Config,
-    pub(super) policy: Policy,
+    pub(crate) config: Config,
+    pub(crate) policy: Policy,
     /// The same for exempt phones.
-    pub(super) exempting: Policy,
-    pub(super) throttles: Throttles,
-    pub(super) refusals: Refusals,
-    pub(super) series: Series,
+    pub(crate) exempting: Policy,
+    pub(crate) throttles: Throttles,
+    pub(crate) refusals: Refusals,
+    pub(crate) series: Series,
     /// Kept by a reload that changes nothing about it, and its connections with it.
-    pub(super) upstream: Arc<Upstream>,
+    pub(crate) upstream: Arc<Upstream>,
     /// Kept in the same way.
-    pub(super) tracer: Option<Arc<Tracer>>,
+    pub(crate) tracer: Option<Arc<Tracer>>,
 }
 
 /// The two ways to Sendly: for codes and look-ups, and for what is passed through.
 #[derive(Debug)]
-pub(super) struct Upstream {
-    pub(super) sendly: Sendly,
-    pub(super) peer: Peer,
+pub(crate) struct Upstream {
+    pub(crate) sendly: Sendly,
+    pub(crate) peer: Peer,
     authorities: Arc<Authorities>,
     /// Whom pingora's connector was told to trust, when the process started.
     at_start: Arc<Authorities>,
@@ -67,7 +67,7 @@ impl Upstream {
 }
 
 /// What would keep a gateway from starting with this configuration, as far as files tell.
-pub(super) fn examine(config: &Config, clock: &Clock) -> Vec<String> {
+pub(crate) fn examine(config: &Config, clock: &Clock) -> Vec<String> {
     let upstream = Upstream::new(&config.upstream, clock).err();
     // How Redis is reached is its client's own: only the file is looked at here.
     let ledger = config.ledger.ca_file.as_deref().map(|file| Authorities::of(true, Some(file))).and_then(Result::err);
@@ -77,7 +77,7 @@ pub(super) fn examine(config: &Config, clock: &Clock) -> Vec<String> {
 impl Settings {
     /// # Errors
     /// What is wrong with the way to Sendly, or to the collector of traces.
-    pub(super) fn new(config: Config, metrics: &Metrics, clock: &Clock) -> Result<Self, String> {
+    pub(crate) fn new(config: Config, metrics: &Metrics, clock: &Clock) -> Result<Self, String> {
         let upstream = Arc::new(Upstream::new(&config.upstream, clock)?);
         let throttles = Throttles::new(&config.throttles, clock);
         let policy = Policy::new(config.limits.clone());
@@ -89,7 +89,7 @@ impl Settings {
     ///
     /// # Errors
     /// What is wrong with the way to Sendly, or to the collector of traces.
-    pub(super) fn succeed(&self, config: Config, metrics: &Metrics, clock: &Clock) -> Result<Self, String> {
+    pub(crate) fn succeed(&self, config: Config, metrics: &Metrics, clock: &Clock) -> Result<Self, String> {
         let authorities = authorities(&config.upstream)?;
         let upstream = if config.upstream == self.config.upstream && authorities == *self.upstream.authorities {
             Arc::clone(&self.upstream)
@@ -127,7 +127,7 @@ impl Settings {
     }
 
     /// The same, with nothing kept for limits that they have replaced.
-    pub(super) fn without_past(&self) -> Self {
+    pub(crate) fn without_past(&self) -> Self {
         Self { policy: self.policy.without_past(), exempting: self.exempting.without_past(), ..self.clone() }
     }
 

@@ -11,12 +11,12 @@ const SHOWN: usize = 1 << 16;
 
 /// See the module's documentation.
 #[derive(Debug)]
-pub(super) struct ShownTo {
+pub(crate) struct ShownTo {
     pairs: Box<[AtomicU64]>,
 }
 
 impl ShownTo {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { pairs: (0..SHOWN).map(|_| AtomicU64::new(0)).collect() }
     }
 
@@ -26,14 +26,14 @@ impl ShownTo {
         (self.pairs.get(pair as usize % SHOWN), pair)
     }
 
-    pub(super) fn insert(&self, id: Verification, account: Account) {
+    pub(crate) fn insert(&self, id: Verification, account: Account) {
         let (place, pair) = self.place(id, account);
         if let Some(place) = place {
             place.store(pair, Ordering::Relaxed);
         }
     }
 
-    pub(super) fn contains(&self, id: Verification, account: Account) -> bool {
+    pub(crate) fn contains(&self, id: Verification, account: Account) -> bool {
         let (place, pair) = self.place(id, account);
         place.is_some_and(|place| place.load(Ordering::Relaxed) == pair)
     }

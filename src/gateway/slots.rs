@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 
 /// See the module's documentation. How many there may be is said each time, since a reload may change it.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Slots(Arc<Shared>);
+pub(crate) struct Slots(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
@@ -20,18 +20,18 @@ struct Shared {
 
 /// A place that is taken until this is dropped.
 #[derive(Debug)]
-pub(super) struct Slot(Arc<Shared>);
+pub(crate) struct Slot(Arc<Shared>);
 
 impl Slots {
     /// Takes a place, if fewer than `most` are taken.
-    pub(super) fn try_take(&self, most: usize) -> Option<Slot> {
+    pub(crate) fn try_take(&self, most: usize) -> Option<Slot> {
         let more = |taken: usize| (taken < most).then_some(taken + 1);
         self.0.taken.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).ok()?;
         Some(Slot(Arc::clone(&self.0)))
     }
 
     /// The same; where all are taken, waits for one, at most for `patience`.
-    pub(super) async fn take(&self, most: usize, patience: Duration) -> Option<Slot> {
+    pub(crate) async fn take(&self, most: usize, patience: Duration) -> Option<Slot> {
         match self.try_take(most) {
             // Boxed: to wait is seldom needed, and takes room.
             None => Box::pin(self.wait(most, patience)).await,
@@ -56,7 +56,7 @@ impl Slots {
     }
 
     /// How many are taken.
-    pub(super) fn taken(&self) -> usize {
+    pub(crate) fn taken(&self) -> usize {
         self.0.taken.load(Ordering::Relaxed)
     }
 }

@@ -19,7 +19,7 @@ const SET: Duration = Duration::from_secs(1);
 
 /// Whether it was said that the state cannot be saved.
 #[derive(Debug, Default)]
-pub(super) struct Saving {
+pub(crate) struct Saving {
     is_failing: AtomicBool,
 }
 
@@ -91,7 +91,7 @@ impl Gateway {
         }
     }
 
-    pub(super) fn save_now(&self) {
+    pub(crate) fn save_now(&self) {
         if let Some(journal) = self.durable.journal() {
             self.saving.tell(journal.tend(self.clock.now(), horizon(&self.settings())));
         }

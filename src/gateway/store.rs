@@ -13,7 +13,7 @@ use crate::ledger::redis::{Options, Redis, Servers, Time, Topology as Stands};
 ///
 /// # Errors
 /// What is wrong with the way to Redis. That it cannot be reached is no error.
-pub(super) fn ledger(config: &Config, durable: &Arc<Durable>, clock: &Clock) -> Result<Ledger, String> {
+pub(crate) fn ledger(config: &Config, durable: &Arc<Durable>, clock: &Clock) -> Result<Ledger, String> {
     let Some(redis) = &config.ledger.redis else { return Ok(Ledger::Durable(Arc::clone(durable))) };
     let wrong = |error: String| format!("ledger: {error}");
     let options = options(redis, config).map_err(wrong)?;

@@ -11,7 +11,7 @@ use crate::trace::{self, Failure, Fates, Span, Spans, Tracer, What};
 
 /// Spans that wait, and who tells of them.
 #[derive(Debug, Default)]
-pub(super) struct Traces {
+pub(crate) struct Traces {
     spans: Spans,
     /// Whoever has it tells the collector. One at a time, so that whoever waits for it knows what was taken before to be told.
     telling: tokio::sync::Mutex<()>,
@@ -21,14 +21,14 @@ pub(super) struct Traces {
 
 impl Traces {
     /// What became of spans.
-    pub(super) fn fates(&self) -> Fates {
+    pub(crate) fn fates(&self) -> Fates {
         self.spans.fates()
     }
 }
 
 impl Gateway {
     /// A request is over: it is a span, if its trace is recorded.
-    pub(super) fn served(&self, request: &Request, method: &str, status: u16, ended: Moment) {
+    pub(crate) fn served(&self, request: &Request, method: &str, status: u16, ended: Moment) {
         let Some(trace) = request.trace else { return };
         let span = Span::of_request(trace, (request.began, ended), || What::Request {
             // A listener speaks TLS or does not, whatever is loaded anew.
@@ -47,7 +47,7 @@ impl Gateway {
     }
 
     /// A call to Sendly is over, from a moment to another: it is a span, if its trace is recorded.
-    pub(super) fn called(
+    pub(crate) fn called(
         &self,
         settings: &Settings,
         traced: Option<Box<trace::Call>>,

@@ -10,7 +10,7 @@ use crate::metrics::Outcome;
 use crate::yielding::yield_to_ready_tasks;
 
 /// Has another process serve a request that has a place here already. Those who have joined it are told the same.
-pub(super) async fn serve_there<C: Caller>(
+pub(crate) async fn serve_there<C: Caller>(
     heir: &Heir,
     caller: &mut C,
     patience: &mut Patience<'_>,
@@ -26,7 +26,7 @@ pub(super) async fn serve_there<C: Caller>(
 }
 
 /// Ends a click of which Sendly was not asked for a code.
-pub(super) async fn stop<C: Caller>(
+pub(crate) async fn stop<C: Caller>(
     caller: &mut C,
     patience: &Patience<'_>,
     mut click: Click<'_>,
@@ -42,7 +42,7 @@ pub(super) async fn stop<C: Caller>(
 }
 
 /// Gives a retry the answer of the exchange that it repeats.
-pub(super) async fn repeat<C: Caller>(
+pub(crate) async fn repeat<C: Caller>(
     caller: &mut C,
     request: &mut Request,
     mut ticket: Ticket<'_>,
@@ -57,7 +57,7 @@ pub(super) async fn repeat<C: Caller>(
 }
 
 /// Ends a click because of its key, or of its id.
-pub(super) async fn turn_away<C: Caller>(
+pub(crate) async fn turn_away<C: Caller>(
     caller: &mut C,
     request: &mut Request,
     patience: &Patience<'_>,
@@ -68,7 +68,7 @@ pub(super) async fn turn_away<C: Caller>(
     stop(caller, patience, click, reply, Ending::Nothing).await
 }
 
-pub(super) async fn reject<C: Caller>(caller: &mut C, request: &mut Request, reply: Reply) -> Result<(), C::Error> {
+pub(crate) async fn reject<C: Caller>(caller: &mut C, request: &mut Request, reply: Reply) -> Result<(), C::Error> {
     request.outcome = Outcome::Rejected;
     caller.refuse(reply).await
 }

@@ -13,7 +13,7 @@ use crate::policy::Kind;
 use crate::policy::subject::{Account, Verification};
 
 /// For how long a 401 counts: Sendly's longest lock.
-pub(super) const WINDOW: Duration = Duration::from_secs(300);
+pub(crate) const WINDOW: Duration = Duration::from_secs(300);
 
 /// For how long a refused key is answered without Sendly being asked: the first time, and each time after that.
 const FIRST_REFUSAL: Duration = Duration::from_secs(60);
@@ -29,11 +29,11 @@ const MAX_IN_FLIGHT: usize = 32;
 const MAX_REFUSED: usize = 10_000;
 
 /// Keys with a code whose outcome is not known, at most. At the bound an unproven key is proved before its code is sent.
-pub(super) const MAX_OPEN: usize = 1_024;
+pub(crate) const MAX_OPEN: usize = 1_024;
 
 /// See the module's documentation.
 #[derive(Debug)]
-pub(super) struct Unproven {
+pub(crate) struct Unproven {
     max_failed: usize,
     /// When the 401s in the window came, the oldest first.
     failures: VecDeque<Moment>,
@@ -48,7 +48,7 @@ pub(super) struct Unproven {
 
 /// Sendly's word for why it does not accept a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Word {
+pub(crate) enum Word {
     Unauthorized,
     InvalidApiKey,
 }
@@ -61,16 +61,16 @@ struct RefusedKey {
 
 /// A code of an unproven key that may be out: it is charged if the key turns out to be good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct OpenCode {
-    pub(super) phone: Option<Phone>,
-    pub(super) verification: Option<Verification>,
-    pub(super) kind: Kind,
-    pub(super) at: Moment,
+pub(crate) struct OpenCode {
+    pub(crate) phone: Option<Phone>,
+    pub(crate) verification: Option<Verification>,
+    pub(crate) kind: Kind,
+    pub(crate) at: Moment,
 }
 
 /// Why an unproven request may not be sent now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Denied {
+pub(crate) enum Denied {
     /// Sendly refused its key a short while ago.
     Refused(Word),
     /// As many 401s as may be were caused, or Sendly has locked the address: not before this time is over.
@@ -83,15 +83,15 @@ pub(super) enum Denied {
 
 /// How much is kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Kept {
-    pub(super) in_flight: usize,
-    pub(super) failures: usize,
-    pub(super) refused: usize,
-    pub(super) open: usize,
+pub(crate) struct Kept {
+    pub(crate) in_flight: usize,
+    pub(crate) failures: usize,
+    pub(crate) refused: usize,
+    pub(crate) open: usize,
 }
 
 impl Unproven {
-    pub(super) fn new(max_failed: usize) -> Self {
+    pub(crate) fn new(max_failed: usize) -> Self {
         Self {
             max_failed,
             failures: VecDeque::new(),
@@ -103,12 +103,12 @@ impl Unproven {
         }
     }
 
-    pub(super) fn set_max_failed(&mut self, max_failed: usize) {
+    pub(crate) fn set_max_failed(&mut self, max_failed: usize) {
         self.max_failed = max_failed;
     }
 
     /// Takes a failure slot for a request of this key, or of none. It has to be given back with [`leave`](Self::leave).
-    pub(super) fn enter(&mut self, account: Option<Account>, now: Moment) -> Result<(), Denied> {
+    pub(crate) fn enter(&mut self, account: Option<Account>, now: Moment) -> Result<(), Denied> {
         if let Some(word) = account.and_then(|account| self.refusal(account, now)) {
             return Err(Denied::Refused(word));
         }
@@ -128,7 +128,7 @@ impl Unproven {
     }
 
     /// Gives a failure slot back. A 401 has to be told before that.
-    pub(super) fn leave(&mut self, account: Option<Account>) {
+    pub(crate) fn leave(&mut self, account: Option<Account>) {
         self.slots_taken = self.slots_taken.saturating_sub(1);
         if let Some(account) = account {
             self.in_flight.remove(&account);
@@ -136,7 +136,7 @@ impl Unproven {
     }
 
     /// Sendly refused this key.
-    pub(super) fn refuse(&mut self, account: Account, word: Word, now: Moment) {
+    pub(crate) fn refuse(&mut self, account: Account, word: Word, now: Moment) {
         self.fail(now);
         self.open.remove(&account);
         let before = self.refused.get(&account).copied();
@@ -153,45 +153,45 @@ impl Unproven {
     }
 
     /// Sendly answered 401 to whatever key, or may have.
-    pub(super) fn fail(&mut self, now: Moment) {
+    pub(crate) fn fail(&mut self, now: Moment) {
         self.forget_failures(now);
         self.failures.push_back(now);
     }
 
     /// Sendly refuses every wrong key until then.
-    pub(super) fn lock(&mut self, until: Moment) {
+    pub(crate) fn lock(&mut self, until: Moment) {
         self.locked_until = self.locked_until.max(until);
     }
 
     /// Sendly accepted this key. Returns its code whose outcome was open: it has to be charged now.
-    pub(super) fn accept(&mut self, account: Account) -> Option<OpenCode> {
+    pub(crate) fn accept(&mut self, account: Account) -> Option<OpenCode> {
         self.refused.remove(&account);
         self.open.remove(&account)
     }
 
     /// Sendly's word for this key, if it refused the key a short while ago.
-    pub(super) fn refusal(&self, account: Account, now: Moment) -> Option<Word> {
+    pub(crate) fn refusal(&self, account: Account, now: Moment) -> Option<Word> {
         self.refused.get(&account).filter(|refused| refused.until > now).map(|refused| refused.word)
     }
 
     /// Whether a key has to be proved before a code is sent on it.
-    pub(super) fn has_to_be_proved(&self, account: Account) -> bool {
+    pub(crate) fn has_to_be_proved(&self, account: Account) -> bool {
         self.open.contains_key(&account) || self.open.len() >= MAX_OPEN
     }
 
     /// Remembers a code of this key whose outcome is not known.
-    pub(super) fn keep_open(&mut self, account: Account, code: OpenCode) {
+    pub(crate) fn keep_open(&mut self, account: Account, code: OpenCode) {
         self.open.insert(account, code);
     }
 
     /// Forgets what nothing can need any more. `longest`: for how long a code counts.
-    pub(super) fn sweep(&mut self, now: Moment, longest: Duration) {
+    pub(crate) fn sweep(&mut self, now: Moment, longest: Duration) {
         self.forget_failures(now);
         self.refused.retain(|_, refused| refused.until + REMEMBERED > now);
         self.open.retain(|_, code| code.at + longest > now);
     }
 
-    pub(super) fn kept(&mut self, now: Moment) -> Kept {
+    pub(crate) fn kept(&mut self, now: Moment) -> Kept {
         self.forget_failures(now);
         Kept {
             in_flight: self.slots_taken,

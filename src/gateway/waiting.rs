@@ -13,7 +13,7 @@ impl Gateway {
     /// Waits for those charges, and has the code judged then. Once another process is to judge, it is refused here and uncharged.
     ///
     /// It is boxed: few requests wait, and all are moved into their places.
-    pub(super) fn wait_and_reserve<'a>(
+    pub(crate) fn wait_and_reserve<'a>(
         &'a self,
         settings: &'a Settings,
         asked: Asked<'a>,

@@ -10,18 +10,15 @@ use http::header::HOST;
 use pingora::http::RequestHeader;
 use pingora::protocols::http::authority::validate_request_authority;
 
-use super::plain::{self, Plain};
+use super::plain::{self, Plain, USUAL_FIELDS};
 use crate::api;
 use crate::api::body::MAX_REQUEST;
 use crate::gateway::reply::Reply;
 use crate::http1::fields;
 
 /// The most that a head may have, in bytes and in fields.
-pub(super) const MAX_HEAD: usize = 16 * 1024;
+pub(crate) const MAX_HEAD: usize = 16 * 1024;
 const MAX_FIELDS: usize = 100;
-
-/// What nearly every head has at most: those of a plain request have no more.
-pub(super) const USUAL_FIELDS: usize = 32;
 
 /// The methods that pass.
 const METHODS: &str = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT";
@@ -29,7 +26,7 @@ const METHODS: &str = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT";
 /// What the beginning of what came is.
 #[derive(Debug)]
 #[allow(clippy::large_enum_variant, reason = "the large one is the usual one, and none is kept")]
-pub(super) enum RequestHead {
+pub(crate) enum RequestHead {
     /// Not a whole head yet.
     Partial,
     /// A plain request's.
@@ -42,7 +39,7 @@ pub(super) enum RequestHead {
 
 /// Where a request ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Framing {
+pub(crate) enum Framing {
     /// It has so many bytes.
     Length(usize),
     /// Its head has so many bytes, and its body stands in chunks.
@@ -51,9 +48,9 @@ pub(super) enum Framing {
 
 /// A head that is not served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct RefusedHead {
+pub(crate) struct RefusedHead {
     /// As the log tells it; nothing, where it cannot be read.
-    pub(super) method: &'static str,
+    pub(crate) method: &'static str,
     flaw: HeadFlaw,
 }
 
@@ -70,7 +67,7 @@ enum HeadFlaw {
 
 impl RefusedHead {
     /// What the client is told.
-    pub(super) fn reply(self) -> Reply {
+    pub(crate) fn reply(self) -> Reply {
         match self.flaw {
             HeadFlaw::Malformed => Reply::invalid_request("The request's head cannot be read."),
             HeadFlaw::TooLarge => Reply::head_too_large(),
@@ -99,7 +96,7 @@ struct Says<'h> {
 }
 
 /// Reads the head that these bytes begin with.
-pub(super) fn read(bytes: &[u8]) -> RequestHead {
+pub(crate) fn read(bytes: &[u8]) -> RequestHead {
     let mut found = [const { MaybeUninit::uninit() }; USUAL_FIELDS];
     let mut request = httparse::Request::new(&mut []);
     match request.parse_with_uninit_headers(bytes, &mut found) {

@@ -11,22 +11,24 @@ use pingora::proxy::{FailToProxy, ProxyHttp, Session};
 use pingora::upstreams::peer::{HttpPeer, Peer as _};
 
 use super::body_watch::BodyWatch;
-use super::caller::Caller as _;
-use super::reply::Reply;
+use super::passthrough::{self, Passthrough};
 use super::session::{self, Streamed};
-use super::settings::Settings;
-use super::{Gateway, Request, otp, passing};
 use crate::api::Operation;
 use crate::api::path::{self, Reading};
+use crate::gateway::caller::Caller as _;
+use crate::gateway::reply::Reply;
+use crate::gateway::settings::Settings;
+use crate::gateway::{Gateway, Request, otp};
 use crate::metrics::{Outcome, TurnedAway};
 use crate::trace::Context;
 
 /// A request that pingora has read, and the settings that it began with.
 #[derive(Debug)]
-pub struct Streaming {
+pub(crate) struct Streaming {
     gateway: Arc<Gateway>,
     settings: Arc<Settings>,
     request: Request,
+    passed: Passthrough,
     method: Method,
     /// Of a body that passes through over HTTP/2.
     watch: Option<Arc<BodyWatch>>,
@@ -44,7 +46,7 @@ impl Drop for Streaming {
 
 /// pingora's view of a gateway.
 #[derive(Debug)]
-pub struct Proxy(pub Arc<Gateway>);
+pub(crate) struct Proxy(pub Arc<Gateway>);
 
 #[async_trait]
 impl ProxyHttp for Proxy {
@@ -55,13 +57,14 @@ impl ProxyHttp for Proxy {
             gateway: Arc::clone(&self.0),
             settings: self.0.settings(),
             request: Request::default(),
+            passed: Passthrough::default(),
             method: Method::default(),
             watch: None,
         }
     }
 
     async fn request_filter(&self, session: &mut Session, streaming: &mut Streaming) -> pingora::Result<bool> {
-        let (gateway, Streaming { settings, request, method, watch, .. }) = (&self.0, streaming);
+        let (gateway, Streaming { settings, request, passed, method, watch, .. }) = (&self.0, streaming);
         *method = session.req_header().method.clone();
         gateway.begin(request);
         session::prepare(session, &settings.config.clients, gateway.is_draining());
@@ -89,11 +92,11 @@ impl ProxyHttp for Proxy {
                     Ok(true)
                 }
                 _ => {
-                    request.path = call.respelled;
-                    pass(gateway, settings, session, request, watch).await
+                    passed.path = call.respelled;
+                    pass(gateway, settings, session, (request, passed), watch).await
                 }
             },
-            Reading::Other => pass(gateway, settings, session, request, watch).await,
+            Reading::Other => pass(gateway, settings, session, (request, passed), watch).await,
             Reading::NotARoute => early(session, request, Outcome::Rejected, Reply::not_a_route()).await,
             Reading::WrongMethod(allowed) => {
                 early(session, request, Outcome::Rejected, Reply::wrong_method(allowed)).await
@@ -125,28 +128,28 @@ impl ProxyHttp for Proxy {
         &self,
         _session: &mut Session,
         upstream: &mut RequestHeader,
-        Streaming { settings, request, .. }: &mut Streaming,
+        Streaming { settings, request, passed, .. }: &mut Streaming,
     ) -> pingora::Result<()> {
-        request.sent_upstream = Some(self.0.clock.now());
-        request.traced = request.trace.and_then(Context::call);
-        passing::request(upstream, settings.upstream.peer.host(), request)
+        passed.sent_upstream = Some(self.0.clock.now());
+        passed.traced = request.trace.and_then(Context::call);
+        passthrough::request(upstream, settings.upstream.peer.host(), request.operation, passed)
     }
 
     async fn upstream_response_filter(
         &self,
         _session: &mut Session,
         upstream: &mut ResponseHeader,
-        Streaming { request, .. }: &mut Streaming,
+        Streaming { request, passed, .. }: &mut Streaming,
     ) -> pingora::Result<()> {
         if upstream.status.is_informational() {
             return Ok(());
         }
-        if let Some(sent) = request.sent_upstream {
+        if let Some(sent) = passed.sent_upstream {
             self.0.metrics.upstream(request.operation, upstream.status.as_u16(), self.0.clock.now().since(sent));
         }
-        request.answered = Some(upstream.status.as_u16());
-        request.capture = passing::Capture::of(request.operation, upstream);
-        self.0.judge_head(request, upstream);
+        passed.answered = Some(upstream.status.as_u16());
+        passed.capture = passthrough::Capture::of(request.operation, upstream);
+        passed.judge_head(&self.0, upstream);
         Ok(())
     }
 
@@ -159,7 +162,7 @@ impl ProxyHttp for Proxy {
         if self.0.is_draining() {
             session.set_keepalive(None);
         }
-        passing::response(answer, session.req_header().version)
+        passthrough::response(answer, session.req_header().version)
     }
 
     async fn request_body_filter(
@@ -172,7 +175,7 @@ impl ProxyHttp for Proxy {
         if let Some(watch) = watch {
             watch.came(body.as_ref().map_or(0, Bytes::len), end, self.0.clock.now());
         }
-        passing::end_once(body, end);
+        passthrough::end_once(body, end);
         Ok(())
     }
 
@@ -181,10 +184,10 @@ impl ProxyHttp for Proxy {
         _session: &mut Session,
         body: &mut Option<Bytes>,
         end: bool,
-        Streaming { request, .. }: &mut Streaming,
+        Streaming { request, passed, .. }: &mut Streaming,
     ) -> pingora::Result<Option<Duration>> {
-        if let Some(whole) = passing::hold_back(&mut request.capture, body, end) {
-            self.0.read_captured(request, &whole);
+        if let Some(whole) = passthrough::hold_back(&mut passed.capture, body, end) {
+            passed.read_captured(&self.0, request.operation, &whole);
         }
         Ok(None)
     }
@@ -193,12 +196,12 @@ impl ProxyHttp for Proxy {
         &self,
         _session: &mut Session,
         _trailers: &mut http::HeaderMap,
-        Streaming { request, .. }: &mut Streaming,
+        Streaming { request, passed, .. }: &mut Streaming,
     ) -> pingora::Result<Option<Bytes>> {
         // Trailers end an HTTP/2 body without an end of its own.
-        let held = request.capture.take().map(passing::Capture::into_body);
+        let held = passed.capture.take().map(passthrough::Capture::into_body);
         if let Some(whole) = &held {
-            self.0.read_captured(request, whole);
+            passed.read_captured(&self.0, request.operation, whole);
         }
         Ok(held)
     }
@@ -207,11 +210,11 @@ impl ProxyHttp for Proxy {
         &self,
         session: &mut Session,
         error: &pingora::Error,
-        Streaming { request, .. }: &mut Streaming,
+        Streaming { request, passed, .. }: &mut Streaming,
     ) -> FailToProxy {
-        let (outcome, reply) = passing::failure(error, request.sent_upstream.is_some());
+        let (outcome, reply) = passthrough::failure(error, passed.sent_upstream.is_some());
         request.outcome = outcome;
-        request.failure = passing::loss(error, request.sent_upstream.is_some(), request.answered.is_some());
+        passed.failure = passthrough::loss(error, passed.sent_upstream.is_some(), passed.answered.is_some());
         if outcome == Outcome::Failed {
             let (operation, source) = (request.operation.name(), error.esource().as_str());
             tracing::warn!(operation, source, kind = error.etype().as_str(), "a request failed");
@@ -238,12 +241,12 @@ impl ProxyHttp for Proxy {
     }
 
     async fn logging(&self, session: &mut Session, _error: Option<&pingora::Error>, streaming: &mut Streaming) {
-        let Streaming { settings, request, .. } = streaming;
-        self.0.end_judging(request);
-        if let Some(sent) = request.sent_upstream {
-            let (method, told) = (session.req_header().method.as_str(), (request.answered, request.failure));
+        let Streaming { settings, request, passed, .. } = streaming;
+        passed.end_judging(&self.0, request.outcome);
+        if let Some(sent) = passed.sent_upstream {
+            let (method, told) = (session.req_header().method.as_str(), (passed.answered, passed.failure));
             let call = (method, request.operation);
-            self.0.called(settings, request.traced.take(), call, (sent, self.0.clock.now()), told);
+            self.0.called(settings, passed.traced.take(), call, (sent, self.0.clock.now()), told);
         }
         self.0.tell(
             request,
@@ -260,15 +263,18 @@ async fn pass(
     gateway: &Arc<Gateway>,
     settings: &Settings,
     session: &mut Session,
-    request: &mut Request,
+    (request, passed): (&mut Request, &mut Passthrough),
     watch: &mut Option<Arc<BodyWatch>>,
 ) -> pingora::Result<bool> {
     let method = session.req_header().method.clone();
-    if let Err(reply) = gateway.admit_streamed(settings, &Streamed::new(session), &method, request).await {
-        return early(session, request, Outcome::Rejected, reply).await;
+    let caller = Streamed::new(session);
+    let path = passed.path.as_deref().unwrap_or_else(|| caller.path());
+    match gateway.admit_streamed(settings, &caller, (&method, path), request).await {
+        Ok(key) => passed.key = key,
+        Err(reply) => return early(session, request, Outcome::Rejected, reply).await,
     }
-    request.to_sendly = gateway.passing_slot(settings).await;
-    if request.to_sendly.is_none() {
+    passed.to_sendly = gateway.passing_slot(settings).await;
+    if passed.to_sendly.is_none() {
         let reply = gateway.turn_request_away(request, TurnedAway::Upstream);
         Box::pin(session::refuse(session, reply)).await?;
         return Ok(true);

@@ -3,33 +3,35 @@
 use arrayvec::ArrayVec;
 use http::Method;
 
-use super::request::USUAL_FIELDS;
 use crate::api::Operation;
 use crate::api::path::{self, Call};
 use crate::http1::fields::{Field, Span};
 
+/// What nearly every head has at most: those of a plain request have no more.
+pub(crate) const USUAL_FIELDS: usize = 32;
+
 /// A plain request.
 #[derive(Debug)]
-pub(super) struct Plain {
+pub(crate) struct Plain {
     /// What it asks for.
-    pub(super) call: Call,
+    pub(crate) call: Call,
     /// Its path, without a query, as it came.
-    pub(super) path: Span,
-    pub(super) fields: ArrayVec<Field, USUAL_FIELDS>,
+    pub(crate) path: Span,
+    pub(crate) fields: ArrayVec<Field, USUAL_FIELDS>,
     /// The lengths of its head and its body, in bytes.
-    pub(super) head: usize,
-    pub(super) body: usize,
+    pub(crate) head: usize,
+    pub(crate) body: usize,
 }
 
 impl Plain {
     /// The length of all of it.
-    pub(super) const fn length(&self) -> usize {
+    pub(crate) const fn length(&self) -> usize {
         self.head + self.body
     }
 }
 
 /// The request with this head, which is a POST of HTTP/1.1 with one length, if its target makes it a plain one.
-pub(super) fn plain(
+pub(crate) fn plain(
     bytes: &[u8],
     target: &str,
     headers: &[httparse::Header<'_>],

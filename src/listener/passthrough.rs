@@ -9,21 +9,29 @@ use http::{StatusCode, Uri, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::{Error, ErrorSource, ErrorType};
 
-use super::evidence::{self, Evidence};
-use super::reply::Reply;
-use super::{Gateway, Request};
 use crate::api::Operation;
 use crate::api::body::MAX_ANSWER;
+use crate::clock::Moment;
+use crate::gateway::Gateway;
+use crate::gateway::admission::AdmittedKey;
+use crate::gateway::evidence::{self, Evidence};
+use crate::gateway::reply::Reply;
+use crate::gateway::slots::Slot;
 use crate::metrics::Outcome;
-use crate::trace::Failure;
+use crate::trace::{self, Failure};
 use crate::upstream;
 
 /// Turns the client's request header into the one that Sendly gets.
-pub(super) fn request(upstream: &mut RequestHeader, host: &HeaderValue, request: &Request) -> pingora::Result<()> {
-    let path = request.path.as_deref().unwrap_or_else(|| upstream.uri.path());
+pub(crate) fn request(
+    upstream: &mut RequestHeader,
+    host: &HeaderValue,
+    operation: Operation,
+    passed: &Passthrough,
+) -> pingora::Result<()> {
+    let path = passed.path.as_deref().unwrap_or_else(|| upstream.uri.path());
     // `http://host/path`, as to a proxy: pingora keeps it beside the path that it read in it, and would send it so.
     let absolute = !matches!(upstream.raw_path().first(), Some(b'/' | b'*'));
-    if absolute || request.path.is_some() {
+    if absolute || passed.path.is_some() {
         let target = match upstream.uri.query() {
             Some(query) => format!("{path}?{query}"),
             None => path.to_owned(),
@@ -35,7 +43,7 @@ pub(super) fn request(upstream: &mut RequestHeader, host: &HeaderValue, request:
     if upstream.headers.contains_key(header::EXPECT) {
         upstream.remove_header(&header::EXPECT);
     }
-    let traced = request.traced.as_deref();
+    let traced = passed.traced.as_deref();
     let stays_behind = |name: &&HeaderName| {
         let name = name.as_str().as_bytes();
         upstream::is_misleading(name) || traced.is_some_and(|call| call.replaces(name))
@@ -47,7 +55,7 @@ pub(super) fn request(upstream: &mut RequestHeader, host: &HeaderValue, request:
     if let Some(call) = traced {
         upstream.insert_header("traceparent", call.traceparent().as_str())?;
     }
-    if request.operation.shows_phone() {
+    if operation.shows_phone() {
         // The answer is read on its way.
         upstream.remove_header(&header::ACCEPT_ENCODING);
     }
@@ -56,14 +64,14 @@ pub(super) fn request(upstream: &mut RequestHeader, host: &HeaderValue, request:
 
 /// Takes an empty last piece of a body away. pingora would write it as a chunk: one of size 0, which ends the body, and then the end
 /// itself, which Sendly would take for the beginning of the next request (cloudflare/pingora#935).
-pub(super) fn end_once(piece: &mut Option<Bytes>, end: bool) {
+pub(crate) fn end_once(piece: &mut Option<Bytes>, end: bool) {
     if end && piece.as_ref().is_some_and(Bytes::is_empty) {
         *piece = None;
     }
 }
 
 /// Makes an answer one that this client can read.
-pub(super) fn response(answer: &mut ResponseHeader, client: Version) -> pingora::Result<()> {
+pub(crate) fn response(answer: &mut ResponseHeader, client: Version) -> pingora::Result<()> {
     if answer.status == StatusCode::SWITCHING_PROTOCOLS {
         // No upgrade is ever asked for: see the peer's options.
         return Err(Error::explain(ErrorType::InvalidHTTPHeader, "an upgrade that nobody asked for").into_up());
@@ -77,7 +85,7 @@ pub(super) fn response(answer: &mut ResponseHeader, client: Version) -> pingora:
 
 /// An answer that is read on its way: held back until it is whole, so that what it shows is known before the client sees it.
 #[derive(Debug)]
-pub(super) struct Capture {
+pub(crate) struct Capture {
     body: BytesMut,
     /// Its length, if the header tells.
     announced: Option<usize>,
@@ -85,7 +93,7 @@ pub(super) struct Capture {
 
 impl Capture {
     /// The capture of this answer, if it may show a verification's phone.
-    pub(super) fn of(operation: Operation, answer: &ResponseHeader) -> Option<Self> {
+    pub(crate) fn of(operation: Operation, answer: &ResponseHeader) -> Option<Self> {
         let readable = answer.status.is_success() && operation.shows_phone();
         let announced = answer.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
         (readable && announced.is_none_or(|length| length <= MAX_ANSWER))
@@ -99,7 +107,7 @@ impl Capture {
     }
 
     /// What was held back.
-    pub(super) fn into_body(self) -> Bytes {
+    pub(crate) fn into_body(self) -> Bytes {
         self.body.freeze()
     }
 
@@ -115,7 +123,7 @@ impl Capture {
 
 /// Holds a chunk back until the answer is whole; then lets all of it go, and returns it. An answer that grows too long is let
 /// go unread.
-pub(super) fn hold_back(capture: &mut Option<Capture>, chunk: &mut Option<Bytes>, end: bool) -> Option<Bytes> {
+pub(crate) fn hold_back(capture: &mut Option<Capture>, chunk: &mut Option<Bytes>, end: bool) -> Option<Bytes> {
     let held = capture.as_mut()?;
     if let Some(bytes) = chunk.take() {
         held.body.extend_from_slice(&bytes);
@@ -129,67 +137,84 @@ pub(super) fn hold_back(capture: &mut Option<Capture>, chunk: &mut Option<Bytes>
     (!too_long).then_some(whole)
 }
 
-impl Gateway {
-    /// Takes from an answer's head what it says of the key; or has its body read, where that says it.
-    pub(super) fn judge_head(self: &Arc<Self>, request: &mut Request, answer: &ResponseHeader) {
+/// What is known of a request that streams to Sendly, beside what is known of every [`Request`].
+#[derive(Debug, Default)]
+pub(crate) struct Passthrough {
+    /// The canonical path, where it differs from what came.
+    pub(crate) path: Option<String>,
+    pub(crate) key: AdmittedKey,
+    pub(crate) capture: Option<Capture>,
+    /// Whether its answer is JSON.
+    is_json: bool,
+    /// Whether its answer has said what it says of the key.
+    is_judged: bool,
+    pub(crate) sent_upstream: Option<Moment>,
+    /// The status that Sendly answered it with, and why that answer is not whole.
+    pub(crate) answered: Option<u16>,
+    pub(crate) failure: Option<Failure>,
+    pub(crate) traced: Option<Box<trace::Call>>,
+    /// The connection to Sendly that pingora may use for it.
+    pub(crate) to_sendly: Option<[Slot; 2]>,
+}
+
+impl Passthrough {
+    /// Learns from an answer's head what it says of the key, or has its body captured, where the body says it.
+    pub(crate) fn judge_head(&mut self, gateway: &Arc<Gateway>, answer: &ResponseHeader) {
         let content_type = answer.headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
-        request.is_json = content_type.is_some_and(evidence::is_json);
+        self.is_json = content_type.is_some_and(evidence::is_json);
         let may_disprove = matches!(answer.status, StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS);
-        let is_proven = request.pass.is_none() && request.key.is_some();
+        let is_proven = self.key.pass.is_none() && self.key.account.is_some();
         if is_proven && !may_disprove {
-            request.is_judged = true;
+            self.is_judged = true;
             return;
         }
         if answer.status.is_client_error() {
             // Sendly's errors are small: one whose body is too long, or that has none, is judged by its status at the end.
-            request.capture = Some(Capture::of_refusal(answer)).filter(Capture::is_readable);
+            self.capture = Some(Capture::of_refusal(answer)).filter(Capture::is_readable);
             return;
         }
-        let evidence = evidence::of_success(request.asked, answer.status, request.is_json);
-        self.judge(request, evidence);
+        let evidence = evidence::of_success(self.key.asked, answer.status, self.is_json);
+        self.judge(gateway, evidence);
     }
 
     /// Learns from an answer that is whole.
-    pub(super) fn read_captured(self: &Arc<Self>, request: &mut Request, body: &[u8]) {
-        let status = request.answered.and_then(|status| StatusCode::from_u16(status).ok()).unwrap_or_default();
+    pub(crate) fn read_captured(&mut self, gateway: &Arc<Gateway>, operation: Operation, body: &[u8]) {
+        let status = self.answered.and_then(|status| StatusCode::from_u16(status).ok()).unwrap_or_default();
         if status.is_success() {
-            self.learn(request.operation, request.key, body, self.clock.now());
-        } else if !request.is_judged {
-            let evidence = evidence::of_answer(request.asked, status, request.is_json, body);
-            self.judge(request, evidence);
+            gateway.learn(operation, self.key.account, body);
+        } else if !self.is_judged {
+            let evidence = evidence::of_answer(self.key.asked, status, self.is_json, body);
+            self.judge(gateway, evidence);
         }
     }
 
-    /// The request is over: whatever Sendly may have said of its key and was not heard counts against it.
-    pub(super) fn end_judging(self: &Arc<Self>, request: &mut Request) {
-        if request.sent_upstream.is_some() && !request.is_judged {
-            let evidence = match request.answered {
+    /// The request is over: an answer that was not heard, and may have spoken against the key, counts against it.
+    pub(crate) fn end_judging(&mut self, gateway: &Arc<Gateway>, outcome: Outcome) {
+        if self.sent_upstream.is_some() && !self.is_judged {
+            let evidence = match self.answered {
                 Some(401) => Evidence::Failed,
                 // The client left before Sendly answered.
-                None if request.pass.is_some() && request.outcome == Outcome::Abandoned => Evidence::Failed,
+                None if self.key.pass.is_some() && outcome == Outcome::Abandoned => Evidence::Failed,
                 _ => Evidence::Silent,
             };
-            self.judge(request, evidence);
+            self.judge(gateway, evidence);
         }
-        request.pass = None;
+        self.key.pass = None;
     }
 
-    fn judge(self: &Arc<Self>, request: &mut Request, evidence: Evidence) {
-        request.is_judged = true;
-        if let (Some(code), Some(account)) = (self.note_evidence(request.key, evidence, self.clock.now()), request.key)
-        {
-            self.charge_open_later(account, code);
-        }
-        // It has said all that it says of the key: others may go.
-        request.pass = None;
+    fn judge(&mut self, gateway: &Arc<Gateway>, evidence: Evidence) {
+        self.is_judged = true;
+        gateway.judge_key(self.key.account, evidence);
+        // The answer says no more of the key: others may go.
+        self.key.pass = None;
     }
 }
 
 /// What became of a request that broke off, perhaps before anything was sent, and what its client is told; nothing, where it is
 /// the client that has gone.
-pub(super) fn failure(error: &Error, sent: bool) -> (Outcome, Option<Reply>) {
+pub(crate) fn failure(error: &Error, sent: bool) -> (Outcome, Option<Reply>) {
     use ErrorType::{ConnectionClosed, HTTPStatus, ReadError, ReadTimedout, WriteError, WriteTimedout};
-    // What the client's own connection says of its request's body (`front/wire.rs`).
+    // What the client's own connection says of its request's body (`listener/connection.rs`).
     let kind = error.root_cause().downcast_ref::<io::Error>().map(io::Error::kind);
     let (outcome, reply) = match (error.esource(), error.etype()) {
         (ErrorSource::Downstream, ReadError) if kind == Some(io::ErrorKind::InvalidData) => {
@@ -213,7 +238,7 @@ pub(super) fn failure(error: &Error, sent: bool) -> (Outcome, Option<Reply>) {
 }
 
 /// Why there is no whole answer from Sendly, where that is so.
-pub(super) fn loss(error: &Error, was_sent: bool, was_answered: bool) -> Option<Failure> {
+pub(crate) fn loss(error: &Error, was_sent: bool, was_answered: bool) -> Option<Failure> {
     use ErrorType::{ReadTimedout, WriteTimedout};
     match (error.esource(), error.etype()) {
         (ErrorSource::Upstream, _) if !was_sent => Some(Failure::NotSent),

@@ -15,9 +15,9 @@ use pingora::protocols::{Digest, Stream};
 use pingora::server::ShutdownWatch;
 use tokio::time::{sleep, timeout};
 
+use super::body_watch::BodyWatch;
 use super::guarded::Guarded;
 use super::{Front, LAST_REQUEST};
-use crate::gateway::body_watch::BodyWatch;
 use crate::gateway::reply::Reply;
 use crate::metrics::{Late, TurnedAway};
 use tokio_util::task::TaskTracker;
@@ -33,7 +33,7 @@ const SEND_BUFFER: usize = 32 * 1024;
 const MAX_MALFORMED: usize = 32;
 
 /// Serves a connection to its end.
-pub(super) async fn serve(front: &Arc<Front>, stream: Stream, shutdown: &ShutdownWatch) {
+pub(crate) async fn serve(front: &Arc<Front>, stream: Stream, shutdown: &ShutdownWatch) {
     let gateway = &front.gateway;
     let settings = gateway.settings();
     let clients = &settings.config.clients;

@@ -25,7 +25,7 @@ tokio::task_local! {
 
 /// See the module's documentation.
 #[derive(Debug, Default)]
-pub(super) struct BodyWatch {
+pub(crate) struct BodyWatch {
     body: Mutex<Body>,
     changed: Notify,
 }
@@ -46,12 +46,12 @@ enum Body {
 
 impl BodyWatch {
     /// The watch of the stream that this task serves, if there is one.
-    pub(super) fn current() -> Option<Arc<Self>> {
+    pub(crate) fn current() -> Option<Arc<Self>> {
         WATCH.try_with(Arc::clone).ok()
     }
 
     /// Serves a stream under a watch. Returns whether it came to its end: if not, the body was late.
-    pub(super) async fn over(serving: impl Future<Output = ()>) -> bool {
+    pub(crate) async fn over(serving: impl Future<Output = ()>) -> bool {
         let watch = Arc::new(Self::default());
         tokio::select! {
             biased;
@@ -61,7 +61,7 @@ impl BodyWatch {
     }
 
     /// A body is going to pass through.
-    pub(super) fn begin(&self, clients: &Clients, now: Moment) {
+    pub(crate) fn begin(&self, clients: &Clients, now: Moment) {
         let mut pace = Pace::new(clients.min_rate);
         // Nothing is judged yet.
         let _ = pace.wait(now);
@@ -72,7 +72,7 @@ impl BodyWatch {
     }
 
     /// A piece of it has come, maybe the last.
-    pub(super) fn came(&self, count: usize, is_last: bool, now: Moment) {
+    pub(crate) fn came(&self, count: usize, is_last: bool, now: Moment) {
         let mut body = self.body.lock();
         let Body::Coming { pace, bytes, .. } = &mut *body else { return };
         *bytes += count;

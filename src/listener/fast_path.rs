@@ -11,8 +11,8 @@ use http::header::{CONNECTION, DATE};
 use pingora::protocols::http::date::get_cached_date;
 use tokio::io::AsyncWriteExt;
 
+use super::connection::Wire;
 use super::plain::Plain;
-use super::wire::Wire;
 use crate::api::path::Call;
 use crate::gateway::caller::{Caller, DRAIN_FOR, LINGER, LINGER_FOR, NoBody, within};
 use crate::gateway::reply::Reply;
@@ -25,7 +25,7 @@ use crate::metrics::Outcome;
 const AHEAD: usize = 16 * 1024;
 
 /// See the module's documentation.
-pub(super) struct Own<'w> {
+pub(crate) struct Own<'w> {
     gateway: &'w Arc<Gateway>,
     settings: &'w Arc<Settings>,
     wire: &'w mut Wire,
@@ -37,7 +37,7 @@ pub(super) struct Own<'w> {
 }
 
 impl<'w> Own<'w> {
-    pub(super) fn new(
+    pub(crate) fn new(
         gateway: &'w Arc<Gateway>,
         settings: &'w Arc<Settings>,
         wire: &'w mut Wire,
@@ -48,12 +48,12 @@ impl<'w> Own<'w> {
     }
 
     /// Whether the connection stands for another request.
-    pub(super) fn keeps(&self) -> bool {
+    pub(crate) fn keeps(&self) -> bool {
         self.keeps
     }
 
     /// Serves it, to its line in the log.
-    pub(super) async fn serve(&mut self, call: &Call) {
+    pub(crate) async fn serve(&mut self, call: &Call) {
         let (gateway, settings) = (self.gateway, self.settings);
         let mut request = Request::default();
         gateway.begin(&mut request);
@@ -71,7 +71,7 @@ impl<'w> Own<'w> {
     }
 
     /// Tells a client whose head is no request that is served, and closes. Of a head that cannot be read, the method is not known.
-    pub(super) async fn turn_away(
+    pub(crate) async fn turn_away(
         gateway: &Gateway,
         settings: &Settings,
         wire: &mut Wire,

@@ -14,7 +14,7 @@ const END_HEADERS: u8 = 4;
 
 /// See the module's documentation.
 #[derive(Debug)]
-pub(super) struct Frames {
+pub(crate) struct Frames {
     preface_left: usize,
     /// The head of the frame that is coming, and how much of it is there.
     head: [u8; FRAME_HEAD],
@@ -25,17 +25,17 @@ pub(super) struct Frames {
 }
 
 impl Frames {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { preface_left: PREFACE, head: [0; FRAME_HEAD], head_has: 0, payload_left: 0, is_in_head: false, heads: 0 }
     }
 
     /// Which head of a request has begun and not ended, counted from the first; `None` where none has.
-    pub(super) fn unfinished_head(&self) -> Option<u64> {
+    pub(crate) fn unfinished_head(&self) -> Option<u64> {
         self.is_in_head.then_some(self.heads)
     }
 
     /// These bytes have come.
-    pub(super) fn came(&mut self, mut bytes: &[u8]) {
+    pub(crate) fn came(&mut self, mut bytes: &[u8]) {
         let skipped = self.preface_left.min(bytes.len());
         self.preface_left -= skipped;
         bytes = bytes.get(skipped..).unwrap_or_default();

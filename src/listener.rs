@@ -1,7 +1,7 @@
 //! The clients' connections: each request's head is read here first, and then it is the gateway's own or pingora's.
 //!
-//! Every head of HTTP/1 is judged in `front/request.rs`: how long it is, whether it can be read in one way only, and where its request ends.
-//! The gateway's own are the plain sends and resends (`front/plain.rs`): of HTTP/1.1, with one length, whole, and with nothing about them
+//! Every head of HTTP/1 is judged in `listener/request_head.rs`: how long it is, whether it can be read in one way only, and where its request ends.
+//! The gateway's own are the plain sends and resends (`listener/plain.rs`): of HTTP/1.1, with one length, whole, and with nothing about them
 //! that would need a second thought. It answers them itself, in one write. The rest goes to pingora byte for byte as it came, which
 //! reads it again: other routes, chunks, `Expect`. Both ways end in the same code (`gateway/otp.rs`), and a connection may change between
 //! them with every request. pingora has a connection for one request at a time, and never waits for a head.
@@ -9,13 +9,18 @@
 //! Why: pingora makes a session, a context and a future of several kilobytes anew for each request, before any code of the gateway runs.
 //! That is most of what a refusal used to cost, and of what an idle connection keeps. See ARCHITECTURE.md.
 
+pub(crate) mod body_watch;
+pub(crate) mod connection;
+pub(crate) mod fast_path;
 mod frames;
 mod guarded;
 mod http2;
-mod own;
-mod plain;
-mod request;
-mod wire;
+pub(crate) mod pace;
+pub(crate) mod passthrough;
+pub(crate) mod plain;
+pub(crate) mod proxy;
+pub(crate) mod request_head;
+pub(crate) mod session;
 
 use std::net::IpAddr;
 use std::pin::pin;
@@ -32,26 +37,27 @@ use pingora::proxy::HttpProxy;
 use pingora::server::ShutdownWatch;
 use pingora::server::configuration::ServerConf;
 
-use super::reply::Reply;
-use super::settings::Settings;
-use super::{Gateway, Proxy};
-use own::Own;
+use crate::gateway::Gateway;
+use crate::gateway::reply::Reply;
+use crate::gateway::settings::Settings;
+use connection::{Next, Wire};
+use fast_path::Own;
 use plain::Plain;
-use request::Framing;
-use wire::{Next, Wire};
+use proxy::Proxy;
+use request_head::Framing;
 
 /// How long a connection may be idle once another process has taken over.
 const LAST_REQUEST: Duration = Duration::from_secs(5);
 
 /// See the module's documentation.
-pub struct Front {
+pub(crate) struct Front {
     gateway: Arc<Gateway>,
     proxy: Arc<HttpProxy<Proxy>>,
 }
 
 impl Front {
     /// A front of this gateway, with pingora's proxy behind it.
-    pub fn new(gateway: Arc<Gateway>, conf: Arc<ServerConf>) -> Self {
+    pub(crate) fn new(gateway: Arc<Gateway>, conf: Arc<ServerConf>) -> Self {
         let mut proxy = HttpProxy::new(Proxy(Arc::clone(&gateway)), conf);
         proxy.handle_init_modules();
         Self { gateway, proxy: Arc::new(proxy) }

@@ -9,14 +9,14 @@ use pingora::http::ResponseHeader;
 use pingora::protocols::l4::socket::SocketAddr;
 use pingora::proxy::Session;
 
-use super::caller::{Caller, DRAIN, DRAIN_FOR, LINGER, LINGER_FOR, NoBody, within};
-use super::reply::Reply;
 use crate::api::body::MAX_REQUEST;
 use crate::config::Clients;
+use crate::gateway::caller::{Caller, DRAIN, DRAIN_FOR, LINGER, LINGER_FOR, NoBody, within};
+use crate::gateway::reply::Reply;
 use crate::http1::fields::{self, Fields};
 
 /// Sets what pingora leaves unset.
-pub(super) fn prepare(session: &mut Session, clients: &Clients, is_draining: bool) {
+pub(crate) fn prepare(session: &mut Session, clients: &Clients, is_draining: bool) {
     // Idle connections are kept for ever after their first request unless every request says otherwise; but one that is
     // to be closed stays so.
     if is_draining {
@@ -33,7 +33,7 @@ pub(super) fn prepare(session: &mut Session, clients: &Clients, is_draining: boo
 /// The path that a request asks for, if its target has one of the forms that a target may have here: `/path`; `http://host/path`,
 /// as to a proxy; `*`, of OPTIONS. pingora reads no path in any other, but would send it on as it came, and a more lenient server
 /// may find one in it (`x:/api/v1/verify`, `api/v1/verify`).
-pub(super) fn path(session: &Session) -> Option<&str> {
+pub(crate) fn path(session: &Session) -> Option<&str> {
     let header = session.req_header();
     let target = header.raw_path();
     let starts =
@@ -47,7 +47,7 @@ pub(super) fn path(session: &Session) -> Option<&str> {
 
 /// Whether it tells its length at most once, as every reader reads it. Of HTTP/1 the own reader has let no other pass; over HTTP/2 the
 /// length frames nothing, but pingora would pass it on as it came to an upstream where it does.
-pub(super) fn has_clear_length(session: &Session) -> bool {
+pub(crate) fn has_clear_length(session: &Session) -> bool {
     let mut lengths = session.req_header().headers.get_all(header::CONTENT_LENGTH).iter();
     lengths.next().is_none_or(|length| fields::content_length(length.as_bytes()).is_some()) && lengths.next().is_none()
 }
@@ -61,14 +61,14 @@ fn peer(session: &Session) -> Option<IpAddr> {
 }
 
 /// A request that pingora has read, and its body.
-pub(super) struct Streamed<'s> {
+pub(crate) struct Streamed<'s> {
     session: &'s mut Session,
     body: Bytes,
 }
 
 impl<'s> Streamed<'s> {
     /// A request whose body has not been read.
-    pub(super) fn new(session: &'s mut Session) -> Self {
+    pub(crate) fn new(session: &'s mut Session) -> Self {
         Self { session, body: Bytes::new() }
     }
 }
@@ -166,7 +166,7 @@ fn waits_for_leave(session: &Session) -> bool {
 }
 
 /// Tells a client that waits for leave to send its body to go on. pingora never does.
-pub(super) async fn expect_continue(session: &mut Session) -> pingora::Result<()> {
+pub(crate) async fn expect_continue(session: &mut Session) -> pingora::Result<()> {
     if waits_for_leave(session) {
         // Or pingora takes the 100 for an answer that came too early, and closes.
         session.set_close_on_response_before_downstream_finish(false);
@@ -178,7 +178,7 @@ pub(super) async fn expect_continue(session: &mut Session) -> pingora::Result<()
 
 /// Answers a request whose body nobody wants, if there is more of it. A body of a reasonable size is read away first, and the
 /// connection lives on.
-pub(super) async fn refuse(session: &mut Session, reply: Reply) -> pingora::Result<()> {
+pub(crate) async fn refuse(session: &mut Session, reply: Reply) -> pingora::Result<()> {
     // One that waits for leave has its answer now; whether it sends the body all the same is not known.
     let drained = !waits_for_leave(session) && drain(session, DRAIN, DRAIN_FOR).await;
     if drained || session.is_body_done() {
@@ -189,7 +189,7 @@ pub(super) async fn refuse(session: &mut Session, reply: Reply) -> pingora::Resu
 
 /// Answers a request whose body has not come, or not all of it, and closes the connection: first the side that sends, so that
 /// a client that is still sending sees the answer instead of a broken pipe.
-pub(super) async fn close_with(session: &mut Session, reply: Reply) -> pingora::Result<()> {
+pub(crate) async fn close_with(session: &mut Session, reply: Reply) -> pingora::Result<()> {
     session.set_keepalive(None);
     write(session, reply).await?;
     if !session.is_http2() {
@@ -212,12 +212,12 @@ async fn drain(session: &mut Session, most: usize, patience: Duration) -> bool {
 }
 
 /// The status that the client has been told, if it has been told any. That it may send its body is none yet.
-pub(super) fn told(session: &Session) -> Option<StatusCode> {
+pub(crate) fn told(session: &Session) -> Option<StatusCode> {
     session.response_written().map(|header| header.status).filter(|status| !status.is_informational())
 }
 
 /// Writes a whole answer.
-pub(super) async fn write(session: &mut Session, reply: Reply) -> pingora::Result<()> {
+pub(crate) async fn write(session: &mut Session, reply: Reply) -> pingora::Result<()> {
     write_all(session, reply).await.map_err(|error| error.into_down())
 }
 

@@ -20,11 +20,11 @@ use pingora::protocols::{
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
+use super::pace::Pace;
 use super::plain::Plain;
-use super::request::{self, Framing, MAX_HEAD, RefusedHead, RequestHead};
+use super::request_head::{self, Framing, MAX_HEAD, RefusedHead, RequestHead};
 use crate::clock::Clock;
 use crate::gateway::caller::within;
-use crate::gateway::pace::Pace;
 use crate::http1::buffer::Buffer;
 use crate::http1::chunk_framing::{ChunkFraming, MalformedChunk};
 
@@ -37,7 +37,7 @@ const AT_ONCE: usize = 8 * 1024;
 
 /// See the module's documentation.
 #[derive(Debug)]
-pub(super) struct Wire {
+pub(crate) struct Wire {
     stream: Stream,
     buffer: Buffer,
     lent: Lent,
@@ -57,7 +57,7 @@ enum Lent {
 
 /// What comes next on a connection.
 #[allow(clippy::large_enum_variant, reason = "the large one is the usual one, and none is kept")]
-pub(super) enum Next {
+pub(crate) enum Next {
     /// A plain request.
     Plain(Plain),
     /// Another.
@@ -71,22 +71,22 @@ pub(super) enum Next {
 }
 
 impl Wire {
-    pub(super) fn new(stream: Stream, clock: Clock) -> Self {
+    pub(crate) fn new(stream: Stream, clock: Clock) -> Self {
         Self { stream, buffer: Buffer::new(), lent: Lent::Length(0), pace: Pace::new(0), clock }
     }
 
     /// What has come and is not over.
-    pub(super) fn unread(&self) -> &[u8] {
+    pub(crate) fn unread(&self) -> &[u8] {
         self.buffer.unread()
     }
 
     /// The stream, to write to.
-    pub(super) fn stream(&mut self) -> &mut Stream {
+    pub(crate) fn stream(&mut self) -> &mut Stream {
         &mut self.stream
     }
 
     /// The next request's head: within `idle` its first bytes, and within `rest` what is missing then. Cancel-safe.
-    pub(super) async fn next(&mut self, idle: Duration, rest: Duration) -> Next {
+    pub(crate) async fn next(&mut self, idle: Duration, rest: Duration) -> Next {
         if self.unread().is_empty() {
             match within(idle, self.more()).await {
                 Some(Ok(1..)) => {}
@@ -94,7 +94,7 @@ impl Wire {
             }
         }
         // Nearly always the first read has all of it.
-        match request::read(self.unread()) {
+        match request_head::read(self.unread()) {
             RequestHead::Partial => {}
             head => return Next::from(head),
         }
@@ -115,7 +115,7 @@ impl Wire {
             if self.unread().len() < MAX_HEAD && !ends_a_head(self.unread(), before) {
                 continue;
             }
-            match request::read(self.unread()) {
+            match request_head::read(self.unread()) {
                 RequestHead::Partial => {}
                 head => return Next::from(head),
             }
@@ -123,7 +123,7 @@ impl Wire {
     }
 
     /// Reads more into the buffer. Returns how much came: 0 at the end. Cancel-safe.
-    pub(super) async fn more(&mut self) -> io::Result<usize> {
+    pub(crate) async fn more(&mut self) -> io::Result<usize> {
         poll_fn(|context| self.poll_more(context)).await
     }
 
@@ -136,13 +136,13 @@ impl Wire {
     }
 
     /// Forgets a request that is over, of which so much is still unread.
-    pub(super) fn next_request(&mut self, length: usize) {
+    pub(crate) fn next_request(&mut self, length: usize) {
         self.buffer.consume(length);
         self.buffer.slim();
     }
 
     /// Reads and forgets what comes: at most this much, and no longer than this.
-    pub(super) async fn drain(&mut self, most: usize, patience: Duration) {
+    pub(crate) async fn drain(&mut self, most: usize, patience: Duration) {
         let read = async {
             let mut left = most;
             loop {
@@ -157,7 +157,7 @@ impl Wire {
     }
 
     /// From now on, pingora reads this request, and no more. Its body has to come with so many bytes a second.
-    pub(super) fn lend(&mut self, framing: Framing, min_rate: u32) {
+    pub(crate) fn lend(&mut self, framing: Framing, min_rate: u32) {
         self.pace = Pace::new(min_rate);
         self.lent = match framing {
             Framing::Length(length) => Lent::Length(length),
@@ -166,7 +166,7 @@ impl Wire {
     }
 
     /// Whether the request that was lent has been read to its end.
-    pub(super) fn is_whole(&self) -> bool {
+    pub(crate) fn is_whole(&self) -> bool {
         match &self.lent {
             Lent::Length(left) => *left == 0,
             Lent::Chunked(head, body) => *head == 0 && body.is_over(),
@@ -244,7 +244,7 @@ fn ends_a_head(bytes: &[u8], before: usize) -> bool {
 
 impl AsyncRead for Wire {
     /// What pingora reads of it. An error of the kind `InvalidData` says that the body cannot be read, and `TimedOut` that it comes too
-    /// slowly (`gateway/passing.rs` tells the client so).
+    /// slowly (`listener/passthrough.rs` tells the client so).
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let wire = self.get_mut();
         let mut came = 0;

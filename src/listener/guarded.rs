@@ -23,7 +23,7 @@ use crate::metrics::Late;
 
 /// See the module's documentation.
 #[derive(Debug)]
-pub(super) struct Guarded {
+pub(crate) struct Guarded {
     stream: Stream,
     gateway: Arc<Gateway>,
     frames: Frames,
@@ -36,7 +36,7 @@ pub(super) struct Guarded {
 }
 
 impl Guarded {
-    pub(super) fn new(stream: Stream, gateway: Arc<Gateway>, head_timeout: Duration, write_timeout: Duration) -> Self {
+    pub(crate) fn new(stream: Stream, gateway: Arc<Gateway>, head_timeout: Duration, write_timeout: Duration) -> Self {
         Self { stream, gateway, frames: Frames::new(), head_timeout, write_timeout, head: None, write: None }
     }
 

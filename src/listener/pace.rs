@@ -12,7 +12,7 @@ const SPAN: Duration = Duration::from_secs(30);
 
 /// The pace of one body.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(crate) struct Pace {
     /// Bytes a second; 0 demands nothing.
     min_rate: u32,
     /// Since when the gateway waits for the client.
@@ -24,12 +24,12 @@ pub(super) struct Pace {
 
 impl Pace {
     /// Of a body that has to come with at least `min_rate` bytes a second; 0 demands nothing.
-    pub(super) fn new(min_rate: u32) -> Self {
+    pub(crate) fn new(min_rate: u32) -> Self {
         Self { min_rate, waits_since: None, waited: Duration::ZERO, bytes: 0 }
     }
 
     /// More of the body has come.
-    pub(super) fn came(&mut self, bytes: usize, now: Moment) {
+    pub(crate) fn came(&mut self, bytes: usize, now: Moment) {
         self.bytes = self.bytes.saturating_add(bytes as u64);
         if let Some(since) = self.waits_since.take() {
             self.waited = self.waited.saturating_add(now.since(since));
@@ -39,7 +39,7 @@ impl Pace {
     /// The gateway has read all that has come, and waits for more as of `now`. Returns whether the client is fast enough: it is judged
     /// here, where nothing that it has sent is still unread.
     #[must_use]
-    pub(super) fn wait(&mut self, now: Moment) -> bool {
+    pub(crate) fn wait(&mut self, now: Moment) -> bool {
         self.waits_since.get_or_insert(now);
         if self.waited < SPAN {
             return true;

@@ -5,9 +5,9 @@
 //! metrics and probes, it has to be called by a name that is its own (`admin/host.rs`).
 
 mod answer;
-pub mod board;
+pub(crate) mod board;
 mod config;
-pub mod connection;
+pub(crate) mod connection;
 mod host;
 mod log;
 mod page;
@@ -31,7 +31,7 @@ use board::Board;
 use route::{Access, Found, Route};
 
 /// See the module's documentation.
-pub struct Admin {
+pub(crate) struct Admin {
     gateway: Arc<Gateway>,
     board: Arc<Board>,
 }
@@ -52,7 +52,7 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Admin {
     /// An admin for this gateway, and what it has seen of it.
-    pub fn new(gateway: Arc<Gateway>, board: Arc<Board>) -> Self {
+    pub(crate) fn new(gateway: Arc<Gateway>, board: Arc<Board>) -> Self {
         Self { gateway, board }
     }
 

@@ -8,10 +8,9 @@ pub(crate) mod admission;
 pub(crate) mod caller;
 pub mod caps;
 mod client_address;
-pub mod estate;
 pub(crate) mod evidence;
-pub mod exemptions;
-mod gate;
+pub(crate) mod exemptions;
+pub(crate) mod gate;
 mod head;
 mod holds;
 mod lookup;
@@ -21,14 +20,14 @@ pub(crate) mod otp;
 mod patience;
 mod proving;
 mod refusals;
-pub mod relay;
 pub(crate) mod reply;
-pub mod retries;
+pub(crate) mod retries;
 pub mod settings;
 mod shown;
 pub(crate) mod slots;
 mod state;
 mod store;
+pub(crate) mod successor;
 mod traces;
 mod uncharged;
 mod unproven;
@@ -69,19 +68,19 @@ use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 pub struct Gateway {
     pub(crate) settings: ArcSwap<Settings>,
     /// What is stored was hashed with it, so it never changes.
-    hash_key: HashKey,
-    exemptions: Exemptions,
+    pub(crate) hash_key: HashKey,
+    pub(crate) exemptions: Exemptions,
     pub(crate) clock: Clock,
-    ledger: Ledger,
+    pub(crate) ledger: Ledger,
     memory: Arc<Memory>,
     /// Who is told what happens to it.
-    durable: Arc<Durable>,
+    pub(crate) durable: Arc<Durable>,
     saving: Saving,
-    gate: Gate,
+    pub(crate) gate: Gate,
     /// Connections of clients.
     connections: TaskTracker,
     caps: caps::Caps,
-    retries: Retries,
+    pub(crate) retries: Retries,
     lookups: lookup::Lookups,
     admission: Arc<Admission>,
     pub(crate) metrics: Metrics,

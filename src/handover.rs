@@ -14,6 +14,8 @@ mod attempt;
 mod give;
 mod line;
 mod other_process;
+mod relay;
+pub mod snapshot;
 mod steps;
 mod take;
 

@@ -296,6 +296,20 @@ impl Ledger {
     fn reservation(&self, charge: Charge, token: Option<redis::Token>) -> Reservation {
         Reservation { ledger: self.clone(), charge, token, ends: Some(Settlement::Keep) }
     }
+
+    /// All that another process knew has been taken over.
+    pub(crate) fn has_taken_over(&self, policy: &Policy) {
+        if let Ledger::Redis(redis) = self {
+            redis.has_taken_over(policy);
+        }
+    }
+
+    /// Tells a shared ledger what it does not know yet, once more, before this process ends.
+    pub(crate) async fn finish_telling(&self) {
+        if let Ledger::Redis(redis) = self {
+            redis.finish().await;
+        }
+    }
 }
 
 /// How a charge ends.

@@ -12,27 +12,27 @@
 //! - `handover`: one process takes over from another. `server`: the wiring. `reload`: another configuration, without a restart.
 //!   `cli`: the command line.
 
-pub mod admin;
+pub(crate) mod admin;
 pub mod api;
 pub mod cli;
 pub mod clock;
 pub mod config;
-pub mod country;
+pub(crate) mod country;
 pub mod gateway;
 pub mod handover;
-pub mod http1;
+pub(crate) mod http1;
 pub mod ledger;
 pub(crate) mod listener;
 pub mod log;
-pub mod metrics;
+pub(crate) mod metrics;
 pub mod phone;
 pub mod policy;
-pub mod reload;
+pub(crate) mod reload;
 pub mod sandbox;
 pub mod server;
-pub mod systemd;
-pub mod throttle;
-pub mod tls_roots;
-pub mod trace;
+pub(crate) mod systemd;
+pub(crate) mod throttle;
+pub(crate) mod tls_roots;
+pub(crate) mod trace;
 pub mod upstream;
-pub mod yielding;
+pub(crate) mod yielding;

@@ -121,7 +121,7 @@ impl ServerApp for Front {
                 biased;
                 next = wire.next(patience, clients.header_timeout) => next,
                 _ = &mut stop, if !is_stopping => {
-                    if !self.gateway.has_left() {
+                    if !self.gateway.gate.leads_away() {
                         return None;
                     }
                     // Another process has the sockets. This connection's next request may be on its way: it is answered, and told to

@@ -11,10 +11,10 @@ mod journal;
 mod keys;
 mod ledger;
 mod limits;
-pub mod refused;
+pub(crate) mod refused;
 mod register;
 mod reloads;
-pub mod sample;
+pub(crate) mod sample;
 mod state;
 mod upstream;
 
@@ -28,18 +28,18 @@ use crate::phone::Phone;
 use crate::policy::subject::Verification;
 use crate::policy::tariff::Tariff;
 use crate::policy::{Decision, Kind, Policy, Refusal, Subject};
-pub use addresses::Unread;
-pub use caps::{Capped, Late, TurnedAway};
-pub use codes::Fate;
-pub use journal::{Found as Restored, Saved};
-pub use keys::{KeySizes, Unserved};
-pub use ledger::Shared;
-pub use limits::Series;
+pub(crate) use addresses::Unread;
+pub(crate) use caps::{Capped, Late, TurnedAway};
+pub(crate) use codes::Fate;
+pub(crate) use journal::{Found as Restored, Saved};
+pub(crate) use keys::{KeySizes, Unserved};
+pub(crate) use ledger::Shared;
+pub(crate) use limits::Series;
 use refused::Refused;
 use register::Register;
-pub use reloads::Reload;
-pub use state::{Sizes, Swept};
-pub use upstream::Found;
+pub(crate) use reloads::Reload;
+pub(crate) use state::{Sizes, Swept};
+pub(crate) use upstream::Found;
 
 /// What became of a request, as operators ask for it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

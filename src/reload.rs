@@ -16,13 +16,13 @@ use crate::config::Config;
 use crate::log;
 use crate::server::Reload;
 use crate::systemd::{self, State};
-pub use source::{Loaded, Marks, Source};
+pub(crate) use source::{Loaded, Marks, Source};
 
 /// How often files are looked at. They have to stand still for as long before they are loaded, so that what is being written is not.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Loads the configuration anew whenever there is a reason to, for as long as it is polled. `marks` are those of the one in force.
-pub async fn follow(source: Source, marks: Marks, reload: Reload, mut hup: Signal) {
+pub(crate) async fn follow(source: Source, marks: Marks, reload: Reload, mut hup: Signal) {
     let source = Arc::new(source);
     let (mut tried, mut seen) = (marks.clone(), marks);
     let mut looks = tokio::time::interval(LOOK_EVERY);

@@ -77,7 +77,7 @@ impl Sockets {
 }
 
 /// A gateway that serves. Dropping it stops it at once, and writes out its state; codes are to be judged no more by then
-/// ([`Gateway::stop_judging`]).
+/// (`Gate::stop_judging`).
 #[derive(Debug)]
 pub struct Running {
     /// Where clients connect.
@@ -140,14 +140,15 @@ pub async fn take_over(mut config: Config, estate: Estate, clock: Clock) -> Resu
     let (Ok(proxy), Ok(admin)) = sockets else { return Err("the sockets cannot be used".to_owned()) };
     prepared.gateway.has_tried_ledger().await;
     // Until the old one has said that it judges no more.
-    prepared.gateway.pause().await;
+    handover::snapshot::pause(&prepared.gateway).await;
     let ready = prepared.bind(Sockets { proxy, admin })?;
     let (gateway, runtime) = (Arc::clone(&ready.running.gateway), Handle::current());
     let under_way = ready.running.predecessor.token();
     let serving = tokio::task::spawn_blocking(move || taken.serves(&gateway, runtime, under_way));
     serving.await.map_err(|error| error.to_string())??;
     under_way_there.succeeded();
-    ready.running.gateway.has_inherited();
+    let gateway = &ready.running.gateway;
+    gateway.ledger.has_taken_over(&gateway.settings().policy);
     // Not a connection is taken before that: it would be cut if nothing came of it.
     Ok(ready.serve())
 }
@@ -286,13 +287,13 @@ impl Running {
                 none_left(connections).await;
                 none_left(&self.predecessor).await;
                 none_left(work).await;
-                self.gateway.finish_telling().await;
+                self.gateway.ledger.finish_telling().await;
             };
             let left = match tokio::time::timeout(patience, all).await {
                 Ok(()) => 0,
                 Err(_) => connections.len(),
             };
-            self.gateway.says_what_is_untold();
+            warn_of_untold(&self.gateway);
             tell_last_spans(&self.gateway).await;
             left
         }
@@ -315,15 +316,15 @@ impl Running {
             let work = self.gateway.work();
             let all = async {
                 none_left(work).await;
-                self.gateway.finish_telling().await;
+                self.gateway.ledger.finish_telling().await;
             };
             let left = match tokio::time::timeout(patience, all).await {
                 Ok(()) => 0,
                 Err(_) => work.len(),
             };
-            self.gateway.says_what_is_untold();
+            warn_of_untold(&self.gateway);
             tell_last_spans(&self.gateway).await;
-            self.gateway.stop_judging().await;
+            self.gateway.gate.stop_judging().await;
             left
         }
     }
@@ -358,6 +359,14 @@ async fn tell_spans(gateway: Arc<Gateway>) {
     loop {
         gateway.has_spans(TELL_SPANS_EVERY).await;
         gateway.tell_spans().await;
+    }
+}
+
+/// Warns of what the ledger that gateways share has not been told: it is lost with this process.
+fn warn_of_untold(gateway: &Gateway) {
+    let untold = gateway.shared_ledger().map_or(0, |ledger| ledger.backlog);
+    if untold > 0 {
+        tracing::warn!(untold, "Redis is away: what it has yet to be told is lost");
     }
 }
 

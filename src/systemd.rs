@@ -9,7 +9,7 @@ use sd_notify::NotifyState;
 
 /// What there is to tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
+pub(crate) enum State {
     /// Clients can connect, for the first time or after [`Reloading`](State::Reloading).
     Ready,
     /// The configuration is being read again. [`Ready`](State::Ready) has to follow, whatever comes of it.
@@ -21,7 +21,7 @@ pub enum State {
 }
 
 /// Tells it.
-pub fn tell(state: State) {
+pub(crate) fn tell(state: State) {
     if let Err(error) = notify(state) {
         tracing::warn!(?state, %error, "the supervisor cannot be told");
     }

@@ -24,7 +24,7 @@ use crate::policy::subject::Account;
 
 /// All throttles that are in force.
 #[derive(Clone, Debug)]
-pub struct Throttles {
+pub(crate) struct Throttles {
     throttles: Vec<Throttle>,
 }
 
@@ -45,7 +45,7 @@ enum Who {
 
 /// A throttle's refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Slow<'t> {
+pub(crate) struct Slow<'t> {
     /// The throttle's name.
     pub name: &'t str,
     /// Its place in the configuration.
@@ -56,13 +56,13 @@ pub struct Slow<'t> {
 
 impl Throttles {
     /// Throttles with these settings.
-    pub fn new(settings: &[Settings], clock: &Clock) -> Self {
+    pub(crate) fn new(settings: &[Settings], clock: &Clock) -> Self {
         Self { throttles: Vec::new() }.succeed(settings, clock)
     }
 
     /// Throttles with these settings in the place of others. One that goes on under its name, with its rate and its burst, knows who has
     /// attempted how much; any other starts anew.
-    pub fn succeed(&self, settings: &[Settings], clock: &Clock) -> Self {
+    pub(crate) fn succeed(&self, settings: &[Settings], clock: &Clock) -> Self {
         let throttle = |settings: &Settings| {
             let goes_on = |before: &&Throttle| before.is_rated_like(settings);
             let limiter = self.throttles.iter().find(goes_on).map(|before| Arc::clone(&before.limiter));
@@ -72,7 +72,7 @@ impl Throttles {
     }
 
     /// Whether there is none, so that nothing has to be found out about a request.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.throttles.is_empty()
     }
 
@@ -80,7 +80,7 @@ impl Throttles {
     ///
     /// # Errors
     /// The first throttle that refuses. Those before it have counted the attempt: it was one.
-    pub fn check(&self, operation: Operation, account: Account, client: Option<IpAddr>) -> Result<(), Slow<'_>> {
+    pub(crate) fn check(&self, operation: Operation, account: Account, client: Option<IpAddr>) -> Result<(), Slow<'_>> {
         for (place, Throttle { settings, limiter }) in self.throttles.iter().enumerate() {
             if settings.operations.as_ref().is_some_and(|operations| !operations.contains(&operation)) {
                 continue;
@@ -99,12 +99,12 @@ impl Throttles {
     }
 
     /// How many keys it has of each throttle, and how many there may be of all.
-    pub fn keys(&self) -> (usize, usize) {
+    pub(crate) fn keys(&self) -> (usize, usize) {
         (self.throttles.iter().map(|throttle| throttle.limiter.len()).sum(), MAX_KEYS * self.throttles.len())
     }
 
     /// Drops the keys that are back where a new one would start. Returns how many there were.
-    pub fn sweep(&self) -> usize {
+    pub(crate) fn sweep(&self) -> usize {
         let sweep = |throttle: &Throttle| {
             let before = throttle.limiter.len();
             throttle.limiter.retain_recent();
@@ -130,7 +130,7 @@ fn limiter_of(settings: &Settings, clock: &Clock) -> Arc<Limiter> {
 }
 
 /// Who a client is: its address, or its /64, since one IPv6 host has as many addresses as it likes (RFC 7707, RFC 6177).
-pub fn network(address: IpAddr) -> IpAddr {
+pub(crate) fn network(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
         IpAddr::V6(v6) => match v6.to_ipv4_mapped() {

@@ -19,12 +19,12 @@ use crate::config::traces::Traces;
 use crate::tls_roots::Authorities;
 use collector::Collector;
 use parent::Parent;
-pub use parent::{TraceId, Traceparent};
-pub use span::{Failure, Fates, Span, Spans, What};
+pub(crate) use parent::{TraceId, Traceparent};
+pub(crate) use span::{Failure, Fates, Span, Spans, What};
 
 /// Where a request stands in its trace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Context {
+pub(crate) struct Context {
     trace: TraceId,
     recorded: Option<Recorded>,
 }
@@ -38,17 +38,17 @@ struct Recorded {
 
 impl Context {
     /// The trace that a request's `traceparent` fields name, which passes unchanged.
-    pub fn passing<'f>(fields: impl Iterator<Item = &'f [u8]>) -> Option<Self> {
+    pub(crate) fn passing<'f>(fields: impl Iterator<Item = &'f [u8]>) -> Option<Self> {
         Parent::of(fields).map(|parent| Self { trace: parent.trace, recorded: None })
     }
 
     /// Its trace.
-    pub const fn trace(self) -> TraceId {
+    pub(crate) const fn trace(self) -> TraceId {
         self.trace
     }
 
     /// A call to Sendly that the request leads to, if its trace is recorded. Boxed, so that requests whose trace is not stay small.
-    pub fn call(self) -> Option<Box<Call>> {
+    pub(crate) fn call(self) -> Option<Box<Call>> {
         let Recorded { own, parent } = self.recorded?;
         let call = random_id();
         let traceparent = Traceparent::of(self.trace, call);
@@ -81,7 +81,7 @@ impl Call {
 
 /// Takes part in traces.
 #[derive(Debug)]
-pub struct Tracer {
+pub(crate) struct Tracer {
     /// A trace is begun if that of its id's last 63 bits is less.
     sample: u64,
     collector: Collector,
@@ -94,7 +94,7 @@ impl Tracer {
     ///
     /// # Errors
     /// What is wrong with the certificate authorities or the collector's URL.
-    pub fn new(traces: &Traces) -> Result<Option<Self>, String> {
+    pub(crate) fn new(traces: &Traces) -> Result<Option<Self>, String> {
         let Some(collector) = &traces.collector else { return Ok(None) };
         let authorities = Authorities::of(collector.origin.tls, collector.ca_file.as_deref())?;
         Ok(Some(Self {
@@ -106,12 +106,12 @@ impl Tracer {
     }
 
     /// Whether it is what another one was made of.
-    pub fn is_as(&self, other: &Self) -> bool {
+    pub(crate) fn is_as(&self, other: &Self) -> bool {
         self.traces == other.traces && self.authorities == other.authorities
     }
 
     /// Where a request with these `traceparent` fields stands: in its trace, in one that is begun, or in none.
-    pub fn begin<'f>(&self, fields: impl Iterator<Item = &'f [u8]>) -> Option<Context> {
+    pub(crate) fn begin<'f>(&self, fields: impl Iterator<Item = &'f [u8]>) -> Option<Context> {
         let recorded = |parent| Some(Recorded { own: random_id(), parent });
         match Parent::of(fields) {
             Some(Parent { trace, span, is_recorded: true }) => Some(Context { trace, recorded: recorded(Some(span)) }),
@@ -128,12 +128,12 @@ impl Tracer {
     ///
     /// # Errors
     /// Why the collector did not take them.
-    pub async fn export(&self, spans: Vec<Span>) -> Result<(), String> {
+    pub(crate) async fn export(&self, spans: Vec<Span>) -> Result<(), String> {
         self.collector.take(spans).await
     }
 
     /// How many spans to export at a time: few, since whoever puts them together serves no request meanwhile.
-    pub const BATCH: usize = 128;
+    pub(crate) const BATCH: usize = 128;
 }
 
 /// What of 63 random bits is less than this, this share of all.

@@ -130,11 +130,8 @@ impl Sendly {
     }
 }
 
-/// Whom this upstream is vouched for by.
-///
-/// # Errors
-/// As of [`Authorities::of`].
-pub fn authorities(upstream: &Upstream) -> Result<Authorities, String> {
+/// The certificate authorities that vouch for this upstream; those errors are [`Authorities::of`]'s.
+pub(crate) fn authorities(upstream: &Upstream) -> Result<Authorities, String> {
     Authorities::of(upstream.origin.tls, upstream.ca_file.as_deref())
 }
 

@@ -8,7 +8,7 @@ use std::task::Poll;
 /// Requests yield between their steps, so all that are ready run the first step one after the other, and then the second. The code of
 /// a step does not fit the instruction cache together with the others; this way it is fetched once for all requests and not once for
 /// each. If no other task is ready, yielding costs nothing.
-pub async fn yield_to_ready_tasks() {
+pub(crate) async fn yield_to_ready_tasks() {
     let mut is_first = true;
     poll_fn(|context| {
         if std::mem::take(&mut is_first) {

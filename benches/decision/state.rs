@@ -88,19 +88,19 @@ pub(crate) fn table(phones: u64) -> Result<(), Box<dyn Error>> {
 
     // As in an upgrade, but for the socket; two processes do these at the same time.
     let (began, told) = (Instant::now(), Arc::new(Mutex::new(Vec::new())));
-    let heir = Arc::clone(&told);
-    durable.bequeath(Moment::from_micros(START + phones * keys.step()), move |record| {
-        heir.lock().extend_from_slice(&record.encode());
+    let successor = Arc::clone(&told);
+    durable.stream_to(Moment::from_micros(START + phones * keys.step()), move |record| {
+        successor.lock().extend_from_slice(&record.encode());
     });
     let telling = began.elapsed();
-    durable.disinherit();
-    let (began, heir) = (Instant::now(), Durable::new(Arc::new(keys::empty())));
+    durable.end_stream();
+    let (began, successor) = (Instant::now(), Durable::new(Arc::new(keys::empty())));
     for found in Records::of(&told.lock()) {
         let Found::Record(record) = found else { return Err("a record was damaged".into()) };
-        heir.inherit(&policy, &record, true, Moment::from_micros(START + phones * keys.step()));
+        successor.take(&policy, &record, true, Moment::from_micros(START + phones * keys.step()));
     }
     let taking = began.elapsed();
-    if heir.memory().verifications() as u64 != phones {
+    if successor.memory().verifications() as u64 != phones {
         return Err("it was not all handed over".into());
     }
 

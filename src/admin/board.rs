@@ -27,7 +27,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 /// See the module's documentation.
 #[derive(Debug)]
-pub struct Board {
+pub(crate) struct Board {
     gateway: Arc<Gateway>,
     began: Moment,
     /// What refuses and is no limit.
@@ -88,7 +88,7 @@ pub(super) struct View {
 
 impl Board {
     /// A board that has seen nothing yet of this gateway.
-    pub fn new(gateway: Arc<Gateway>) -> Self {
+    pub(crate) fn new(gateway: Arc<Gateway>) -> Self {
         let began = gateway.now();
         let mut times = Times::default();
         times.add(Taken { at: began, sample: gateway.sample() });
@@ -97,7 +97,7 @@ impl Board {
     }
 
     /// Looks at the gateway: to be called once a second.
-    pub fn tick(&self) {
+    pub(crate) fn tick(&self) {
         let taken = self.sample();
         let mut seen = self.seen.lock();
         let Seen { times, top, refusals } = &mut *seen;

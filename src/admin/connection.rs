@@ -31,11 +31,11 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 const LINGER: Duration = Duration::from_secs(1);
 
 /// See the module's documentation.
-pub struct Connections(Arc<Admin>);
+pub(crate) struct Connections(Arc<Admin>);
 
 impl Connections {
     /// Those that this serves.
-    pub fn new(admin: Admin) -> Self {
+    pub(crate) fn new(admin: Admin) -> Self {
         Self(Arc::new(admin))
     }
 }

@@ -1,7 +1,7 @@
 //! `run`: a gateway, from its configuration to its end.
 
-mod heir;
 mod spawn;
+mod successor;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -23,8 +23,8 @@ use crate::reload::{self, Loaded, Source};
 use crate::sandbox::{self, Sandbox};
 use crate::server::{self, Running, Sockets};
 use crate::systemd::{self, State};
-use heir::Successor;
 pub(super) use spawn::StartSuccessor;
+use successor::Successor;
 
 #[derive(Debug, Args)]
 pub(super) struct Run {
@@ -140,12 +140,12 @@ async fn serve(running: Running, signals: &mut Signals, successor: &Successor) {
         Some(Stop::Now) => {
             systemd::tell(State::Stopping);
             // What is charged after the folder is closed would be known to nobody, and the code might go out all the same.
-            gateway.stop_judging().await;
+            gateway.gate.stop_judging().await;
         }
         Some(Stop::WhenIdle) => {
             systemd::tell(State::Stopping);
             if delay_drain(&running, signals).await == Stop::Now {
-                gateway.stop_judging().await;
+                gateway.gate.stop_judging().await;
                 return tracing::warn!("stopped at once, by a second signal");
             }
             let drained = running.drain(patience);
@@ -155,7 +155,7 @@ async fn serve(running: Running, signals: &mut Signals, successor: &Successor) {
                     0 => tracing::info!("stopped"),
                     left => tracing::warn!(left, "stopped with requests in flight: their charges stay"),
                 },
-                () = async { signals.stop().await; gateway.stop_judging().await } => {
+                () = async { signals.stop().await; gateway.gate.stop_judging().await } => {
                     tracing::warn!("stopped at once, by a second signal");
                 }
             }

@@ -10,13 +10,13 @@ use crate::clock::Moment;
 use crate::phone::Phone;
 
 /// How many phones may be exempt for a while at the same time: it is for tests, and no list of customers.
-pub const MOST: usize = 100;
+pub(crate) const MOST: usize = 100;
 
 /// How long an exemption lasts if nobody says.
-pub const USUAL: Duration = Duration::from_secs(60 * 60);
+pub(crate) const USUAL: Duration = Duration::from_secs(60 * 60);
 
 /// How long it may last: who wants more writes it into the configuration.
-pub const LONGEST: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+pub(crate) const LONGEST: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// See the module's documentation.
 #[derive(Debug, Default)]

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::{Notify, watch};
 
-use super::relay::Heir;
+use super::successor::Successor;
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ const JUDGED: u64 = 1 << 32;
 enum Way {
     Here,
     Nowhere,
-    There(Arc<Heir>),
+    There(Arc<Successor>),
 }
 
 /// Where whoever came to the gate is to be served.
@@ -42,7 +42,7 @@ pub(crate) enum Entered<'g> {
     /// Here; the gate is not empty before this is gone.
     Here(Inside<'g>),
     /// By another process.
-    There(Arc<Heir>),
+    There(Arc<Successor>),
 }
 
 /// Somebody who is inside, for as long as this lives.
@@ -70,14 +70,20 @@ impl Gate {
             let mut ways = self.way.subscribe();
             // It ends with the gate, which is here.
             let Ok(way) = ways.wait_for(|way| !matches!(way, Way::Nowhere)).await else { continue };
-            if let Way::There(heir) = &*way {
-                return Entered::There(Arc::clone(heir));
+            if let Way::There(successor) = &*way {
+                return Entered::There(Arc::clone(successor));
             }
         }
     }
 
+    /// Lets no code be judged any more. Once it returns, what was charged is written. With Redis it takes `ledger.timeout` at most.
+    pub(crate) async fn stop_judging(&self) {
+        self.close();
+        self.has_judged().await;
+    }
+
     /// Lets nobody in any more.
-    pub(crate) fn close(&self) {
+    fn close(&self) {
         self.way.send_replace(Way::Nowhere);
         self.word.fetch_or(CLOSED, Ordering::AcqRel);
     }
@@ -95,7 +101,7 @@ impl Gate {
     }
 
     /// Waits until nobody is being judged.
-    pub(crate) async fn has_judged(&self) {
+    async fn has_judged(&self) {
         self.falls_below(JUDGED).await;
     }
 
@@ -122,8 +128,8 @@ impl Gate {
     }
 
     /// Shows everybody the way to another process, from now on.
-    pub(crate) fn lead_to(&self, heir: Arc<Heir>) {
-        self.way.send_replace(Way::There(heir));
+    pub(crate) fn lead_to(&self, successor: Arc<Successor>) {
+        self.way.send_replace(Way::There(successor));
     }
 
     /// Whether it leads to another process.

@@ -109,9 +109,9 @@ async fn serve_within<C: Caller>(
         // It has been told that its answer is late, and nothing was sent: a retry of it is judged.
         _ if patience.told_at().is_some() => return Ok(()),
         Entered::Here(inside) => inside,
-        Entered::There(heir) => {
+        Entered::There(successor) => {
             request.under_way = None;
-            return heir.serve(caller, patience).await.map(drop);
+            return successor.serve(caller, patience).await.map(drop);
         }
     };
     let fingerprint = head.fingerprint(call.path(caller.path()), caller.body());
@@ -203,10 +203,10 @@ async fn serve_within<C: Caller>(
                 Entered::There(_) if patience.told_at().is_some() => {
                     return stop(caller, patience, click, Reply::upstream_timeout(), Ending::Nothing).await;
                 }
-                Entered::There(heir) => {
+                Entered::There(successor) => {
                     request.under_way = None;
                     drop((slot, pass));
-                    return serve_there(&heir, caller, patience, click).await;
+                    return serve_there(&successor, caller, patience, click).await;
                 }
             }
             continue;

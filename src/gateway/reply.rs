@@ -17,7 +17,7 @@ const MAX_KEPT: usize = 4 * 1024;
 
 /// A whole answer to a client.
 #[derive(Clone, Debug)]
-pub struct Reply {
+pub(crate) struct Reply {
     /// Its status.
     pub status: StatusCode,
     /// Its headers, without `Content-Length`.
@@ -50,7 +50,7 @@ impl Waits {
 
 impl Reply {
     /// An error in Sendly's shape.
-    pub fn error(status: StatusCode, error: &str, message: &str) -> Self {
+    pub(crate) fn error(status: StatusCode, error: &str, message: &str) -> Self {
         Self::build(status, error, message, &Waits::default())
     }
 
@@ -67,7 +67,7 @@ impl Reply {
     }
 
     /// A throttle's refusal.
-    pub fn throttled(slow: &Slow<'_>, user_agent: &str) -> Self {
+    pub(crate) fn throttled(slow: &Slow<'_>, user_agent: &str) -> Self {
         let Wording { code, wait_in_body, wait_in_header } =
             sdk::wording(code::RATE_LIMIT_EXCEEDED, user_agent, slow.retry_after);
         let seconds = whole_seconds(slow.retry_after);
@@ -77,7 +77,7 @@ impl Reply {
     }
 
     /// Words a 429 of Sendly's own so that this client does not sleep through it and buy. All else stays as Sendly wrote it.
-    pub fn reword(&mut self, user_agent: &str) {
+    pub(crate) fn reword(&mut self, user_agent: &str) {
         if self.status != StatusCode::TOO_MANY_REQUESTS {
             return;
         }
@@ -102,21 +102,21 @@ impl Reply {
     }
 
     /// A key of the code is new, and there is no room for another.
-    pub fn no_room() -> Self {
+    pub(crate) fn no_room() -> Self {
         let message = "The gateway tracks as many phone numbers as it is configured for. Nothing was sent.";
         let waits = Waits::both(Duration::from_secs(10));
         Self::build(StatusCode::SERVICE_UNAVAILABLE, code::AT_CAPACITY, message, &waits)
     }
 
     /// There is no room to keep this request's answer for its retries.
-    pub fn no_room_for_answers() -> Self {
+    pub(crate) fn no_room_for_answers() -> Self {
         let message = "The gateway keeps as many answers for retries as it is configured for. Nothing was sent.";
         let waits = Waits::both(Duration::from_secs(10));
         Self::build(StatusCode::SERVICE_UNAVAILABLE, code::AT_CAPACITY, message, &waits)
     }
 
     /// What is kept for retries instead of this answer, if it is too large for that: that it was given, and nothing is to be repeated.
-    pub fn too_large_to_keep(&self) -> Option<Self> {
+    pub(crate) fn too_large_to_keep(&self) -> Option<Self> {
         let headers = self.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum::<usize>();
         if self.body.len() + headers <= MAX_KEPT {
             return None;
@@ -128,27 +128,27 @@ impl Reply {
     }
 
     /// The ledger that gateways share cannot be asked, and the configuration says to refuse then.
-    pub fn ledger_away() -> Self {
+    pub(crate) fn ledger_away() -> Self {
         let message = "The gateway cannot count codes at the moment. Nothing was sent.";
         let waits = Waits::both(Duration::from_secs(1));
         Self::build(StatusCode::SERVICE_UNAVAILABLE, code::LEDGER_AWAY, message, &waits)
     }
 
     /// There are as many requests, or connections to Sendly, as there may be.
-    pub fn overloaded() -> Self {
+    pub(crate) fn overloaded() -> Self {
         let message = "The gateway serves as many requests as it is configured for. Nothing was sent.";
         let waits = Waits::both(Duration::from_secs(1));
         Self::build(StatusCode::SERVICE_UNAVAILABLE, code::OVERLOADED, message, &waits)
     }
 
     /// A path that reads as the verify family and is none of its routes.
-    pub fn not_a_route() -> Self {
+    pub(crate) fn not_a_route() -> Self {
         let message = "No such route. Verifications stand under /api/v1/verify, spelled exactly so.";
         Self::error(StatusCode::NOT_FOUND, code::NOT_FOUND, message)
     }
 
     /// A method that the route does not know.
-    pub fn wrong_method(allowed: &'static str) -> Self {
+    pub(crate) fn wrong_method(allowed: &'static str) -> Self {
         let mut reply = Self::error(
             StatusCode::METHOD_NOT_ALLOWED,
             code::METHOD_NOT_ALLOWED,
@@ -159,24 +159,24 @@ impl Reply {
     }
 
     /// A target that is no path, or not in ASCII (RFC 9112, 3.2).
-    pub fn invalid_target() -> Self {
+    pub(crate) fn invalid_target() -> Self {
         Self::invalid_request("The request's target must be a path, or an http URL, in ASCII.")
     }
 
     /// A request whose end is not where every reader would see it.
-    pub fn unclear_framing() -> Self {
+    pub(crate) fn unclear_framing() -> Self {
         Self::invalid_request(
             "A request has one Content-Length, a decimal number without leading zeros, or one Transfer-Encoding, which is chunked.",
         )
     }
 
     /// A request that cannot be judged as it stands.
-    pub fn invalid_request(message: &str) -> Self {
+    pub(crate) fn invalid_request(message: &str) -> Self {
         Self::error(StatusCode::BAD_REQUEST, code::INVALID_REQUEST, message)
     }
 
     /// A send whose body does not name one phone.
-    pub fn unclear(unclear: body::Unclear) -> Self {
+    pub(crate) fn unclear(unclear: body::Unclear) -> Self {
         use body::Unclear::{DuplicateKey, NoPhone, NotAnObject, NotE164};
         match unclear {
             NotAnObject => Self::invalid_request("The body must be one JSON object in UTF-8."),
@@ -191,7 +191,7 @@ impl Reply {
     }
 
     /// A send to what cannot be a number.
-    pub fn impossible_phone() -> Self {
+    pub(crate) fn impossible_phone() -> Self {
         Self::error(
             StatusCode::BAD_REQUEST,
             code::INVALID_PHONE_FORMAT,
@@ -200,7 +200,7 @@ impl Reply {
     }
 
     /// No API key, or none that could be read in one way.
-    pub fn unauthorized() -> Self {
+    pub(crate) fn unauthorized() -> Self {
         let message = "Authorization must be Bearer and an API key.";
         Self::error(StatusCode::UNAUTHORIZED, code::UNAUTHORIZED, message)
     }
@@ -227,55 +227,55 @@ impl Reply {
     }
 
     /// The body did not arrive in time.
-    pub fn body_timeout() -> Self {
+    pub(crate) fn body_timeout() -> Self {
         let message = "The request's body did not arrive in time.";
         Self::error(StatusCode::REQUEST_TIMEOUT, code::REQUEST_TIMEOUT, message)
     }
 
     /// The head did not arrive in time.
-    pub fn head_timeout() -> Self {
+    pub(crate) fn head_timeout() -> Self {
         let message = "The request's head did not arrive in time.";
         Self::error(StatusCode::REQUEST_TIMEOUT, code::REQUEST_TIMEOUT, message)
     }
 
     /// The head is more than a request may have.
-    pub fn head_too_large() -> Self {
+    pub(crate) fn head_too_large() -> Self {
         let message = "The head of a request may have 16 KiB and 100 fields.";
         Self::error(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, code::HEADERS_TOO_LARGE, message)
     }
 
     /// The body is more than the gateway judges.
-    pub fn body_too_large() -> Self {
+    pub(crate) fn body_too_large() -> Self {
         let message = "The body of a send or resend may have 32 KiB.";
         Self::error(StatusCode::PAYLOAD_TOO_LARGE, code::PAYLOAD_TOO_LARGE, message)
     }
 
     /// Sendly could not be reached: nothing was sent.
-    pub fn unreachable() -> Self {
+    pub(crate) fn unreachable() -> Self {
         let message = "Sendly could not be reached. Nothing was sent.";
         Self::error(StatusCode::BAD_GATEWAY, code::UPSTREAM_UNREACHABLE, message)
     }
 
     /// Sendly broke off before it had answered in full.
-    pub fn broken_off() -> Self {
+    pub(crate) fn broken_off() -> Self {
         let message = "Sendly broke off before it had answered. The request may have been carried out.";
         Self::error(StatusCode::BAD_GATEWAY, code::UPSTREAM_UNREACHABLE, message)
     }
 
     /// Sendly refused, and broke off before it had said why.
-    pub fn refused_and_broken_off() -> Self {
+    pub(crate) fn refused_and_broken_off() -> Self {
         let message = "Sendly refused the request, and broke off before it had said why. Nothing was sent.";
         Self::error(StatusCode::BAD_GATEWAY, code::UPSTREAM_UNREACHABLE, message)
     }
 
     /// Sendly did not answer in time.
-    pub fn upstream_timeout() -> Self {
+    pub(crate) fn upstream_timeout() -> Self {
         let message = "Sendly did not answer in time. The request may have been carried out.";
         Self::error(StatusCode::GATEWAY_TIMEOUT, code::UPSTREAM_TIMEOUT, message)
     }
 
     /// Something broke in the gateway.
-    pub fn internal() -> Self {
+    pub(crate) fn internal() -> Self {
         Self::error(
             StatusCode::INTERNAL_SERVER_ERROR,
             code::INTERNAL_ERROR,

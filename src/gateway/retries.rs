@@ -16,12 +16,12 @@
 //!
 //! `retries.max_kept` bounds what is kept (`retries/places.rs`): every new click has a place for its answer before it is charged.
 
-mod abroad;
 mod as_it_is;
 mod click;
-pub mod estate;
 mod fingerprint;
 mod places;
+mod remote;
+pub(crate) mod snapshot;
 mod ticket;
 mod twins;
 
@@ -36,19 +36,19 @@ use dashmap::mapref::entry::Entry;
 use serde::{Deserialize, Serialize};
 use tokio::sync::SetOnce;
 
-use self::abroad::Abroad;
-pub use self::abroad::News;
 use self::as_it_is::AsItIs;
-pub use self::click::Click;
+pub(crate) use self::click::Click;
 use self::click::End;
-pub use self::fingerprint::Fingerprint;
+pub(crate) use self::fingerprint::Fingerprint;
 use self::places::Places;
-pub use self::ticket::Ticket;
+pub(crate) use self::ticket::Ticket;
 use self::twins::Twins;
 use super::reply::Reply;
 use crate::api::sdk;
 use crate::clock::{Clock, Moment};
 use crate::config::Retries as Settings;
+pub(crate) use remote::News;
+use remote::Remote;
 
 /// Delivered answers kept for identical requests, each under an SDK's key of its own: a request looks through them. Where
 /// limits are in force there are no more than these allow. Sendly itself repeats the answer of a send whose key was used before.
@@ -56,7 +56,7 @@ const MAX_ALIKE: usize = 64;
 
 /// How an exchange ended, as far as a retry is concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Ending {
+pub(crate) enum Ending {
     /// With a success.
     Final,
     /// With nothing bought, so that asking again buys nothing twice (3xx, 4xx, `delivery_failed`).
@@ -71,12 +71,12 @@ pub enum Ending {
 
 /// The exchanges that a retry may repeat.
 #[derive(Debug)]
-pub struct Retries {
+pub(crate) struct Retries {
     /// By their requests' identity.
     exchanges: DashMap<u128, Vec<Exchange>, BuildHasherDefault<AsItIs>>,
     places: Places,
     twins: Twins,
-    abroad: Abroad,
+    remote: Remote,
     kept: AtomicUsize,
     unclaimed: AtomicUsize,
     serial: AtomicU64,
@@ -137,7 +137,7 @@ impl Exchange {
 
 /// A request's place in [`Retries`].
 #[derive(Debug)]
-pub enum Place<'r> {
+pub(crate) enum Place<'r> {
     /// It is a new click: whoever asks has to carry it out.
     New(Click<'r>),
     /// It is a retry: its answer is there or on the way.
@@ -148,12 +148,12 @@ pub enum Place<'r> {
 
 impl Retries {
     /// None yet.
-    pub fn new(settings: Settings, clock: Clock) -> Self {
+    pub(crate) fn new(settings: Settings, clock: Clock) -> Self {
         Self {
             exchanges: DashMap::default(),
             places: Places::default(),
             twins: Twins::default(),
-            abroad: Abroad::default(),
+            remote: Remote::default(),
             kept: AtomicUsize::new(0),
             unclaimed: AtomicUsize::new(0),
             serial: AtomicU64::new(0),
@@ -163,12 +163,12 @@ impl Retries {
     }
 
     /// From now on, what is kept is kept for as long as these say.
-    pub fn set(&self, settings: Settings) {
+    pub(crate) fn set(&self, settings: Settings) {
         self.settings.store(Arc::new(settings));
     }
 
     /// Finds the exchange that a request repeats, or makes a new one.
-    pub fn place(&self, fingerprint: Fingerprint) -> Place<'_> {
+    pub(crate) fn place(&self, fingerprint: Fingerprint) -> Place<'_> {
         loop {
             if let Some(place) = self.try_place(fingerprint) {
                 return place;
@@ -258,17 +258,17 @@ impl Retries {
     }
 
     /// Answers that are kept for a retry.
-    pub fn kept(&self) -> usize {
+    pub(crate) fn kept(&self) -> usize {
         self.kept.load(Ordering::Relaxed)
     }
 
     /// Exchanges in flight that no client waits for any more.
-    pub fn unclaimed(&self) -> usize {
+    pub(crate) fn unclaimed(&self) -> usize {
         self.unclaimed.load(Ordering::Relaxed)
     }
 
     /// How many there may be.
-    pub fn max_kept(&self) -> usize {
+    pub(crate) fn max_kept(&self) -> usize {
         self.settings.load().max_kept
     }
 
@@ -310,7 +310,7 @@ impl Retries {
             exchange.delivered |= delivered;
             if exchange.clients == 0 {
                 let Exchange { serial, delivered, .. } = *exchange;
-                self.tell_heir(|| News::Parted { serial, delivered });
+                self.tell_successor(|| News::Parted { serial, delivered });
             }
         });
     }
@@ -323,7 +323,7 @@ impl Retries {
         self.change(identity, registered.serial, |exchange| {
             exchange.over = Some((ending, now));
             waits_for_a_retry = exchange.clients == 0;
-            self.tell_heir(|| News::Ended { serial: registered.serial, ending, told: (&reply).into() });
+            self.tell_successor(|| News::Ended { serial: registered.serial, ending, told: (&reply).into() });
         });
         let shorter = if waits_for_a_retry { reply.too_large_to_keep() } else { None };
         let (kept, own) = match shorter {

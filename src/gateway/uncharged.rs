@@ -3,21 +3,21 @@
 use super::Request;
 use super::caller::Caller;
 use super::patience::Patience;
-use super::relay::{Heir, Served};
 use super::reply::Reply;
 use super::retries::{Click, Ending, Ticket};
+use super::successor::{Served, Successor};
 use crate::metrics::Outcome;
 use crate::yielding::yield_to_ready_tasks;
 
 /// Has another process serve a request that has a place here already. Those who have joined it are told the same.
 pub(crate) async fn serve_there<C: Caller>(
-    heir: &Heir,
+    successor: &Successor,
     caller: &mut C,
     patience: &mut Patience<'_>,
     mut click: Click<'_>,
 ) -> Result<(), C::Error> {
     // Boxed: hardly any request goes there, and all are moved with room for it.
-    let Served { reply, told } = Box::pin(heir.serve(caller, patience)).await?;
+    let Served { reply, told } = Box::pin(successor.serve(caller, patience)).await?;
     click.refuse(&reply, Ending::Nothing);
     if told {
         click.delivered();

@@ -17,9 +17,11 @@ use tokio::task::JoinHandle;
 use super::attempt::Attempt;
 use super::line::{Hello, Line, Message, REVISION, Received, VERSION};
 use super::other_process::OtherProcess;
+use super::snapshot;
 use super::steps::{Step, reached};
 use crate::gateway::Gateway;
-use crate::gateway::relay::{Errand, Heir};
+use crate::gateway::successor::{Successor, ToSuccessor};
+use crate::ledger::journal::record::Record;
 
 /// How long the new process may take to get ready: to read its configuration, certificates, and the way to Sendly. Nothing waits meanwhile.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -114,7 +116,7 @@ fn try_to_give(
     let late = break_off_after(HELD, "has not taken over", runtime, attempt);
     let paused = runtime.block_on(async {
         tokio::select! {
-            () = gateway.pause() => Ok(()),
+            () = snapshot::pause(gateway) => Ok(()),
             why = attempt.is_broken_off() => Err(why.to_owned()),
         }
     });
@@ -129,35 +131,35 @@ fn try_to_give(
         // It has not been told that it judges. One of 0.1 takes the end of the line for that, and a message that it is not the end.
         let _ = line.say(&Message::Stays);
         end(&other);
-        gateway.go_on();
+        snapshot::resume(gateway);
         return Err(error);
     }
     reached(Step::OldCommitted);
     if revision > 0
         && let Err(error) = is_judging(&line, &other)
     {
-        gateway.go_on();
+        snapshot::resume(gateway);
         return Err(error);
     }
     reached(Step::OldLeft);
     let process = other.id();
     let _ = line.may_be_silent();
-    let heir = Arc::new(heir(&line));
-    gateway.leave_to(Arc::clone(&heir));
-    let listening = thread::Builder::new().name("heir".to_owned()).spawn({
-        let heir = Arc::clone(&heir);
+    let successor = Arc::new(successor(&line));
+    gateway.gate.lead_to(Arc::clone(&successor));
+    let listening = thread::Builder::new().name("successor".to_owned()).spawn({
+        let successor = Arc::clone(&successor);
         move || {
             while let Ok(Some(Received::Message(message))) = line.hear() {
                 if let Message::Told(serial, told) = *message {
-                    heir.answered(serial, told);
+                    successor.answered(serial, told);
                 }
             }
-            heir.ended();
+            successor.ended();
         }
     });
     if listening.is_err() {
         // Nobody would hear an answer.
-        heir.ended();
+        successor.ended();
     }
     Ok(process)
 }
@@ -206,11 +208,11 @@ fn tell_everything(line: &Arc<Line>, gateway: &Gateway, revision: u16) -> Result
     let broke = |error: io::Error| format!("the new process broke off: {error}");
     let is_complete = Arc::new(AtomicBool::new(false));
     if revision > 0
-        && let Some(clock) = gateway.clock_record()
+        && let Some(clock) = gateway.clock.anchor().map(Record::Clock)
     {
         line.tell(&clock.encode(), false).map_err(broke)?;
     }
-    gateway.bequeath({
+    gateway.durable.stream_to(gateway.clock.now(), {
         let (line, is_complete) = (Arc::clone(line), Arc::clone(&is_complete));
         move |record| {
             // Should it fail, so does what is said next; and afterwards there is nobody to tell.
@@ -220,16 +222,16 @@ fn tell_everything(line: &Arc<Line>, gateway: &Gateway, revision: u16) -> Result
     if revision > 1 {
         let line = Arc::clone(line);
         // As above.
-        gateway.bequeath_exchanges(move |news| drop(line.say(&Message::News(news))));
+        gateway.retries.stream_to(move |news| drop(line.say(&Message::News(news))));
     }
-    for (key, kept) in gateway.kept_answers() {
+    for (key, kept) in gateway.retries.kept_answers() {
         let message = match key {
             None => Message::Kept(kept),
             Some(key) => Message::KeptUnder(key, kept),
         };
         line.say(&message).map_err(broke)?;
     }
-    for (phone, until) in gateway.exempt_for_a_while() {
+    for (phone, until) in snapshot::temporary_exemptions(gateway) {
         line.say(&Message::Exempt(phone.digits(), until.as_micros())).map_err(broke)?;
     }
     is_complete.store(true, Ordering::Relaxed);
@@ -239,13 +241,13 @@ fn tell_everything(line: &Arc<Line>, gateway: &Gateway, revision: u16) -> Result
     hear(line, |message| matches!(message, Message::Serving)).map(drop)
 }
 
-fn heir(line: &Arc<Line>) -> Heir {
+fn successor(line: &Arc<Line>) -> Successor {
     let line = Arc::clone(line);
-    Heir::new(move |errand| {
+    Successor::new(move |errand| {
         // Should it fail, the line has ended, and whoever waits is told so.
         let _ = line.say(&match errand {
-            Errand::Ask(serial, ask) => Message::Ask(serial, ask),
-            Errand::Gone(serial) => Message::Gone(serial),
+            ToSuccessor::Ask(serial, ask) => Message::Ask(serial, ask),
+            ToSuccessor::Gone(serial) => Message::Gone(serial),
         });
     })
 }

@@ -20,8 +20,9 @@ use rustix::net::{
 use serde::{Deserialize, Serialize};
 
 use super::other_process::OtherProcess;
-use crate::gateway::estate::{Kept, News};
-use crate::gateway::relay::{Ask, Told};
+use crate::gateway::retries::News;
+use crate::gateway::retries::snapshot::Kept;
+use crate::gateway::successor::{RelayedReply, RelayedRequest};
 
 /// The version of what is said. Two processes that say different things do not take over from each other.
 pub(super) const VERSION: u16 = 1;
@@ -60,11 +61,11 @@ pub(super) enum Message {
     /// The new one: it does not take over, and why.
     Refused(String),
     /// The old one: serve this request.
-    Ask(u64, Ask),
+    Ask(u64, RelayedRequest),
     /// The old one: whoever asked this has gone.
     Gone(u64),
     /// The new one: the answer.
-    Told(u64, Told),
+    Told(u64, RelayedReply),
     /// The old one: an answer that waits for a retry, and the hash of the key that an SDK made up for it. (0.1 says neither this nor
     /// what follows.)
     KeptUnder(u128, Kept),

@@ -17,11 +17,13 @@ use tokio::sync::oneshot;
 
 use super::line::{Hello, Line, Message, REVISION, Received, VERSION};
 use super::other_process::OtherProcess;
+use super::relay;
+use super::snapshot::{self, Sender};
 use super::steps::{Step, reached};
 use crate::clock::Moment;
 use crate::config::Config;
 use crate::gateway::Gateway;
-use crate::gateway::estate::{News, Teller};
+use crate::gateway::retries::News;
 use crate::phone::Phone;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
@@ -61,7 +63,7 @@ pub struct UnderWayThere(Option<UnixStream>);
 pub struct Taken {
     line: Line,
     other: OtherProcess,
-    teller: Teller,
+    sender: Sender,
     /// That the old process knows.
     revision: u16,
 }
@@ -171,15 +173,15 @@ impl Estate {
     /// Why that cannot be. The old process goes on then.
     pub fn take(self, gateway: &Gateway) -> Result<Taken, String> {
         match self.try_to_take(gateway) {
-            Ok(teller) => Ok(Taken { line: self.line, other: self.other, teller, revision: self.hello.revision }),
+            Ok(sender) => Ok(Taken { line: self.line, other: self.other, sender, revision: self.hello.revision }),
             Err(why) => Err(self.refuse(why)),
         }
     }
 
-    fn try_to_take(&self, gateway: &Gateway) -> Result<Teller, String> {
+    fn try_to_take(&self, gateway: &Gateway) -> Result<Sender, String> {
         reached(Step::NewGreeted);
-        let mut teller = Teller::new(gateway.key().1 == self.hello.key_check);
-        if !teller.same_key {
+        let mut sender = Sender::new(gateway.key().1 == self.hello.key_check);
+        if !sender.same_key {
             tracing::warn!("hash_key is not what it was: what the old process knows of ids and accounts means nothing");
         }
         let dir = gateway.config().state.dir;
@@ -187,7 +189,7 @@ impl Estate {
         // A folder that is not there yet is not the one that the old process writes to.
         let is_written = real(&dir).is_some_and(|dir| Some(dir) == real(&self.hello.state));
         let succeed = |at_once: bool| match &dir {
-            Some(dir) if at_once != is_written => gateway.succeed(dir, is_written),
+            Some(dir) if at_once != is_written => snapshot::take_folder(gateway, dir, is_written),
             _ => Ok(()),
         };
         succeed(true)?;
@@ -197,19 +199,21 @@ impl Estate {
         reached(Step::NewReady);
         loop {
             match self.line.hear().map_err(broke)? {
-                Some(Received::Records(records)) => gateway.inherit(&records, &mut teller, !is_written)?,
+                Some(Received::Records(records)) => {
+                    snapshot::take_records(gateway, &records, &mut sender, !is_written)?
+                }
                 Some(Received::Message(message)) => match *message {
-                    Message::Kept(kept) => gateway.inherit_answer(None, kept, &teller),
-                    Message::KeptUnder(key, kept) => gateway.inherit_answer(Some(key), kept, &teller),
-                    Message::News(news) => hear(gateway, teller.same_key, news),
+                    Message::Kept(kept) => snapshot::take_answer(gateway, None, kept, &sender),
+                    Message::KeptUnder(key, kept) => snapshot::take_answer(gateway, Some(key), kept, &sender),
+                    Message::News(news) => hear(gateway, sender.same_key, news),
                     Message::Exempt(digits, until) => {
                         if let Some(phone) = Phone::from_digits(digits) {
-                            gateway.inherit_exemption(phone, Moment::from_micros(until), &teller);
+                            snapshot::take_exemption(gateway, phone, Moment::from_micros(until), &sender);
                         }
                     }
                     Message::Complete => {
                         reached(Step::NewTold);
-                        return succeed(false).map(|()| teller);
+                        return succeed(false).map(|()| sender);
                     }
                     _ => return Err("the old process says something else than was to be said".to_owned()),
                 },
@@ -240,17 +244,17 @@ impl Taken {
     /// # Errors
     /// The old one goes on, and this one must not.
     pub fn serves(self, gateway: &Arc<Gateway>, runtime: Handle, under_way: TaskTrackerToken) -> Result<(), String> {
-        let Self { line, other, mut teller, revision } = self;
+        let Self { line, other, mut sender, revision } = self;
         // Where that fails, the line has ended, which is heard next.
         let _ = line.say(&Message::Serving);
         reached(Step::NewCanServe);
         loop {
             match line.hear() {
                 // What is settled there meanwhile.
-                Ok(Some(Received::Records(records))) => gateway.inherit(&records, &mut teller, true)?,
+                Ok(Some(Received::Records(records))) => snapshot::take_records(gateway, &records, &mut sender, true)?,
                 Ok(Some(Received::Message(message))) => match *message {
                     Message::Left => break,
-                    Message::News(news) => hear(gateway, teller.same_key, news),
+                    Message::News(news) => hear(gateway, sender.same_key, news),
                     _ => return Err("the old process goes on".to_owned()),
                 },
                 // The end of the line says nothing by itself: it may have been broken off.
@@ -270,19 +274,19 @@ impl Taken {
             }
         }
         reached(Step::NewJudges);
-        gateway.discard_earlier_state();
-        gateway.go_on();
+        snapshot::discard_earlier_state(gateway);
+        snapshot::resume(gateway);
         // Where it fails, the old process has ended.
         let _ = line.may_be_silent();
         let hearing = Arc::clone(gateway);
         let listening = thread::Builder::new().name("old process".to_owned());
         let listening = listening.spawn(move || {
-            listen(&Arc::new(line), &hearing, teller, &runtime);
+            listen(&Arc::new(line), &hearing, sender, &runtime);
             drop(under_way);
         });
         if let Err(error) = listening {
             tracing::error!(%error, "what the old process asks for cannot be heard: its clients are told that nobody answers");
-            gateway.nobody_tells_any_more();
+            gateway.retries.nobody_tells_any_more();
         }
         Ok(())
     }
@@ -291,17 +295,17 @@ impl Taken {
 /// Takes in what the old process tells of its exchanges. Under another key it would mean nothing here.
 fn hear(gateway: &Gateway, same_key: bool, news: News) {
     if same_key {
-        gateway.hear(news);
+        gateway.retries.hear(news);
     }
 }
 
 /// Does what the old process asks for, until it ends.
-fn listen(line: &Arc<Line>, gateway: &Arc<Gateway>, mut teller: Teller, runtime: &Handle) {
+fn listen(line: &Arc<Line>, gateway: &Arc<Gateway>, mut sender: Sender, runtime: &Handle) {
     let there: Arc<Mutex<HashMap<u64, oneshot::Sender<()>>>> = Arc::default();
     while let Ok(Some(received)) = line.hear() {
         match received {
             Received::Records(records) => {
-                if let Err(error) = gateway.inherit(&records, &mut teller, true) {
+                if let Err(error) = snapshot::take_records(gateway, &records, &mut sender, true) {
                     tracing::error!(error, "what the old process tells cannot be read");
                 }
             }
@@ -316,16 +320,16 @@ fn listen(line: &Arc<Line>, gateway: &Arc<Gateway>, mut teller: Teller, runtime:
                             // Where it has ended, its clients have gone.
                             let _ = line.say(&Message::Told(serial, told));
                         };
-                        gateway.serve_for_another(ask, is_gone, say).await;
+                        relay::serve(&gateway, ask, is_gone, say).await;
                     });
                 }
-                Message::News(news) => hear(gateway, teller.same_key, news),
+                Message::News(news) => hear(gateway, sender.same_key, news),
                 Message::Gone(serial) => drop(there.lock().remove(&serial)),
                 _ => {}
             },
         }
     }
-    gateway.nobody_tells_any_more();
+    gateway.retries.nobody_tells_any_more();
     // Whoever it asked for has gone with it.
     there.lock().clear();
     tracing::info!("the old process has ended");

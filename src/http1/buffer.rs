@@ -7,7 +7,7 @@ const USUAL: usize = 4 * 1024;
 const STEP: usize = 8 * 1024;
 
 /// Bytes in the order in which they came.
-pub struct Buffer {
+pub(crate) struct Buffer {
     /// All of it is initialised; what lies outside of `start..end` means nothing.
     bytes: Vec<u8>,
     start: usize,
@@ -29,17 +29,17 @@ impl Default for Buffer {
 
 impl Buffer {
     /// Empty, with room for a usual message.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { bytes: vec![0; USUAL], start: 0, end: 0 }
     }
 
     /// What has been read and not consumed.
-    pub fn unread(&self) -> &[u8] {
+    pub(crate) fn unread(&self) -> &[u8] {
         self.bytes.get(self.start..self.end).unwrap_or_default()
     }
 
     /// Forgets the first `count` of the unread bytes.
-    pub fn consume(&mut self, count: usize) {
+    pub(crate) fn consume(&mut self, count: usize) {
         self.start = self.end.min(self.start.saturating_add(count));
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
@@ -47,7 +47,7 @@ impl Buffer {
     }
 
     /// Room for at least one more byte. Whoever reads bounds what may be unread; the room grows with it.
-    pub fn room(&mut self) -> &mut [u8] {
+    pub(crate) fn room(&mut self) -> &mut [u8] {
         if self.end == self.bytes.len() {
             if self.start > 0 {
                 self.bytes.copy_within(self.start..self.end, 0);
@@ -63,12 +63,12 @@ impl Buffer {
     }
 
     /// The first `count` bytes of the [`room`](Self::room) have been written.
-    pub fn add(&mut self, count: usize) {
+    pub(crate) fn add(&mut self, count: usize) {
         self.end = self.bytes.len().min(self.end.saturating_add(count));
     }
 
     /// Gives back what an unusually long message took, if nothing is unread.
-    pub fn slim(&mut self) {
+    pub(crate) fn slim(&mut self) {
         if self.bytes.len() > USUAL && self.unread().is_empty() {
             *self = Self::new();
         }

@@ -12,7 +12,7 @@ const MAX_TRAILERS: usize = 16 * 1024;
 
 /// A body as far as it has passed.
 #[derive(Debug)]
-pub struct ChunkFraming {
+pub(crate) struct ChunkFraming {
     place: Place,
     extensions: usize,
     trailers: usize,
@@ -43,7 +43,7 @@ enum Place {
 
 /// It is no body in chunks.
 #[derive(Debug)]
-pub struct MalformedChunk;
+pub(crate) struct MalformedChunk;
 
 impl Default for ChunkFraming {
     fn default() -> Self {
@@ -53,17 +53,17 @@ impl Default for ChunkFraming {
 
 impl ChunkFraming {
     /// At the beginning of a body.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { place: Place::Size(0, 0), extensions: 0, trailers: 0 }
     }
 
     /// Whether all of it has passed.
-    pub fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         matches!(self.place, Place::Over)
     }
 
     /// How many of the next bytes belong to the body for certain.
-    pub fn certain(&self) -> usize {
+    pub(crate) fn certain(&self) -> usize {
         match self.place {
             Place::Data(left) => usize::try_from(left).unwrap_or(usize::MAX),
             _ => 0,
@@ -71,7 +71,7 @@ impl ChunkFraming {
     }
 
     /// Follows what passes next. Returns how many of these bytes belong to the body.
-    pub fn follow(&mut self, bytes: &[u8]) -> Result<usize, MalformedChunk> {
+    pub(crate) fn follow(&mut self, bytes: &[u8]) -> Result<usize, MalformedChunk> {
         let mut passed = 0;
         while !self.is_over() {
             let Some(rest) = bytes.get(passed..).filter(|rest| !rest.is_empty()) else { break };

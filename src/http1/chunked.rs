@@ -13,7 +13,7 @@ const MAX_DIGITS: usize = 16;
 const MAX_TRAILER_FIELDS: usize = 100;
 
 /// A body as far as it has come.
-pub struct ChunkDecoder {
+pub(crate) struct ChunkDecoder {
     body: Vec<u8>,
     extensions: usize,
     next: Next,
@@ -34,12 +34,12 @@ impl Default for ChunkDecoder {
 
 impl ChunkDecoder {
     /// At the beginning of a body.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { body: Vec::new(), extensions: 0, next: Next::Size }
     }
 
     /// Takes what has come. Returns the body once it is whole. It may have `max` bytes.
-    pub fn step(&mut self, buffer: &mut Buffer, max: usize) -> Result<Option<Vec<u8>>, ReadError> {
+    pub(crate) fn step(&mut self, buffer: &mut Buffer, max: usize) -> Result<Option<Vec<u8>>, ReadError> {
         loop {
             let unread = buffer.unread();
             match self.next {

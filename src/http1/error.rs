@@ -2,7 +2,7 @@
 
 /// Why a response, or a body in chunks, cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ReadError {
+pub(crate) enum ReadError {
     /// The connection ended before the message did.
     Incomplete,
     /// The body is longer than the caller allows.

@@ -3,7 +3,7 @@
 use http::{HeaderMap, HeaderValue};
 
 /// A length (RFC 9112, 6.2) as every reader reads it: no sign, no list, no zeros before it, and no more digits than anybody needs.
-pub fn content_length(value: &[u8]) -> Option<usize> {
+pub(crate) fn content_length(value: &[u8]) -> Option<usize> {
     let has_digits = (1..=12).contains(&value.len()) && value.iter().all(u8::is_ascii_digit);
     if !has_digits || value.len() > 1 && value.starts_with(b"0") {
         return None;

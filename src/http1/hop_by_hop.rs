@@ -20,13 +20,13 @@ const ESSENTIAL: [&str; 4] = ["authorization", "content-type", "idempotency-key"
 
 /// The headers that concern one connection, whatever `Connection` names included.
 #[derive(Debug, Default)]
-pub struct HopByHop<'h> {
+pub(crate) struct HopByHop<'h> {
     named: Vec<&'h str>,
 }
 
 impl<'h> HopByHop<'h> {
     /// Those of a message with these `Connection` headers.
-    pub fn of(connection: impl IntoIterator<Item = &'h [u8]>) -> Self {
+    pub(crate) fn of(connection: impl IntoIterator<Item = &'h [u8]>) -> Self {
         let tokens = connection.into_iter().filter_map(|value| std::str::from_utf8(value).ok());
         let tokens = tokens.flat_map(|value| value.split(','));
         // `keep-alive`, the usual one, needs no place in the list.
@@ -36,12 +36,12 @@ impl<'h> HopByHop<'h> {
     }
 
     /// Whether a header stays behind.
-    pub fn has(&self, name: &[u8]) -> bool {
+    pub(crate) fn has(&self, name: &[u8]) -> bool {
         is_hop_by_hop(name) || self.names(name)
     }
 
     /// Takes them out of these headers.
-    pub fn strip(&self, headers: &mut HeaderMap) {
+    pub(crate) fn strip(&self, headers: &mut HeaderMap) {
         let found: Vec<HeaderName> =
             headers.keys().filter(|name| self.has(name.as_str().as_bytes())).cloned().collect();
         for name in found {
@@ -55,11 +55,11 @@ impl<'h> HopByHop<'h> {
 }
 
 /// Whether the name is one of these.
-pub fn is_one_of(name: &[u8], names: &[&str]) -> bool {
+pub(crate) fn is_one_of(name: &[u8], names: &[&str]) -> bool {
     names.iter().any(|other| other.as_bytes().eq_ignore_ascii_case(name))
 }
 
 /// Whether a header concerns one connection in any message.
-pub fn is_hop_by_hop(name: &[u8]) -> bool {
+pub(crate) fn is_hop_by_hop(name: &[u8]) -> bool {
     is_one_of(name, &HOP_BY_HOP)
 }

@@ -23,7 +23,7 @@ const MAX_INTERIM: usize = 16;
 
 /// What is known after some bytes.
 #[derive(Debug)]
-pub enum Progress {
+pub(crate) enum Progress {
     /// More bytes have to come.
     More,
     /// The whole response, and whether its connection can carry another exchange.
@@ -33,7 +33,7 @@ pub enum Progress {
 }
 
 /// A response as far as it has come.
-pub struct ResponseReader {
+pub(crate) struct ResponseReader {
     /// The response to `HEAD` has no body.
     bodiless: bool,
     max_body: usize,
@@ -57,12 +57,12 @@ enum Body {
 
 impl ResponseReader {
     /// Reads the response to a request with this method. Its body may have `max_body` bytes.
-    pub fn new(method: &Method, max_body: usize) -> Self {
+    pub(crate) fn new(method: &Method, max_body: usize) -> Self {
         Self { bodiless: method == Method::HEAD, max_body, interim: 0, head: None }
     }
 
     /// Understands what has come so far; and, if the connection was closed (`ended`), what that means.
-    pub fn step(&mut self, buffer: &mut Buffer, ended: bool) -> Progress {
+    pub(crate) fn step(&mut self, buffer: &mut Buffer, ended: bool) -> Progress {
         let mut head = match self.head.take().map_or_else(|| self.read_head(buffer), |head| Ok(Some(head))) {
             Ok(Some(head)) => head,
             Ok(None) if ended => return Progress::Failed(None, ReadError::Incomplete),
@@ -85,7 +85,7 @@ impl ResponseReader {
     }
 
     /// What is known if the connection broke: not even a body that ends with it is whole then.
-    pub fn broken(self) -> Progress {
+    pub(crate) fn broken(self) -> Progress {
         Progress::Failed(self.head.map(|head| head.status), ReadError::Incomplete)
     }
 

@@ -1,5 +1,5 @@
 //! The ledger in memory, and whoever is told what happens to it: a journal, so that no end of the process, however sudden, loses a charge
-//! that was taken or an id that was learned; and an heir, another process that takes over.
+//! that was taken or an id that was learned; and an successor, another process that takes over.
 //!
 //! Each verb does its work in memory first and tells it next, before it returns: so before Sendly is asked for the code, and before
 //! a client sees the id. What a sudden end cuts off in between has had no consequence yet.
@@ -31,28 +31,28 @@ const KEY_FILE: &str = "hash_key";
 pub struct Durable {
     memory: Arc<Memory>,
     journal: OnceLock<Journal>,
-    heir: Heir,
+    successor: Successor,
 }
 
 /// Another process that is told what happens, while there is one.
 #[derive(Default)]
-struct Heir {
+struct Successor {
     is_there: AtomicBool,
     told: RwLock<Option<Box<Tell>>>,
 }
 
 type Tell = dyn Fn(&Record) + Send + Sync;
 
-impl fmt::Debug for Heir {
+impl fmt::Debug for Successor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Heir").field("is_there", &self.is_there).finish_non_exhaustive()
+        f.debug_struct("Successor").field("is_there", &self.is_there).finish_non_exhaustive()
     }
 }
 
 impl Durable {
     /// A ledger in this memory, of which nobody is told yet.
     pub fn new(memory: Arc<Memory>) -> Self {
-        Self { memory, journal: OnceLock::new(), heir: Heir::default() }
+        Self { memory, journal: OnceLock::new(), successor: Successor::default() }
     }
 
     /// Writes what happens from now on into a folder, and knows what that tells already.
@@ -81,12 +81,12 @@ impl Durable {
     }
 
     /// Writes what happens from now on into a folder. `is_its_own`: the process that this one takes over from has written there all that it
-    /// tells ([`inherit`](Self::inherit)). Otherwise all of that is written here, in place of what is there
+    /// tells ([`take`](Self::take)). Otherwise all of that is written here, in place of what is there
     /// ([`Journal::discard_earlier`]).
     ///
     /// # Errors
     /// As of [`restore`](Self::restore).
-    pub fn succeed(&self, dir: &Path, hash_key: &HashKey, is_its_own: bool, clock: &Clock) -> Result<(), String> {
+    pub fn take_folder(&self, dir: &Path, hash_key: &HashKey, is_its_own: bool, clock: &Clock) -> Result<(), String> {
         let journal = Journal::open(dir, key_check(hash_key), clock.anchor())?;
         if is_its_own {
             journal.leave_as_it_is(clock.now());
@@ -98,7 +98,7 @@ impl Durable {
     }
 
     /// Takes over a record of another process.
-    pub fn inherit(&self, policy: &Policy, record: &Record, same_key: bool, now: Moment) {
+    pub fn take(&self, policy: &Policy, record: &Record, same_key: bool, now: Moment) {
         self.memory.restore(policy, record, Of::Phones, now);
         if same_key {
             self.memory.restore(policy, record, Of::Others, now);
@@ -106,29 +106,29 @@ impl Durable {
     }
 
     /// The same, and writes it down: it stands in no folder yet.
-    pub fn inherit_and_write(&self, policy: &Policy, record: &Record, same_key: bool, now: Moment) {
-        self.inherit(policy, record, same_key, now);
+    pub fn take_and_write(&self, policy: &Policy, record: &Record, same_key: bool, now: Moment) {
+        self.take(policy, record, same_key, now);
         if let (Some(journal), Some(record)) = (self.journal.get(), record.settled()) {
             journal.write(&record);
         }
     }
 
-    /// Tells an heir all that is known, and from now on whatever happens. What happens meanwhile may be told twice: nothing that
+    /// Tells an successor all that is known, and from now on whatever happens. What happens meanwhile may be told twice: nothing that
     /// charges may, so nobody is to reserve anything before this returns.
-    pub fn bequeath(&self, now: Moment, heir: impl Fn(&Record) + Send + Sync + 'static) {
-        let mut told = self.heir.told.write();
-        *told = Some(Box::new(heir));
-        self.heir.is_there.store(true, Ordering::Release);
+    pub fn stream_to(&self, now: Moment, successor: impl Fn(&Record) + Send + Sync + 'static) {
+        let mut told = self.successor.told.write();
+        *told = Some(Box::new(successor));
+        self.successor.is_there.store(true, Ordering::Release);
         drop(told);
-        if let Some(heir) = &*self.heir.told.read() {
-            self.memory.tell_all(now, heir);
+        if let Some(successor) = &*self.successor.told.read() {
+            self.memory.tell_all(now, successor);
         }
     }
 
-    /// The heir does not take over after all.
-    pub fn disinherit(&self) {
-        self.heir.is_there.store(false, Ordering::Release);
-        *self.heir.told.write() = None;
+    /// The successor does not take over after all.
+    pub fn end_stream(&self) {
+        self.successor.is_there.store(false, Ordering::Release);
+        *self.successor.told.write() = None;
     }
 
     /// What is counted.
@@ -151,22 +151,22 @@ impl Durable {
         if let Some(journal) = self.journal.get() {
             journal.write(record);
         }
-        self.tell_heir(record);
+        self.tell_successor(record);
     }
 
     /// The same; and may let others tell theirs first, so that all of it is written at once.
     async fn tell_with_others(&self, record: &Record) {
-        self.tell_heir(record);
+        self.tell_successor(record);
         if let Some(journal) = self.journal.get() {
             journal.written(journal.take(record)).await;
         }
     }
 
-    fn tell_heir(&self, record: &Record) {
-        if self.heir.is_there.load(Ordering::Acquire)
-            && let Some(heir) = &*self.heir.told.read()
+    fn tell_successor(&self, record: &Record) {
+        if self.successor.is_there.load(Ordering::Acquire)
+            && let Some(successor) = &*self.successor.told.read()
         {
-            heir(record);
+            successor(record);
         }
     }
 
@@ -190,7 +190,7 @@ impl Durable {
         match settlement {
             Settlement::GiveBack => self.tell(&Record::GivenBack(*charge)),
             // The journal's charges are settled: a process that reads them has none in flight.
-            Settlement::Keep => self.tell_heir(&Record::Kept(*charge)),
+            Settlement::Keep => self.tell_successor(&Record::Kept(*charge)),
         }
     }
 

@@ -6,7 +6,7 @@ use super::codes::Fate;
 use super::{Metrics, Outcome, SECONDS, Series};
 
 /// Up to here the answers of a bucket came, in seconds.
-pub const WITHIN: &[f64] = SECONDS;
+pub(crate) const WITHIN: &[f64] = SECONDS;
 
 /// See the module's documentation. All of it only grows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

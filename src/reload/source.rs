@@ -17,7 +17,7 @@ const MAX_LOOKED_AT: u64 = 16 << 20;
 const ROUNDS: usize = 3;
 
 /// See the module's documentation. It shows nothing of the environment: there may be a secret in it.
-pub struct Source {
+pub(crate) struct Source {
     file: Option<PathBuf>,
     environment: Vec<(String, String)>,
     /// Where clients connect, whatever the file says.
@@ -31,7 +31,7 @@ pub struct Source {
 
 /// A configuration that was read.
 #[derive(Debug)]
-pub struct Loaded<E> {
+pub(crate) struct Loaded<E> {
     /// It, or all that is wrong with it.
     pub config: Result<Config, E>,
     /// What its files said just before.
@@ -42,7 +42,7 @@ pub struct Loaded<E> {
 
 /// What files say, as far as it takes to see that it is something else.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Marks(BTreeMap<PathBuf, Mark>);
+pub(crate) struct Marks(BTreeMap<PathBuf, Mark>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mark {
@@ -64,18 +64,18 @@ impl fmt::Debug for Source {
 
 impl Source {
     /// A configuration in this file, or that of the defaults; and what in the environment overrides it.
-    pub fn new(file: Option<PathBuf>, environment: impl Iterator<Item = (String, String)>) -> Self {
+    pub(crate) fn new(file: Option<PathBuf>, environment: impl Iterator<Item = (String, String)>) -> Self {
         let environment = environment.collect();
         Self { file, environment, listen: None, is_sandbox: false, upstream: None, key: HashKey::random() }
     }
 
     /// Whether there is a file.
-    pub fn has_file(&self) -> bool {
+    pub(crate) fn has_file(&self) -> bool {
         self.file.is_some()
     }
 
     /// Reads the configuration for the first time. It waits for the disk.
-    pub fn load(&self) -> Loaded<Mistakes> {
+    pub(crate) fn load(&self) -> Loaded<Mistakes> {
         let environment = || self.environment.iter().cloned();
         let Some(file) = &self.file else {
             let config = Config::parse("", "defaults", environment()).map(|config| self.overridden(config));

@@ -20,7 +20,7 @@ const ROOM: usize = 16_384;
 
 /// A piece of work that is over.
 #[derive(Clone, Debug)]
-pub struct Span {
+pub(crate) struct Span {
     pub(super) trace: TraceId,
     pub(super) own: NonZeroU64,
     pub(super) parent: Option<NonZeroU64>,
@@ -31,7 +31,7 @@ pub struct Span {
 
 /// What was done.
 #[derive(Clone, Debug)]
-pub enum What {
+pub(crate) enum What {
     /// A client was served.
     Request {
         /// Whether it came over TLS.
@@ -68,7 +68,7 @@ pub enum What {
 
 /// Why there is no whole answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Failure {
+pub(crate) enum Failure {
     /// Sendly could not be reached.
     NotSent,
     /// It did not answer in time.
@@ -93,20 +93,24 @@ impl Failure {
 
 impl Span {
     /// That of a request, if its trace is recorded.
-    pub fn of_request(context: Context, (began, ended): (Moment, Moment), what: impl FnOnce() -> What) -> Option<Self> {
+    pub(crate) fn of_request(
+        context: Context,
+        (began, ended): (Moment, Moment),
+        what: impl FnOnce() -> What,
+    ) -> Option<Self> {
         let Recorded { own, parent } = context.recorded?;
         Some(Self { trace: context.trace, own, parent, began, ended, what: what() })
     }
 
     /// That of a call.
-    pub fn of_call(call: &Call, (began, ended): (Moment, Moment), what: What) -> Self {
+    pub(crate) fn of_call(call: &Call, (began, ended): (Moment, Moment), what: What) -> Self {
         Self { trace: call.trace, own: call.own, parent: Some(call.parent), began, ended, what }
     }
 }
 
 /// Spans that wait to be told, and what became of the others.
 #[derive(Debug, Default)]
-pub struct Spans {
+pub(crate) struct Spans {
     waiting: Mutex<VecDeque<Span>>,
     /// A whole batch waits.
     batch: Notify,
@@ -117,7 +121,7 @@ pub struct Spans {
 
 /// What became of spans.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Fates {
+pub(crate) struct Fates {
     /// The collector took them.
     pub exported: u64,
     /// It did not.
@@ -128,7 +132,7 @@ pub struct Fates {
 
 impl Spans {
     /// Adds one, if there is room.
-    pub fn add(&self, span: Span) {
+    pub(crate) fn add(&self, span: Span) {
         let mut waiting = self.waiting.lock();
         if waiting.len() >= ROOM {
             drop(waiting);
@@ -143,31 +147,31 @@ impl Spans {
     }
 
     /// Takes a batch out: those that have waited longest.
-    pub fn take(&self) -> Vec<Span> {
+    pub(crate) fn take(&self) -> Vec<Span> {
         let mut waiting = self.waiting.lock();
         let some = waiting.len().min(Tracer::BATCH);
         waiting.drain(..some).collect()
     }
 
     /// Waits until there are enough for a batch.
-    pub async fn batch(&self) {
+    pub(crate) async fn batch(&self) {
         self.batch.notified().await;
     }
 
     /// So many were told, or were not.
-    pub fn told(&self, many: usize, were_taken: bool) {
+    pub(crate) fn told(&self, many: usize, were_taken: bool) {
         let fate = if were_taken { &self.exported } else { &self.failed };
         fate.fetch_add(many as u64, Ordering::Relaxed);
     }
 
     /// There is nobody to tell.
-    pub fn clear(&self) {
+    pub(crate) fn clear(&self) {
         let dropped = std::mem::take(&mut *self.waiting.lock()).len();
         self.dropped.fetch_add(dropped as u64, Ordering::Relaxed);
     }
 
     /// What became of those before.
-    pub fn fates(&self) -> Fates {
+    pub(crate) fn fates(&self) -> Fates {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Fates { exported: count(&self.exported), failed: count(&self.failed), dropped: count(&self.dropped) }
     }

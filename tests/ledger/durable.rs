@@ -461,8 +461,8 @@ fn a_code_in_flight_at_the_old_process_is_waited_for_in_the_new_one_until_the_ol
         let folders = [Folder::new(), Folder::new()];
         let [old, new] = folders.each_ref().map(|folder| Process::start(folder, &policy, START));
         let in_flight = take(&old.ledger, &policy, &to(1), Send, START);
-        let (heir, limits) = (Arc::clone(&new.durable), Arc::clone(&policy));
-        old.durable.bequeath(START, move |record| heir.inherit_and_write(&limits, record, true, START));
+        let (successor, limits) = (Arc::clone(&new.durable), Arc::clone(&policy));
+        old.durable.stream_to(START, move |record| successor.take_and_write(&limits, record, true, START));
         let is_unsettled = || ask(&new.ledger, &policy, &to(1), Send, START).0.is_unsettled;
         assert!(is_unsettled());
         wait(in_flight.settle(settlement));
@@ -499,9 +499,9 @@ fn whatever_a_phone_is_called_it_has_one_log_after_any_end_and_any_hand_over() {
             } else {
                 folders.borrow_mut().push(Folder::new());
                 let next = Process::start(folders.borrow().last().unwrap(), &policy, now);
-                let (heir, limits) = (Arc::clone(&next.durable), Arc::clone(&policy));
-                let tell = move |record: &_| heir.inherit_and_write(&limits, record, true, now);
-                process.borrow().durable.bequeath(now, tell);
+                let (successor, limits) = (Arc::clone(&next.durable), Arc::clone(&policy));
+                let tell = move |record: &_| successor.take_and_write(&limits, record, true, now);
+                process.borrow().durable.stream_to(now, tell);
                 next
             };
             ledger.set(Some(next.ledger.clone()));

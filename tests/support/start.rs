@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use sendly_gateway::clock::{Clock, ManualClock, Moment};
 use sendly_gateway::config::Config;
+use sendly_gateway::handover::snapshot;
 use sendly_gateway::ledger::journal::record::Record;
 use sendly_gateway::server::{self, Applied, Running, Sockets};
 
@@ -56,7 +57,7 @@ fn prove_keys(running: &Running) {
     let hash_key = gateway.config().hash_key;
     for key in [KEY, OTHER_KEY, COUNTING_KEY] {
         let record = Record::Accepted { account: hash_key.account(key.as_bytes()), at: gateway.now() };
-        gateway.inherit(&record.encode(), &mut sendly_gateway::gateway::estate::Teller::new(true), false).unwrap();
+        snapshot::take_records(gateway, &record.encode(), &mut snapshot::Sender::new(true), false).unwrap();
     }
 }
 

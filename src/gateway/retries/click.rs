@@ -1,6 +1,6 @@
 //! A new click: whoever has it carries its exchange out, ends it, and tells its answer.
 
-use super::abroad::News;
+use super::remote::News;
 use super::{Ending, Fingerprint, Registered, Retries};
 use crate::api::sdk;
 use crate::gateway::reply::Reply;
@@ -10,7 +10,7 @@ use crate::gateway::reply::Reply;
 /// Dropping it before it has ended (its task panicked) ends it with nobody knowing how. Dropping it without [`Click::delivered`]
 /// means that its client has gone.
 #[derive(Debug)]
-pub struct Click<'r> {
+pub(crate) struct Click<'r> {
     pub(super) retries: &'r Retries,
     pub(super) fingerprint: Fingerprint,
     /// There from the moment that a request may repeat it.
@@ -36,7 +36,7 @@ pub(super) enum End {
 
 impl Click<'_> {
     /// Ends the exchange and tells its answer to all who repeat it. The client has still to be told.
-    pub fn end(&mut self, reply: Reply, ending: Ending) {
+    pub(crate) fn end(&mut self, reply: Reply, ending: Ending) {
         if matches!(self.end, End::Open) {
             self.end = End::Untold(reply, ending);
             // Also while its client is being told: its next try may come before that is done.
@@ -47,7 +47,7 @@ impl Click<'_> {
     }
 
     /// The answer that it has ended with.
-    pub fn answer(&self) -> Option<&Reply> {
+    pub(crate) fn answer(&self) -> Option<&Reply> {
         match (&self.end, &self.registered) {
             (End::Untold(reply, _) | End::Told(Some(reply)), _) => Some(reply),
             (End::Told(None), Some(registered)) => registered.told.reply.get(),
@@ -56,12 +56,12 @@ impl Click<'_> {
     }
 
     /// The client has its answer. After [`Click::give_up`] that cannot be known, and this changes nothing.
-    pub fn delivered(mut self) {
+    pub(crate) fn delivered(mut self) {
         self.delivered = true;
     }
 
     /// Ends it without Sendly having been asked for a code. Those who have joined it are told the same.
-    pub fn refuse(&mut self, reply: &Reply, ending: Ending) {
+    pub(crate) fn refuse(&mut self, reply: &Reply, ending: Ending) {
         match self.registered {
             Some(_) => self.end(reply.clone(), ending),
             None => self.end = End::Told(None),
@@ -69,21 +69,21 @@ impl Click<'_> {
     }
 
     /// How a refusal of this request ends: is its SDK to be refused again when it tries again by itself?
-    pub fn refused(&self, user_agent: &str) -> Ending {
+    pub(crate) fn refused(&self, user_agent: &str) -> Ending {
         let Fingerprint { identity, key, .. } = self.fingerprint;
         // A key that the app chose may come again on purpose, once the wait is over.
         if key != identity && sdk::retries_refusals(user_agent) { Ending::Refused } else { Ending::Nothing }
     }
 
     /// From now on Sendly is asked for it: an identical request has a twin.
-    pub fn is_in_flight(&mut self) {
+    pub(crate) fn is_in_flight(&mut self) {
         if !std::mem::replace(&mut self.in_flight, true) {
             self.retries.twins.enter(self.fingerprint.identity);
         }
     }
 
     /// It is charged, and Sendly is asked for its code from now on, by this process.
-    pub fn is_asked_for(&mut self) {
+    pub(crate) fn is_asked_for(&mut self) {
         self.is_in_flight();
         self.is_asked = true;
         if let Some(registered) = &self.registered {
@@ -92,7 +92,7 @@ impl Click<'_> {
     }
 
     /// The client has gone, as far as can be seen: from now on a retry may take its place.
-    pub fn give_up(&mut self) {
+    pub(crate) fn give_up(&mut self) {
         if std::mem::replace(&mut self.given_up, true) {
             return;
         }
@@ -133,7 +133,7 @@ impl Drop for Click<'_> {
         self.give_up();
         if self.in_flight {
             let counter = self.retries.twins.leave(self.fingerprint.identity);
-            self.retries.tell_heir(|| News::TwinLeft(counter));
+            self.retries.tell_successor(|| News::TwinLeft(counter));
         }
         if self.registered.is_none() {
             self.retries.places.release(1);

@@ -34,7 +34,7 @@ impl Places {
     }
 
     /// Takes one that cannot be refused: another process had room for it.
-    pub(super) fn inherit(&self) {
+    pub(super) fn take_from_predecessor(&self) {
         self.taken.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -70,7 +70,7 @@ impl Places {
 
 impl Retries {
     /// Drops the answers that have been kept long enough. Returns how many there were.
-    pub fn sweep(&self) -> usize {
+    pub(crate) fn sweep(&self) -> usize {
         let now = self.clock.now();
         let mut dropped = 0;
         self.exchanges.retain(|_, exchanges| {

@@ -179,17 +179,17 @@ async fn what_nobody_knows_answers_retries_that_come_at_once() {
 
 #[tokio::test]
 async fn what_another_process_kept_under_a_clock_that_is_ahead_is_kept_no_longer_for_that() {
-    let ((old, ahead), (heir, clock)) = (retries(), retries());
+    let ((old, ahead), (successor, clock)) = (retries(), retries());
     ahead.advance(Duration::from_secs(660));
     let mut first = new(old.place(PLAIN));
     first.end(reply("unknown"), Ending::Unknown);
     first.delivered();
-    for (key, kept) in old.leave_behind() {
-        heir.inherit(key, kept, crate::clock::Shift::NONE);
+    for (key, kept) in old.kept_answers() {
+        successor.take(key, kept, crate::clock::Shift::NONE);
     }
-    retry(heir.place(PLAIN)).delivered();
+    retry(successor.place(PLAIN)).delivered();
     clock.advance(Duration::from_secs(16));
-    assert!(is_new(heir.place(PLAIN)), "that is another click");
+    assert!(is_new(successor.place(PLAIN)), "that is another click");
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use crate::gateway::reply::Reply;
 /// A retry's claim to the answer of the exchange that it repeats. Dropping it without [`Ticket::delivered`] means that the client
 /// has gone.
 #[derive(Debug)]
-pub struct Ticket<'r> {
+pub(crate) struct Ticket<'r> {
     pub(super) retries: &'r Retries,
     pub(super) identity: u128,
     pub(super) registered: Registered,
@@ -18,18 +18,18 @@ pub struct Ticket<'r> {
 
 impl Ticket<'_> {
     /// Waits for the answer: there will be one. Cancel-safe.
-    pub fn answer(&self) -> impl Future<Output = Reply> + use<> {
+    pub(crate) fn answer(&self) -> impl Future<Output = Reply> + use<> {
         let told = Arc::clone(&self.registered.told);
         async move { told.reply.wait().await.clone() }
     }
 
     /// The client has its answer. After [`Ticket::give_up`] that cannot be known, and this changes nothing.
-    pub fn delivered(mut self) {
+    pub(crate) fn delivered(mut self) {
         self.delivered = true;
     }
 
     /// The client has gone, as far as can be seen: from now on a retry may take its place. The answer can still be waited for.
-    pub fn give_up(&mut self) {
+    pub(crate) fn give_up(&mut self) {
         if !std::mem::replace(&mut self.given_up, true) {
             self.retries.leave(self.identity, &self.registered, self.delivered);
         }

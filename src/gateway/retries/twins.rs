@@ -75,12 +75,12 @@ impl Twins {
 
 impl Retries {
     /// Whether a request may be identical to one in flight, so that [`twin_to_leave`](Self::twin_to_leave) is to be waited for.
-    pub fn may_have_twin(&self, fingerprint: Fingerprint) -> bool {
+    pub(crate) fn may_have_twin(&self, fingerprint: Fingerprint) -> bool {
         self.twins.are_in_flight(fingerprint.identity)
     }
 
     /// Waits until the client of an identical exchange in flight has gone, or for `GRACE`.
-    pub async fn twin_to_leave(&self, fingerprint: Fingerprint) {
+    pub(crate) async fn twin_to_leave(&self, fingerprint: Fingerprint) {
         let mut over = pin!(tokio::time::sleep(GRACE));
         loop {
             let mut left = pin!(self.twins.left.notified());

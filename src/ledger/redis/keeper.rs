@@ -59,7 +59,7 @@ impl Redis {
 
     /// This gateway goes on where another ended, which may have taken with it what it had yet to tell. If Redis is away, it is told all
     /// that there is once it is back.
-    pub fn has_inherited(&self, policy: &Policy) {
+    pub fn has_taken_over(&self, policy: &Policy) {
         self.note_retention(policy);
         self.owes_all.store(!self.circuit.is_up(), Ordering::Release);
     }

@@ -1,4 +1,4 @@
-//! The answers that wait for a retry, left by one process to another.
+//! The answers that wait for a retry, told by one process to another.
 
 use std::sync::atomic::Ordering;
 
@@ -6,24 +6,24 @@ use serde::{Deserialize, Serialize};
 
 use super::{Ending, Exchange, Retries, Telling};
 use crate::clock::{Moment, Shift};
-use crate::gateway::relay::Told;
+use crate::gateway::successor::RelayedReply;
 
 /// An answer that waits. Its form is part of what two processes say to each other.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Kept {
+pub(crate) struct Kept {
     identity: u128,
     keyed: bool,
     delivered: bool,
     ending: Ending,
     /// When its exchange ended, in microseconds since the epoch.
     at: u64,
-    told: Told,
+    told: RelayedReply,
 }
 
 impl Retries {
     /// All of them, each with the key's hash where that is not its identity's. Exchanges that are in flight are told of as
-    /// [`bequeath`](Self::bequeath) says: each exchange is one or the other, at one moment.
-    pub fn leave_behind(&self) -> Vec<(Option<u128>, Kept)> {
+    /// [`stream_to`](Self::stream_to) says: each exchange is one or the other, at one moment.
+    pub(crate) fn kept_answers(&self) -> Vec<(Option<u128>, Kept)> {
         let mut all = Vec::new();
         for exchanges in &self.exchanges {
             for exchange in exchanges.value() {
@@ -45,7 +45,7 @@ impl Retries {
                     delivered: exchange.delivered,
                     ending,
                     at: at.as_micros(),
-                    told: Told::from(reply),
+                    told: RelayedReply::from(reply),
                 };
                 all.push(((exchange.key != identity).then_some(exchange.key), kept));
             }
@@ -57,7 +57,7 @@ impl Retries {
     }
 
     /// Keeps one of another process, for as long as that would have. Its clock is behind this one's by `shift`.
-    pub fn inherit(&self, key: Option<u128>, kept: Kept, shift: Shift) {
+    pub(crate) fn take(&self, key: Option<u128>, kept: Kept, shift: Shift) {
         let Kept { identity, keyed, delivered, ending, at, told } = kept;
         let key = key.unwrap_or(identity);
         let serial = self.serial.fetch_add(1, Ordering::Relaxed);
@@ -66,7 +66,7 @@ impl Retries {
         let told = Telling::of(told.into());
         let exchange = Exchange { serial, key, keyed, clients: 0, delivered, over, told };
         let mut exchanges = self.exchanges.entry(identity).or_default();
-        self.places.inherit();
+        self.places.take_from_predecessor();
         if !exchange.may_be_bought_twice() {
             self.places.may_be_forgotten(serial, identity);
         }

@@ -22,7 +22,7 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// How to start it.
 #[derive(Debug)]
-pub(super) struct Successor {
+pub(crate) struct Successor {
     /// The program, by its path when this one began: another may stand there now.
     program: Option<PathBuf>,
     arguments: Vec<OsString>,
@@ -31,7 +31,7 @@ pub(super) struct Successor {
 
 impl Successor {
     /// Of this process, which has its configuration from there.
-    pub(super) fn of_this_process(config: Option<PathBuf>) -> Self {
+    pub(crate) fn of_this_process(config: Option<PathBuf>) -> Self {
         let mut arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
         if !arguments.iter().any(|argument| argument == "--upgrade") {
             arguments.push("--upgrade".into());
@@ -43,7 +43,7 @@ impl Successor {
     ///
     /// # Errors
     /// Why nobody did.
-    pub(super) async fn take_over_from(&self, running: &Running, attempt: &Attempt) -> Result<u32, String> {
+    pub(crate) async fn take_over_from(&self, running: &Running, attempt: &Attempt) -> Result<u32, String> {
         let socket = running.reload().config().upgrade.socket;
         let socket = socket.ok_or("upgrade.socket is not set")?;
         match running.hand_over(socket.clone(), attempt).await {

@@ -19,12 +19,12 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::{Ending, Exchange, Fingerprint, Registered, Retries};
-use crate::gateway::relay::Told;
 use crate::gateway::reply::Reply;
+use crate::gateway::successor::RelayedReply;
 
 /// What a process tells the one that has taken over from it. Its form is part of what two processes say to each other.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub enum News {
+pub(crate) enum News {
     /// Sendly is being asked, or its answer is being told to a client.
     InFlight {
         /// By which what follows names it.
@@ -52,7 +52,7 @@ pub enum News {
         /// How.
         ending: Ending,
         /// With which answer.
-        told: Told,
+        told: RelayedReply,
     },
     /// So many requests may have a twin in flight there, by counter.
     Twins(Vec<(u32, u16)>),
@@ -61,10 +61,10 @@ pub enum News {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Abroad {
+pub(crate) struct Remote {
     /// Whether another process is told: what each request asks.
     is_told: AtomicBool,
-    heir: ArcSwapOption<Teller>,
+    successor: ArcSwapOption<Teller>,
     /// What goes on in the process that this one has taken over from, by serials there. Locked around a lock of the exchanges, never within.
     there: Mutex<HashMap<u64, There>>,
     /// Twins there, by counter.
@@ -91,33 +91,33 @@ struct There {
 impl Retries {
     /// From now on whatever a retry could want to know is told, in its order for each exchange. What is in flight by now is told by
     /// [`leave_behind`](Self::leave_behind).
-    pub fn bequeath(&self, tell: impl Fn(News) + Send + Sync + 'static) {
-        self.abroad.heir.store(Some(Arc::new(Teller(Box::new(tell)))));
-        self.abroad.is_told.store(true, Ordering::Relaxed);
+    pub(crate) fn stream_to(&self, tell: impl Fn(News) + Send + Sync + 'static) {
+        self.remote.successor.store(Some(Arc::new(Teller(Box::new(tell)))));
+        self.remote.is_told.store(true, Ordering::Relaxed);
         // Either an exchange that begins to be asked for sees this, or it is seen as one.
         fence(Ordering::SeqCst);
     }
 
     /// Nobody is told any more.
-    pub fn disinherit(&self) {
-        self.abroad.is_told.store(false, Ordering::Relaxed);
-        self.abroad.heir.store(None);
+    pub(crate) fn end_stream(&self) {
+        self.remote.is_told.store(false, Ordering::Relaxed);
+        self.remote.successor.store(None);
     }
 
-    pub(super) fn tell_heir(&self, news: impl FnOnce() -> News) {
-        if self.abroad.is_told.load(Ordering::Relaxed)
-            && let Some(heir) = &*self.abroad.heir.load()
+    pub(crate) fn tell_successor(&self, news: impl FnOnce() -> News) {
+        if self.remote.is_told.load(Ordering::Relaxed)
+            && let Some(successor) = &*self.remote.successor.load()
         {
-            (heir.0)(news());
+            (successor.0)(news());
         }
     }
 
     /// To be called within the lock of the exchange.
     pub(super) fn tell_of(&self, identity: u128, exchange: &Exchange) {
         let Exchange { serial, key, keyed, clients, over, ref told, .. } = *exchange;
-        self.tell_heir(|| News::InFlight { serial, identity, key, keyed, claimed: clients > 0 });
+        self.tell_successor(|| News::InFlight { serial, identity, key, keyed, claimed: clients > 0 });
         if let (Some((ending, _)), Some(reply)) = (over, told.reply.get()) {
-            self.tell_heir(|| News::Ended { serial, ending, told: reply.into() });
+            self.tell_successor(|| News::Ended { serial, ending, told: reply.into() });
         }
     }
 
@@ -125,7 +125,7 @@ impl Retries {
     pub(super) fn is_asked_for(&self, identity: u128, Registered { serial, told }: &Registered) {
         told.is_asked.store(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
-        if self.abroad.is_told.load(Ordering::Relaxed)
+        if self.remote.is_told.load(Ordering::Relaxed)
             && let Some(exchanges) = self.exchanges.get(&identity)
             && let Some(exchange) = exchanges.iter().find(|exchange| exchange.serial == *serial)
         {
@@ -133,22 +133,22 @@ impl Retries {
         }
     }
 
-    pub(super) fn tell_of_twins(&self) {
+    pub(crate) fn tell_of_twins(&self) {
         let twins = self.twins.counts();
         if !twins.is_empty() {
-            self.tell_heir(|| News::Twins(twins));
+            self.tell_successor(|| News::Twins(twins));
         }
     }
 
     /// Takes in what the process tells that this one takes over from.
-    pub fn hear(&self, news: News) {
+    pub(crate) fn hear(&self, news: News) {
         match news {
             News::InFlight { serial, identity, key, keyed, claimed } => {
-                let mut there = self.abroad.there.lock();
+                let mut there = self.remote.there.lock();
                 // It may be told of twice.
                 let Entry::Vacant(place) = there.entry(serial) else { return };
                 // That process had room for it, and so for its answer.
-                self.places.inherit();
+                self.places.take_from_predecessor();
                 let fingerprint = Fingerprint { identity, key, keyed };
                 let registered = self.register(fingerprint, true, &mut self.exchanges.entry(identity).or_default());
                 if !claimed {
@@ -169,14 +169,14 @@ impl Retries {
                 }
             }),
             News::Twins(twins) => {
-                let mut known = self.abroad.twins.lock();
+                let mut known = self.remote.twins.lock();
                 for (counter, many) in twins {
                     self.twins.enter_many(counter, many);
                     known.insert(counter, many);
                 }
             }
             News::TwinLeft(counter) => {
-                if let Some(many @ 1..) = self.abroad.twins.lock().get_mut(&counter) {
+                if let Some(many @ 1..) = self.remote.twins.lock().get_mut(&counter) {
                     *many -= 1;
                     self.twins.leave_many(counter, 1);
                 }
@@ -186,7 +186,7 @@ impl Retries {
 
     /// Changes an exchange of the other process, if it has been told of, and forgets it there once nothing more can come of it.
     fn changes_there(&self, serial: u64, change: impl FnOnce(&mut There)) {
-        if let Entry::Occupied(mut known) = self.abroad.there.lock().entry(serial) {
+        if let Entry::Occupied(mut known) = self.remote.there.lock().entry(serial) {
             change(known.get_mut());
             if known.get().has_ended && !known.get().is_claimed {
                 known.remove();
@@ -195,8 +195,8 @@ impl Retries {
     }
 
     /// The process that this one has taken over from has ended. What it did not tell nobody knows.
-    pub fn nobody_tells_any_more(&self) {
-        let there = std::mem::take(&mut *self.abroad.there.lock());
+    pub(crate) fn nobody_tells_any_more(&self) {
+        let there = std::mem::take(&mut *self.remote.there.lock());
         for There { identity, registered, is_claimed, has_ended } in there.into_values() {
             if !has_ended {
                 self.ends(identity, &registered, Reply::broken_off(), Ending::Unknown);
@@ -205,7 +205,7 @@ impl Retries {
                 self.leave(identity, &registered, false);
             }
         }
-        for (counter, many) in self.abroad.twins.lock().drain() {
+        for (counter, many) in self.remote.twins.lock().drain() {
             self.twins.leave_many(counter, many);
         }
     }

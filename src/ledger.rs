@@ -143,7 +143,7 @@ impl Ledger {
     /// Charges a code that went out already to a key that was not known when it was reserved. It is not judged.
     pub async fn record(&self, policy: &Policy, key: Key, kind: Kind, at: Moment) {
         match self {
-            Ledger::Memory(memory) => memory.record(policy, key, kind, at),
+            Ledger::Memory(memory) => drop(memory.record(policy, key, kind, at)),
             Ledger::Durable(durable) => durable.record(policy, key, kind, at),
             Ledger::Redis(redis) => Box::pin(redis.record(policy, key, kind, at)).await,
         }
@@ -162,7 +162,7 @@ impl Ledger {
     /// Lets nothing through for this key until then: Sendly said so.
     pub async fn hold(&self, key: Key, until: Moment, now: Moment) {
         match self {
-            Ledger::Memory(memory) => memory.hold(key, until),
+            Ledger::Memory(memory) => drop(memory.hold(key, until)),
             Ledger::Durable(durable) => durable.hold(key, until, now),
             Ledger::Redis(redis) => Box::pin(redis.hold(key, until)).await,
         }

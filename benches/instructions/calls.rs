@@ -66,7 +66,9 @@ impl World {
             let subject = Subject { phone: Some(phone), verification: None, account: hash_key.account(&[nth as u8]) };
             for key in subject.keys() {
                 // As many as ten minutes allow.
-                (0..5).for_each(|_| full.record(&policy, key, Kind::Send, START));
+                for _ in 0..5 {
+                    full.record(&policy, key, Kind::Send, START);
+                }
             }
             Ok(subject)
         };

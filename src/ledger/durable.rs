@@ -197,8 +197,8 @@ impl Durable {
     /// See [`Ledger::record`](super::Ledger::record).
     pub(super) fn record(&self, policy: &Policy, key: Key, kind: Kind, at: Moment) {
         if policy.counts(key.per(), kind) {
-            self.memory.record(policy, key, kind, at);
-            self.tell(&Record::Charged(Charge::of(key, kind, at)));
+            let charged = self.memory.record(policy, key, kind, at);
+            self.tell(&Record::Charged(Charge::of(charged, kind, at)));
         }
     }
 
@@ -210,8 +210,8 @@ impl Durable {
 
     /// See [`Ledger::hold`](super::Ledger::hold).
     pub(super) fn hold(&self, key: Key, until: Moment, at: Moment) {
-        self.memory.hold(key, until);
-        self.tell(&Record::Held { key, at, until });
+        let held = self.memory.hold(key, until);
+        self.tell(&Record::Held { key: held, at, until });
     }
 
     /// Sendly refuses this account this phone, or this verification, until then. Returns until when it is to be held for everybody, if it
@@ -224,8 +224,14 @@ impl Durable {
 
     /// See [`Ledger::clear`](super::Ledger::clear).
     pub(super) fn clear(&self, policy: &Policy, key: Key, now: Moment) -> Cleared {
-        let cleared = self.memory.clear(policy, key, now);
-        self.tell(&Record::Cleared { key, at: now });
+        let (cleared, charged) = self.memory.clear_named(policy, key, now);
+        // By the name under which it was charged: that the two are one is forgotten once nothing counts, and the file that tells it may go
+        // before those that tell what was charged.
+        self.tell(&Record::Cleared { key: charged, at: now });
+        if charged != key {
+            // What Sendly refuses to some account was told under the name that was asked for.
+            self.tell(&Record::Cleared { key, at: now });
+        }
         cleared
     }
 

@@ -103,6 +103,14 @@ impl<'m> Keys<'m> {
         [phone, verification, account].into_iter().flatten()
     }
 
+    /// The first of them, by the name under which it is charged: what it has become, where it has become another.
+    fn name(&self) -> Option<Key> {
+        let Self { phone, verification, account } = self;
+        let phone = phone.as_ref().map(|key| Key::Phone(key.id()));
+        let verification = || verification.as_ref().map(|key| Key::Verification(key.id()));
+        phone.or_else(verification).or_else(|| account.as_ref().map(|key| Key::Account(key.id())))
+    }
+
     /// What each is judged by: the phone, the verification and the account, those that there are.
     fn records(&self) -> [Option<Record<'_>>; Subject::MAX_KEYS] {
         let Self { phone, verification, account } = self;
@@ -241,21 +249,23 @@ impl Memory {
         &self.waiting
     }
 
-    /// See [`Ledger::record`](super::Ledger::record).
-    pub fn record(&self, policy: &Policy, key: Key, kind: Kind, at: Moment) {
-        self.record_as(policy, key, kind, at, false);
+    /// See [`Ledger::record`](super::Ledger::record). Returns the key that is charged: what this one has become, if it has.
+    pub fn record(&self, policy: &Policy, key: Key, kind: Kind, at: Moment) -> Key {
+        self.record_as(policy, key, kind, at, false)
     }
 
     /// The same; the charge may be open: then it is settled later.
-    pub(super) fn record_as(&self, policy: &Policy, key: Key, kind: Kind, at: Moment, is_open: bool) {
-        if policy.counts(key.per(), kind) {
-            let mut keys = self.lock_one(key);
-            for key in keys.each_mut() {
-                if key.record().log.is_some() || self.has_room() {
-                    key.charge(at, kind, policy.retention(key.per()), is_open);
-                }
+    pub(super) fn record_as(&self, policy: &Policy, key: Key, kind: Kind, at: Moment, is_open: bool) -> Key {
+        if !policy.counts(key.per(), kind) {
+            return key;
+        }
+        let mut keys = self.lock_one(key);
+        for key in keys.each_mut() {
+            if key.record().log.is_some() || self.has_room() {
+                key.charge(at, kind, policy.retention(key.per()), is_open);
             }
         }
+        keys.name().unwrap_or(key)
     }
 
     /// See [`Ledger::absorb`](super::Ledger::absorb).
@@ -280,14 +290,15 @@ impl Memory {
         }
     }
 
-    /// See [`Ledger::hold`](super::Ledger::hold).
-    pub fn hold(&self, key: Key, until: Moment) {
+    /// See [`Ledger::hold`](super::Ledger::hold). Returns the key that is held: what this one has become, if it has.
+    pub fn hold(&self, key: Key, until: Moment) -> Key {
         let mut keys = self.lock_one(key);
         for key in keys.each_mut() {
             if key.record().held_until.is_some() || self.has_room() {
                 key.hold(until);
             }
         }
+        keys.name().unwrap_or(key)
     }
 
     /// See [`Ledger::whose`](super::Ledger::whose).

@@ -291,7 +291,7 @@ impl Redis {
                     self.warm.mirror(policy, *key, charges, copy.held_until);
                 }
                 // Too much to be sent each time: what this gateway does is all that it knows of it.
-                None if !refused => self.warm.record_as(policy, *key, kind, at, true),
+                None if !refused => drop(self.warm.record_as(policy, *key, kind, at, true)),
                 None => {}
             }
         }

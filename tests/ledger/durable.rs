@@ -526,6 +526,40 @@ fn nowhere() -> Process {
 }
 
 #[test]
+fn a_phone_that_was_cleared_under_another_spelling_is_cleared_after_a_restart_too() {
+    let (folder, policy) = (Folder::new(), policy([limit(Per::Phone, 5, HOUR)]));
+    let (process, mut now) = (Process::start(&folder, &policy, START), START);
+    let sweep = |now| {
+        process.sweep(&policy, now);
+        process.journal().tend(now, HOUR + MINUTE).unwrap();
+    };
+    buy(&process.ledger, &policy, &to(1), Send, now);
+    wait(process.ledger.absorb(&policy, Key::Phone(phone(0)), Key::Phone(phone(1)), now));
+    // Into another file than that which tells that the two are one.
+    let first = folder.files();
+    sweep(now + 13 * MINUTE);
+    for _ in 0..4 {
+        now = now + 14 * MINUTE;
+        buy(&process.ledger, &policy, &to(0), Send, now);
+        sweep(now);
+    }
+    assert_eq!(wait(process.ledger.clear(&policy, Key::Phone(phone(1)), now)).codes, 5);
+    // Nothing counts any more, so nobody tells again that the two are one.
+    for _ in 0..3 {
+        now = now + 3 * MINUTE;
+        sweep(now);
+    }
+    assert!(!folder.files().contains(first.last().unwrap()), "the file that told it has gone");
+    drop(process);
+    let process = Process::start(&folder, &policy, now);
+    for spelling in 0..2 {
+        assert_eq!(wait_of(&process.ledger, &policy, &to(spelling), Send, now), None, "{spelling}");
+        let look = wait(process.ledger.look(&policy, Key::Phone(phone(spelling)), now));
+        assert_eq!(look.standings[0].used, 0, "{spelling}");
+    }
+}
+
+#[test]
 fn that_two_phones_are_one_is_written_again_before_the_file_that_tells_it_goes() {
     let (folder, policy) = (Folder::new(), policy([limit(Per::Phone, 1, HOUR)]));
     let mut process = Process::start(&folder, &policy, START);

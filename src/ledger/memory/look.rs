@@ -27,7 +27,13 @@ impl Memory {
 
     /// See [`Ledger::clear`](crate::ledger::Ledger::clear).
     pub fn clear(&self, policy: &Policy, key: Key, now: Moment) -> Cleared {
+        self.clear_named(policy, key, now).0
+    }
+
+    /// The same. Returns the key that was charged, too: what this one has become, if it has.
+    pub(in crate::ledger) fn clear_named(&self, policy: &Policy, key: Key, now: Moment) -> (Cleared, Key) {
         let mut keys = self.lock_one(key);
+        let name = keys.name().unwrap_or(key);
         let mut cleared = Cleared::default();
         for key in keys.each_mut() {
             let retention = policy.retention(key.per());
@@ -39,6 +45,9 @@ impl Memory {
         }
         drop(keys);
         self.waiting.changed(key);
-        cleared
+        if name != key {
+            self.waiting.changed(name);
+        }
+        (cleared, name)
     }
 }

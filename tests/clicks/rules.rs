@@ -7,7 +7,7 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::{ID, KEY, PHONE, scaled};
+use crate::{Case, ID, KEY, PHONE, SDKS_PATIENCE, scaled};
 
 /// What an SDK does by itself.
 pub(crate) struct Rules {
@@ -77,12 +77,12 @@ struct Answer {
 
 impl Rules {
     /// One call of an app: its tries, until it succeeds or gives up.
-    pub(crate) async fn click(&self, base: &str, resend: bool, clock: &ManualClock) {
+    pub(crate) async fn click(&self, base: &str, case: &Case, clock: &ManualClock) {
         let key = |serial: usize| format!("sendly-{}-retry-00000000-0000-4000-8000-{serial:012x}", "x");
-        let mut serial = 0;
+        let (resend, patience, mut serial) = (case.resend, case.timeout(SDKS_PATIENCE), 0);
         for attempt in 0..4 {
             let sent = self.key != Key::None;
-            let tried = tokio::time::timeout(scaled(30), self.send(base, resend, sent.then(|| key(serial)))).await;
+            let tried = tokio::time::timeout(patience, self.send(base, resend, sent.then(|| key(serial)))).await;
             let Some(pause) = self.pauses.get(attempt).copied() else { return };
             let pause = match tried.ok().and_then(Result::ok) {
                 None if self.retries_lost => pause,

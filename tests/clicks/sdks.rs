@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::rules::{self, Rules};
-use crate::{Case, ID, KEY, PHONE, SCALE, scaled};
+use crate::{Case, ID, KEY, PHONE, SCALE, SDKS_PATIENCE, scaled};
 
 pub(crate) enum Sdk {
     Driver(String, Arc<Mutex<Driver>>),
@@ -39,7 +39,7 @@ fn in_repository(path: &str) -> String {
 
 fn driver(name: &str, command: &mut Command) -> Sdk {
     let mut process = command
-        .args(["http://127.0.0.1:1/api/v1", KEY, &scaled(30).as_secs_f64().to_string()])
+        .args(["http://127.0.0.1:1/api/v1", KEY, &scaled(SDKS_PATIENCE).as_secs_f64().to_string()])
         .env("SENDLY_SCALE", SCALE.to_string())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -96,12 +96,12 @@ impl Sdk {
     }
 
     /// One click of an app; returns when the SDK has told it how it ended.
-    pub(crate) async fn click(&self, url: &str, resend: bool, clock: &ManualClock) {
-        let base = format!("{url}/api/v1");
+    pub(crate) async fn click(&self, url: &str, case: &Case, clock: &ManualClock) {
+        let (base, resend, patience) = (format!("{url}/api/v1"), case.resend, case.timeout(SDKS_PATIENCE));
         match self {
-            Sdk::Rules(rules) => rules.click(url, resend, clock).await,
+            Sdk::Rules(rules) => rules.click(url, case, clock).await,
             Sdk::Rust => {
-                let config = SendlyConfig::new().base_url(&base).timeout(scaled(30));
+                let config = SendlyConfig::new().base_url(&base).timeout(patience);
                 let sendly = Sendly::with_config(KEY, config);
                 // How it ended is what Sendly counts.
                 let _ = match resend {
@@ -110,7 +110,7 @@ impl Sdk {
                 };
             }
             Sdk::OlderRust => {
-                let config = sendly_older::SendlyConfig::new().base_url(&base).timeout(scaled(30));
+                let config = sendly_older::SendlyConfig::new().base_url(&base).timeout(patience);
                 let sendly = sendly_older::Sendly::with_config(KEY, config);
                 let _ = match resend {
                     true => sendly.verify().resend(ID).await.map(drop),
@@ -119,8 +119,8 @@ impl Sdk {
             }
             Sdk::Driver(name, driver) => {
                 let call = match resend {
-                    true => json!({ "base_url": base, "do": "resend", "id": ID }),
-                    false => json!({ "base_url": base, "do": "send", "to": PHONE }),
+                    true => json!({ "base_url": base, "timeout": patience.as_secs_f64(), "do": "resend", "id": ID }),
+                    false => json!({ "base_url": base, "timeout": patience.as_secs_f64(), "do": "send", "to": PHONE }),
                 };
                 let (driver, name) = (Arc::clone(driver), name.clone());
                 let called = tokio::task::spawn_blocking(move || {

@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::OnceCell;
 use tokio::task::JoinHandle;
 
-use crate::{ID, PHONE, scaled};
+use crate::{Case, ID, PHONE};
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Fault {
@@ -38,17 +38,21 @@ pub(crate) struct Sendly {
 
 struct State {
     fault: Fault,
+    /// How late its answer is.
+    late: Duration,
     bought: AtomicUsize,
     first: OnceCell<Moment>,
     clock: Clock,
 }
 
 impl Sendly {
-    pub(crate) async fn start(fault: Fault, clock: ManualClock) -> Self {
+    pub(crate) async fn start(case: &Case, clock: ManualClock) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (first, clock) = (OnceCell::new(), Clock::from(clock));
-        let state = Arc::new(State { fault, bought: AtomicUsize::new(0), first, clock });
+        let fault = case.fault;
+        let late = if let Fault::After(seconds) = fault { case.timeout(seconds) } else { Duration::ZERO };
+        let state = Arc::new(State { fault, late, bought: AtomicUsize::new(0), first, clock });
         let serving = Arc::clone(&state);
         let task = tokio::spawn(async move {
             loop {
@@ -137,8 +141,8 @@ impl State {
             Fault::NoHead => ("", false),
             Fault::HeadAlone => (&good[..head], false),
             Fault::CutBody => (&good[..head + 20], false),
-            Fault::After(seconds) => {
-                tokio::time::sleep(scaled(seconds)).await;
+            Fault::After(_) => {
+                tokio::time::sleep(self.late).await;
                 (good.as_str(), true)
             }
         };

@@ -356,6 +356,25 @@ async fn a_stream_that_is_reset_in_mid_exchange_changes_nothing_about_its_outcom
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_http_2_too_a_client_is_told_when_its_patience_ends_and_its_retry_gets_the_code() {
+    let secure = Secure::start("upstream.answer_within = \"200ms\"").await;
+    let Act::Answer(_, _, sent) = Act::verification(201, "ver_1", PHONE) else { unreachable!() };
+    secure.gateway.upstream.script(move |_| Act::AnswerWhenLet(201, sent.clone()));
+    let mut http2 = secure.http2().await;
+    let late = ask(&mut http2, Method::POST, SEND, send_body(PHONE)).await;
+    assert_eq!((late.status.as_u16(), late.error().as_str()), (504, "upstream_timeout"));
+    secure.gateway.shows("sendly_gateway_unclaimed_exchanges", 1).await;
+    let retry = ask(&mut http2, Method::POST, SEND, send_body(PHONE));
+    let let_go = async {
+        secure.gateway.shows("sendly_gateway_unclaimed_exchanges", 0).await;
+        secure.gateway.upstream.let_go(1);
+    };
+    let (retry, ()) = tokio::join!(retry, let_go);
+    assert_eq!((retry.status.as_u16(), &retry.json()["id"]), (201, &"ver_1".into()), "on the same connection");
+    assert_eq!(secure.gateway.upstream.count(|_| true), 1, "one SMS");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_http_2_body_that_does_not_come_is_408() {
     let secure = Secure::start("clients.body_timeout = \"50ms\"").await;
     let mut http2 = secure.http2().await;

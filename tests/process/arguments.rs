@@ -36,6 +36,25 @@ async fn check_and_run_name_every_mistake_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn check_and_run_warn_of_what_is_allowed_and_likely_not_meant() {
+    let file = "clients.body_timeout = \"11s\"\ndrain_timeout = \"30s\"\nupstream.protocol = \"http2\"\n";
+    let warnings = [
+        "body_timeout and answer_within to be less than 30s together",
+        "drain_timeout to be at least 65s",
+        "upstream.protocol: expected \"http1\"",
+    ];
+    let (code, out, err) = ends(&["check", "--config", &config_file(file)], &[]).await;
+    assert_eq!(code, 0, "files of 0.1 still start: {err}");
+    for warning in warnings {
+        assert_eq!(format!("{out}{err}").matches(warning).count(), 1, "{warning} in\n{out}{err}");
+    }
+    let running = Process::gateway(file, "http://127.0.0.1:1", &[]).await;
+    for warning in warnings {
+        running.process.logs(&warning.replace('"', "\\\"")).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn check_reads_the_certificates_that_run_would_stumble_over() {
     let [one, other] = ["a", "b"].map(|name| rcgen::generate_simple_self_signed([name.to_owned()]).unwrap());
     let [certificate, its_key] = [one.cert.pem(), one.signing_key.serialize_pem()].map(|text| config_file(&text));

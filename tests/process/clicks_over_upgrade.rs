@@ -166,3 +166,25 @@ async fn who_waits_for_an_exchange_of_the_old_process_waits_no_longer_than_answe
     assert!(is_ver_9(&answer(retry).await));
     assert_eq!(codes(&meeting), 1);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_relayed_to_the_new_process_is_told_504_in_time_too_and_its_retry_gets_the_code() {
+    let meeting = Meeting::new("[upstream]\nanswer_within = \"4s\"\n").await;
+    let old = meeting.old().await;
+    assert_eq!(sends(&old, "+15550100002", 1).await, [201], "that proves the key");
+    let mut kept = old.connect().await;
+    kept.request("GET", "/api/v1/messages", &[], b"").await;
+    assert_eq!(kept.answer().await.unwrap().status, 200);
+    let new = meeting.succeed(&old, &[]).await;
+    meeting.upstream.script(move |_| Act::WhenLet(Box::new(sent())));
+    // On a connection of the old process, served by the new one.
+    kept.request("POST", SEND, MADE_UP, BODY).await;
+    let late = answer(kept).await;
+    assert_eq!((late.status.as_u16(), late.error().as_str()), (504, "upstream_timeout"));
+    new.until_it_exposes("unclaimed_exchanges 1").await;
+    let retry = begin(&new, NEXT).await;
+    new.until_it_exposes("unclaimed_exchanges 0").await;
+    meeting.upstream.let_go(1);
+    assert!(is_ver_9(&answer(retry).await));
+    assert_eq!(codes(&meeting), 1);
+}

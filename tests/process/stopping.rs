@@ -243,3 +243,57 @@ async fn a_process_that_is_stopping_hands_nothing_over_and_serves_out_its_delay(
     serving.process.signal("TERM");
     assert_eq!(serving.process.code().await, 0);
 }
+
+/// A client is told 504 after this.
+const IMPATIENT: &str = "upstream.answer_within = \"500ms\"\n";
+
+/// Begins a send to the phone of all of them.
+async fn begin(serving: &Serving, headers: &[(&str, &str)]) -> Wire {
+    let mut wire = serving.connect().await;
+    wire.request("POST", "/api/v1/verify", headers, SEND).await;
+    wire
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_retry_that_comes_during_the_delay_gets_the_code_of_the_exchange_that_outlasted_its_client() {
+    let upstream = Upstream::start().await;
+    let (serving, mut wire) = in_flight(&upstream, &format!("drain_delay = \"1h\"\n{IMPATIENT}")).await;
+    serving.process.signal("TERM");
+    serving.process.logs("not ready").await;
+    assert_eq!(wire.answer().await.unwrap().status, 504);
+    serving.until_it_exposes("unclaimed_exchanges 1").await;
+    let mut retry = begin(&serving, &[]).await;
+    serving.until_it_exposes("unclaimed_exchanges 0").await;
+    upstream.let_go(1);
+    assert_eq!(retry.answer().await.unwrap().status, 201);
+    assert_eq!(upstream.count(|_| true), 1, "one SMS");
+    serving.process.signal("TERM");
+    assert_eq!(serving.process.code().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_exchange_that_is_left_at_the_end_of_the_drain_stays_charged_after_a_restart() {
+    let upstream = Upstream::start().await;
+    let dir = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("drained-{}", std::process::id()));
+    let state = [("STATE_DIR", dir.to_str().unwrap())];
+    let config = format!(
+        "drain_timeout = \"1s\"\n{IMPATIENT}[[limits]]\nname = \"phone\"\nper = \"phone\"\nmax = 2\nwindow = \"1h\"\n"
+    );
+    let Act::Answer(_, _, body) = Act::verification(201, "ver_1", "+15550100123") else { unreachable!() };
+    upstream.script(move |_| Act::AnswerWhenLet(201, body.clone()));
+    let serving = Process::gateway(&config, &upstream.url(), &state).await;
+    let mut wire = begin(&serving, &[]).await;
+    upstream.has_seen(1).await;
+    serving.process.signal("TERM");
+    assert_eq!(wire.answer().await.unwrap().status, 504);
+    assert_eq!(serving.process.code().await, 0);
+    assert!(serving.process.err().contains("their charges stay"), "{}", serving.process.err());
+    upstream.behave();
+    let again = Process::gateway(&config, &upstream.url(), &state).await;
+    let mut told = Vec::new();
+    for click in ["order-1", "order-2"] {
+        let mut wire = begin(&again, &[("idempotency-key", click)]).await;
+        told.push(wire.answer().await.unwrap().status.as_u16());
+    }
+    assert_eq!(told, [201, 429], "one of two is charged");
+}

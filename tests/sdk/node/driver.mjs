@@ -8,7 +8,8 @@ const [baseUrl, apiKey, timeoutSecs] = process.argv.slice(2);
 const scale = Number(process.env.SENDLY_SCALE ?? 1);
 const { setTimeout } = globalThis;
 globalThis.setTimeout = (call, ms, ...rest) => setTimeout(call, ms / scale, ...rest);
-const verifyAt = (url) => new Sendly({ baseUrl: url, apiKey, timeout: Number(timeoutSecs) * 1000 * scale }).verify;
+const verifyAt = (url, timeout = timeoutSecs) =>
+  new Sendly({ baseUrl: url, apiKey, timeout: Number(timeout) * 1000 * scale }).verify;
 let verify = verifyAt(baseUrl);
 
 const calls = {
@@ -40,7 +41,7 @@ const failed = (error) => ({
 
 for await (const line of createInterface({ input: process.stdin })) {
   const call = JSON.parse(line);
-  if (call.base_url) verify = verifyAt(call.base_url);
+  if (call.base_url) verify = verifyAt(call.base_url, call.timeout);
   const began = performance.now();
   const outcome = await calls[call.do](call).then(succeeded, failed);
   const elapsed_ms = Math.round(performance.now() - began);

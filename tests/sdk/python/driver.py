@@ -10,8 +10,8 @@ from sendly import Sendly, SendlyError
 base_url, api_key, timeout_secs = sys.argv[1:]
 
 
-def verify_at(url):
-    return Sendly(api_key, base_url=url, timeout=float(timeout_secs)).verify
+def verify_at(url, timeout=timeout_secs):
+    return Sendly(api_key, base_url=url, timeout=float(timeout)).verify
 
 
 verify = verify_at(base_url)
@@ -47,7 +47,7 @@ def failed(error):
 for line in sys.stdin:
     call = json.loads(line)
     if "base_url" in call:
-        verify = verify_at(call["base_url"])
+        verify = verify_at(call["base_url"], call.get("timeout", timeout_secs))
     began = time.monotonic()
     try:
         outcome = succeeded(CALLS[call["do"]](call))

@@ -225,4 +225,8 @@ async fn one_click_buys_one_sms_with_every_version_of_every_sdk() {
         text.lines().filter(is_row).map(str::to_owned).collect::<Vec<_>>()
     };
     assert_eq!(rows(&documented), rows(&table), "docs/sendly.md shows another table");
+    for rules in rules::ALL {
+        let row = format!("| {} | {} |", rules.name, rules.source);
+        assert!(documented.contains(&row), "docs/sendly.md does not say where this was read: {row}");
+    }
 }

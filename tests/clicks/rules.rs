@@ -12,6 +12,8 @@ use crate::{Case, ID, KEY, PHONE, SDKS_PATIENCE, scaled};
 /// What an SDK does by itself.
 pub(crate) struct Rules {
     pub(crate) name: &'static str,
+    /// Where they were read.
+    pub(crate) source: &'static str,
     agent: &'static str,
     /// Seconds before each further try.
     pauses: [u64; 3],
@@ -41,32 +43,65 @@ enum On429 {
     SleepsByHeader,
 }
 
-const fn rules(name: &'static str, agent: &'static str, key: Key, on_429: On429) -> Rules {
-    Rules { name, agent, pauses: [1, 2, 4], retries_lost: true, key, on_429 }
+type Name = &'static str;
+
+const fn rules(name: Name, source: Name, agent: Name, key: Key, on_429: On429) -> Rules {
+    Rules { name, source, agent, pauses: [1, 2, 4], retries_lost: true, key, on_429 }
 }
 
 /// Ruby pauses twice as long, and tries again after neither a timeout nor a broken connection.
-const fn ruby(name: &'static str, agent: &'static str, key: Key, on_429: On429) -> Rules {
-    Rules { pauses: [2, 4, 8], retries_lost: false, ..rules(name, agent, key, on_429) }
+const fn ruby(name: Name, source: Name, agent: Name, key: Key, on_429: On429) -> Rules {
+    Rules { pauses: [2, 4, 8], retries_lost: false, ..rules(name, source, agent, key, on_429) }
 }
 
-/// As they stood in the sources of Sendly's SDKs in November 2026. The rows of 3.37 are inferred: its successor is the first that sends an
-/// `Idempotency-Key` of its own.
+/// Sendly's public repositories (github.com/SendlyHQ) ended below this version on 2026-12-01.
+const PACKAGE: &str = "the package's source, November 2026";
+
 pub(crate) const ALL: [Rules; 14] = [
-    rules("Go 3.37", "sendly-go/3.37.0", Key::None, On429::SleepsByHeader),
-    rules("Go 3.38 to 4.2", "sendly-go/4.2.0", Key::Rotated, On429::SleepsByHeader),
-    rules("Go from 4.3", "sendly-go/4.3.1", Key::Kept, On429::SleepsThroughShort),
-    ruby("Ruby 3.37", "sendly-ruby/3.37.0", Key::None, On429::SleepsByBody),
-    ruby("Ruby 3.38 to 4.2", "sendly-ruby/4.2.0", Key::Rotated, On429::SleepsByBody),
-    ruby("Ruby from 4.3", "sendly-ruby/4.3.0", Key::Kept, On429::SleepsThroughShort),
-    rules("PHP 3.38 to 4.2", "sendly-php/4.2.0", Key::Rotated, On429::GivesUp),
-    rules("PHP from 4.3", "sendly-php/4.3.0", Key::Kept, On429::GivesUp),
-    rules("Java 3.37", "sendly-java/1.0.5", Key::None, On429::SleepsByHeader),
-    rules("Java 3.38 to 4.2", "sendly-java/4.2.0", Key::Rotated, On429::SleepsByHeader),
-    rules("Java from 4.3", "sendly-java/4.3.1", Key::Kept, On429::SleepsThroughShort),
-    rules(".NET 3.36", "sendly-dotnet/1.0.5", Key::None, On429::SleepsByHeader),
-    rules(".NET 3.38 to 4.2", "sendly-dotnet/4.2.0", Key::Rotated, On429::SleepsByHeader),
-    rules(".NET from 4.3", "sendly-dotnet/4.3.0", Key::Kept, On429::SleepsThroughShort),
+    rules(
+        "Go 3.37",
+        "inferred: 3.38 without its key; public as `sendly-go` v3.12.1, `sendly/client.go`",
+        "sendly-go/3.37.0",
+        Key::None,
+        On429::SleepsByHeader,
+    ),
+    rules("Go 3.38 to 4.2", PACKAGE, "sendly-go/4.2.0", Key::Rotated, On429::SleepsByHeader),
+    rules("Go from 4.3", PACKAGE, "sendly-go/4.3.1", Key::Kept, On429::SleepsThroughShort),
+    ruby(
+        "Ruby 3.37",
+        "`sendly-ruby` v3.37.1, `lib/sendly/client.rb`, `errors.rb`",
+        "sendly-ruby/3.37.0",
+        Key::None,
+        On429::SleepsByBody,
+    ),
+    ruby("Ruby 3.38 to 4.2", PACKAGE, "sendly-ruby/4.2.0", Key::Rotated, On429::SleepsByBody),
+    ruby("Ruby from 4.3", PACKAGE, "sendly-ruby/4.3.0", Key::Kept, On429::SleepsThroughShort),
+    rules(
+        "PHP 3.38 to 4.2",
+        "the package; without the key as `sendly-php` v3.37.1, `src/Sendly.php`",
+        "sendly-php/4.2.0",
+        Key::Rotated,
+        On429::GivesUp,
+    ),
+    rules("PHP from 4.3", PACKAGE, "sendly-php/4.3.0", Key::Kept, On429::GivesUp),
+    rules(
+        "Java 3.37",
+        "`sendly-java` v3.37.0, `src/main/java/com/sendly/Sendly.java`",
+        "sendly-java/1.0.5",
+        Key::None,
+        On429::SleepsByHeader,
+    ),
+    rules("Java 3.38 to 4.2", PACKAGE, "sendly-java/4.2.0", Key::Rotated, On429::SleepsByHeader),
+    rules("Java from 4.3", PACKAGE, "sendly-java/4.3.1", Key::Kept, On429::SleepsThroughShort),
+    rules(
+        ".NET 3.36",
+        "`sendly-dotnet` v3.36.0, `src/Sendly/SendlyClient.cs`",
+        "sendly-dotnet/1.0.5",
+        Key::None,
+        On429::SleepsByHeader,
+    ),
+    rules(".NET 3.38 to 4.2", PACKAGE, "sendly-dotnet/4.2.0", Key::Rotated, On429::SleepsByHeader),
+    rules(".NET from 4.3", PACKAGE, "sendly-dotnet/4.3.0", Key::Kept, On429::SleepsThroughShort),
 ];
 
 struct Answer {

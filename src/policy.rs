@@ -61,6 +61,8 @@ pub struct Counts {
 impl Counts {
     /// Sends and resends.
     pub const BOTH: Counts = Counts { send: true, resend: true };
+    /// Sends alone.
+    pub const SENDS: Counts = Counts { send: true, resend: false };
     /// Resends alone.
     pub const RESENDS: Counts = Counts { send: false, resend: true };
 

@@ -119,6 +119,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("siphasher", &["policy"]),
     ("strsim", &["config/file/reader"]),
     ("subtle", &["config"]),
+    ("thin_vec", &["policy/window"]),
     (
         "tokio",
         &[

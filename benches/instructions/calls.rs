@@ -37,12 +37,14 @@ const APART: Duration = Duration::from_secs(2 * 60 * 60);
 type Calls = fn(&World) -> u64;
 
 /// What is called, under the name of the function here that calls it.
-pub(crate) const ALL: [(&str, Calls); 5] = [
+pub(crate) const ALL: [(&str, Calls); 7] = [
     ("path_read", path_read),
     ("body_read_send", body_read_send),
     ("body_read_shown", body_read_shown),
     ("reserve_and_keep", reserve_and_keep),
     ("refuse", refuse),
+    ("reserve_in_a_long_log", reserve_in_a_long_log),
+    ("refuse_by_a_long_log", refuse_by_a_long_log),
 ];
 
 /// What the calls are made with.
@@ -50,9 +52,62 @@ pub(crate) struct World {
     ledger: Ledger,
     full: Ledger,
     policy: Policy,
+    long: LongLogs,
     subjects: Vec<Subject>,
     now: AtomicU64,
     runtime: Runtime,
+}
+
+/// Accounts that may have very many sends a day, and a ledger in which one has had nearly all and another has had all.
+struct LongLogs {
+    ledger: Ledger,
+    policy: Policy,
+    nearly_full: Subject,
+    full: Subject,
+}
+
+/// An account's sends in a day.
+const MANY: u64 = 500_000;
+
+impl LongLogs {
+    fn new(hash_key: &HashKey, memory: Arc<Memory>) -> Result<Self, Box<dyn Error>> {
+        let limit = format!(
+            "[[limits]]\nname = \"a\"\nper = \"account\"\nmax = {MANY}\nwindow = \"24h\"\ncounts = [\"send\"]\n\
+                             [[limits]]\nname = \"b\"\nper = \"account\"\nmax = {MANY}\nwindow = \"24h\"\ncounts = [\"resend\"]\n"
+        );
+        let policy = Policy::new(Config::parse(&limit, "long", std::iter::empty())?.limits);
+        let subject = |name: &[u8], sends: u64| {
+            let subject = Subject { phone: None, verification: None, account: hash_key.account(name) };
+            for key in subject.keys() {
+                for nth in 0..sends {
+                    let at = START + Duration::from_micros(nth);
+                    memory.record(&policy, key, Kind::Send, at);
+                    if nth % 5 == 0 {
+                        memory.record(&policy, key, Kind::Resend, at);
+                    }
+                }
+            }
+            subject
+        };
+        let (nearly_full, full) = (subject(b"one", MANY - 1), subject(b"another", MANY));
+        Ok(Self { ledger: Ledger::Memory(memory), policy, nearly_full, full })
+    }
+
+    /// So many sends, each given back. Returns how many were admitted.
+    fn send(&self, subject: &Subject, runtime: &Runtime) -> u64 {
+        let now = START + Duration::from_secs(60 * 60);
+        runtime.block_on(async {
+            let mut admitted = 0;
+            for _ in 0..TIMES {
+                let (_, verdict) = self.ledger.reserve(&self.policy, subject, Kind::Send, now).await;
+                if let Verdict::Reserved(reservation) = verdict {
+                    reservation.settle(Settlement::GiveBack).await;
+                    admitted += 1;
+                }
+            }
+            admitted
+        })
+    }
 }
 
 impl World {
@@ -77,6 +132,7 @@ impl World {
             ledger: Ledger::Memory(memory()),
             full: Ledger::Memory(full),
             policy,
+            long: LongLogs::new(&hash_key, memory())?,
             subjects,
             now: AtomicU64::new(START.as_micros()),
             runtime: tokio::runtime::Builder::new_current_thread().build()?,
@@ -133,6 +189,16 @@ fn reserve_and_keep(world: &World) -> u64 {
 fn refuse(world: &World) -> u64 {
     world.now.store(START.as_micros(), Ordering::Relaxed);
     TIMES - world.send(&world.full, TIMES, Duration::ZERO)
+}
+
+#[inline(never)]
+fn reserve_in_a_long_log(world: &World) -> u64 {
+    world.long.send(&world.long.nearly_full, &world.runtime)
+}
+
+#[inline(never)]
+fn refuse_by_a_long_log(world: &World) -> u64 {
+    TIMES - world.long.send(&world.long.full, &world.runtime)
 }
 
 /// Makes the calls.

@@ -112,6 +112,8 @@ pub struct Cleared {
     pub codes: usize,
     /// Whether it was held.
     pub hold: bool,
+    /// Of a phone: its verifications that some limit still counted, cooldowns above all.
+    pub cooldowns: usize,
 }
 
 impl Ledger {
@@ -193,6 +195,26 @@ impl Ledger {
             Ledger::Memory(memory) => memory.clear(policy, key, now),
             Ledger::Durable(durable) => durable.clear(policy, key, now),
             Ledger::Redis(redis) => Box::pin(redis.clear(policy, key, now)).await,
+        }
+    }
+
+    /// Gives a phone its full limits again, ends its hold, and gives its verifications theirs, so that their cooldowns are over. With Redis,
+    /// of the verifications that this gateway has met. It looks at every verification that is remembered: a support desk's verb.
+    pub async fn clear_phone(&self, policy: &Policy, phone: Phone, now: Moment) -> Cleared {
+        let mut cleared = self.clear(policy, Key::Phone(phone), now).await;
+        for id in self.memory().charged_verifications(policy, phone, now).await {
+            let verification = self.clear(policy, Key::Verification(id), now).await;
+            cleared.cooldowns += usize::from(verification.codes > 0 || verification.hold);
+        }
+        cleared
+    }
+
+    /// What this process knows by itself.
+    fn memory(&self) -> &Memory {
+        match self {
+            Ledger::Memory(memory) => memory,
+            Ledger::Durable(durable) => durable.memory(),
+            Ledger::Redis(redis) => redis.memory(),
         }
     }
 

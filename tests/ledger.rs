@@ -79,6 +79,7 @@ macro_rules! behaves {
                 whatever_happens_a_look_says_what_the_model_does
                 a_look_changes_nothing_and_shows_a_hold_until_its_end
                 clearing_a_phone_gives_it_its_full_limits_and_touches_nobody_else
+                clearing_a_phone_ends_the_cooldowns_of_its_verifications_under_any_spelling
                 a_code_under_way_when_its_phone_is_cleared_gives_nothing_back
                 whoever_asks_while_a_phone_is_cleared_gets_its_limit_before_and_after_and_no_more
                 an_exempt_phone_is_never_refused_and_is_charged_to_itself_alone

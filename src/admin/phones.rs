@@ -26,9 +26,10 @@ pub(super) async fn look(gateway: &Gateway, asked: &Asked) -> Answer {
 pub(super) async fn clear(gateway: &Gateway, asked: &Asked) -> Answer {
     let Some(phone) = phone(&asked.parameter) else { return no_phone() };
     let cleared = gateway.clear(phone).await;
-    let what = format!("{} codes{}", cleared.codes, if cleared.hold { " and a hold" } else { "" });
+    let hold = if cleared.hold { " and a hold" } else { "" };
+    let what = format!("{} codes, {} cooldowns{hold}", cleared.codes, cleared.cooldowns);
     audit(gateway, asked, Change::ClearPhone, Some(phone), &what);
-    let cleared = json!({ "codes": cleared.codes, "hold": cleared.hold });
+    let cleared = json!({ "codes": cleared.codes, "cooldowns": cleared.cooldowns, "hold": cleared.hold });
     Answer::json(&json!({ "phone": phone.to_string(), "cleared": cleared }))
 }
 

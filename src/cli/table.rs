@@ -93,7 +93,8 @@ pub(super) fn exemption(value: &Value) -> String {
 
 pub(super) fn cleared(value: &Value) -> String {
     let hold = if is(value, "/cleared/hold") { " and a hold" } else { "" };
-    format!("{}: {} codes{hold} cleared\n", text(value, "/phone"), text(value, "/cleared/codes"))
+    let (phone, codes) = (text(value, "/phone"), text(value, "/cleared/codes"));
+    format!("{phone}: {codes} codes, {} cooldowns{hold} cleared\n", text(value, "/cleared/cooldowns"))
 }
 
 /// How a phone or a verification stands.

@@ -37,10 +37,10 @@ impl Gateway {
         self.ledger.look(&self.settings().policy, key, self.now()).await
     }
 
-    /// Gives a phone its full limits again, and ends its hold.
+    /// Gives a phone its full limits again, and ends its hold and its verifications' cooldowns.
     pub async fn clear(&self, phone: Phone) -> Cleared {
         let was_held = self.clear_holds(phone);
-        let cleared = self.ledger.clear(&self.settings().policy, Key::Phone(phone), self.now()).await;
+        let cleared = self.ledger.clear_phone(&self.settings().policy, phone, self.now()).await;
         Cleared { hold: cleared.hold || was_held, ..cleared }
     }
 

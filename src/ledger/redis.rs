@@ -129,6 +129,11 @@ pub struct State {
 }
 
 impl Redis {
+    /// What this gateway knows by itself.
+    pub(super) const fn memory(&self) -> &Arc<Memory> {
+        &self.warm
+    }
+
     /// A ledger that connects to its servers, and keeps to that for as long as it lives. `warm` decides while they are away.
     ///
     /// To be called on a runtime, where its keeper runs.

@@ -122,7 +122,7 @@ async fn a_hold_of_sendlys_is_told_and_cleared_with_the_counts() {
     assert_eq!((&told["account_hold"]["seconds"], &told["hold"]), (&90.into(), &serde_json::Value::Null));
     assert_eq!(told["next"]["seconds"], 0, "other accounts may send to it");
     let cleared = gateway.admin("DELETE", "/v1/phones/15550100123").await;
-    assert_eq!(cleared["cleared"], serde_json::json!({ "codes": 1, "hold": true }));
+    assert_eq!(cleared["cleared"], serde_json::json!({ "codes": 1, "cooldowns": 0, "hold": true }));
     gateway.send_ok(PHONE).await;
 }
 
@@ -136,10 +136,24 @@ async fn clearing_a_phone_gives_it_its_full_limits_and_touches_nobody_else() {
     }
     assert_eq!(gateway.send(PHONE).await.status, 429);
     let cleared = gateway.admin("DELETE", "/v1/phones/%2B15550100123").await;
-    assert_eq!(cleared, serde_json::json!({ "phone": "+1555•••0123", "cleared": { "codes": 5, "hold": false } }));
+    assert_eq!(
+        cleared,
+        serde_json::json!({ "phone": "+1555•••0123", "cleared": { "codes": 5, "cooldowns": 0, "hold": false } })
+    );
     assert_eq!(gateway.changes("clear_phone").await, 1);
     assert_eq!(gateway.send("+15550100124").await.status, 429);
     assert_eq!(gateway.codes_left(PHONE).await, 5);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_whose_phone_was_cleared_can_ask_for_a_code_at_once() {
+    let gateway = token().await;
+    let id = gateway.send_ok(PHONE).await;
+    assert_eq!(gateway.resend(&id).await.status, 200);
+    assert_eq!(gateway.resend(&id).await.error(), "resend_cooldown");
+    let cleared = gateway.admin("DELETE", "/v1/phones/15550100123").await;
+    assert_eq!(cleared["cleared"], serde_json::json!({ "codes": 2, "cooldowns": 1, "hold": false }));
+    assert_eq!(gateway.resend(&id).await.status, 200);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

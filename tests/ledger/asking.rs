@@ -80,7 +80,7 @@ pub fn clearing_a_phone_gives_it_its_full_limits_and_touches_nobody_else(new: Ne
     let now = START + SECOND * 2;
     let others = || keys.map(|key| contents(&ledger, key, now));
     let before = others();
-    assert_eq!(wait(ledger.clear(&policy, phone_key(0), now)), Cleared { codes: 2, hold: true });
+    assert_eq!(wait(ledger.clear(&policy, phone_key(0), now)), Cleared { codes: 2, hold: true, cooldowns: 0 });
     assert_eq!(others(), before);
     for _ in 0..2 {
         buy(&ledger, &policy, &only(phone_key(0)), Send, now);
@@ -91,10 +91,28 @@ pub fn clearing_a_phone_gives_it_its_full_limits_and_touches_nobody_else(new: Ne
     assert_eq!(wait(ledger.clear(&policy, phone_key(1), late)), Cleared::default(), "nothing counts any more");
 }
 
+pub fn clearing_a_phone_ends_the_cooldowns_of_its_verifications_under_any_spelling(new: New) {
+    let limits = [limit(Per::Phone, 9, HOUR), limit(Per::Verification, 1, HOUR), limit(Per::Account, 9, HOUR)];
+    let (ledger, policy) = (new(), policy(limits));
+    // The first two are of one phone under two spellings, the third is another's; of the last nothing counts.
+    for (id, of) in [(0, 0), (1, 1), (2, 2)] {
+        wait(ledger.learn(verification(id), phone(of), START));
+        buy(&ledger, &policy, &subject(of, id, 0), Resend, START);
+    }
+    wait(ledger.learn(verification(3), phone(0), START));
+    wait(ledger.absorb(&policy, phone_key(0), phone_key(1), START));
+    let now = START + SECOND;
+    let cleared = wait(ledger.clear_phone(&policy, phone(1), now));
+    assert_eq!(cleared, Cleared { codes: 2, hold: false, cooldowns: 2 });
+    let waits = [0, 1, 2].map(|id| wait_of(&ledger, &policy, &only(Key::Verification(verification(id))), Resend, now));
+    assert_eq!(waits, [None, None, Some(HOUR - SECOND)]);
+    assert_eq!(wait(ledger.clear_phone(&policy, phone(0), now)), Cleared::default(), "there is nothing any more");
+}
+
 pub fn a_code_under_way_when_its_phone_is_cleared_gives_nothing_back(new: New) {
     let (ledger, policy) = (new(), policy([limit(Per::Phone, 1, HOUR), limit(Per::Account, 2, HOUR)]));
     let open = take(&ledger, &policy, &subject(0, 0, 0), Send, START);
-    assert_eq!(wait(ledger.clear(&policy, phone_key(0), START)), Cleared { codes: 1, hold: false });
+    assert_eq!(wait(ledger.clear(&policy, phone_key(0), START)), Cleared { codes: 1, hold: false, cooldowns: 0 });
     buy(&ledger, &policy, &subject(0, 1, 0), Send, START + MICRO);
     wait(open.settle(Settlement::GiveBack));
     assert_eq!(contents(&ledger, phone_key(0), START + SECOND).0, [START + MICRO], "the new code's charge stays");

@@ -560,6 +560,20 @@ fn a_phone_that_was_cleared_under_another_spelling_is_cleared_after_a_restart_to
 }
 
 #[test]
+fn cooldowns_that_were_cleared_with_their_phone_are_over_after_a_restart_too() {
+    let (folder, policy) = (Folder::new(), policy([limit(Per::Phone, 9, HOUR), limit(Per::Verification, 1, HOUR)]));
+    let process = Process::start(&folder, &policy, START);
+    wait(process.ledger.learn(verification(0), phone(0), START));
+    let resend = subject(0, 0, 0);
+    buy(&process.ledger, &policy, &resend, Resend, START);
+    assert_eq!(wait_of(&process.ledger, &policy, &resend, Resend, START), Some(HOUR));
+    assert_eq!(wait(process.ledger.clear_phone(&policy, phone(0), START)).cooldowns, 1);
+    drop(process);
+    let process = Process::start(&folder, &policy, START);
+    assert_eq!(wait_of(&process.ledger, &policy, &resend, Resend, START), None);
+}
+
+#[test]
 fn that_two_phones_are_one_is_written_again_before_the_file_that_tells_it_goes() {
     let (folder, policy) = (Folder::new(), policy([limit(Per::Phone, 1, HOUR)]));
     let mut process = Process::start(&folder, &policy, START);

@@ -64,7 +64,10 @@ async fn a_phone_is_shown_and_cleared() {
     );
     assert!(shown.starts_with("+1555•••0123\n") && row.contains("(in "), "{shown}");
     assert_eq!(gateway.json(&["phone", "15550100123"]).await["limits"][0]["remaining"], 0);
-    assert_eq!(gateway.shown(&["phone", "+15550100123", "--clear"]).await, "+1555•••0123: 5 codes cleared\n");
+    assert_eq!(
+        gateway.shown(&["phone", "+15550100123", "--clear"]).await,
+        "+1555•••0123: 5 codes, 0 cooldowns cleared\n"
+    );
     let line = gateway.process.lines("clear_phone", 1).await.remove(0);
     assert!(line.contains("ada") && line.contains("+1555•••0123"), "{line}");
     assert_eq!(gateway.json(&["phone", "+15550100123"]).await["limits"][0]["used"], 0);

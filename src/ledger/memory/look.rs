@@ -1,11 +1,16 @@
 //! What people ask of one key, and the support desk's way to forget it.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
 use super::Memory;
+use super::shards::SHARDS;
+use super::shards::telling::Part;
 use crate::clock::Moment;
 use crate::ledger::{Cleared, Look};
-use crate::policy::{Key, Policy};
+use crate::phone::Phone;
+use crate::policy::subject::Verification;
+use crate::policy::{Key, Per, Policy, Record};
 
 impl Memory {
     /// See [`Ledger::look`](crate::ledger::Ledger::look).
@@ -23,6 +28,46 @@ impl Memory {
             *wait += now.since(asked);
         }
         look
+    }
+
+    /// The verifications of a phone that some limit still counts, or that are held, under any of its spellings. A shard at a time, and
+    /// other tasks in between.
+    pub(in crate::ledger) async fn charged_verifications(
+        &self,
+        policy: &Policy,
+        phone: Phone,
+        now: Moment,
+    ) -> Vec<Verification> {
+        let retention = policy.retention(Per::Verification);
+        let mut found = BTreeSet::new();
+        let name = |phone| self.lock_one(Key::Phone(phone)).name();
+        let charged_as = name(phone);
+        for shard in 0..SHARDS {
+            let mut of_phone = Vec::new();
+            self.verifications.shards.visit(shard, |id, part| {
+                if let Part::Entry(entry, root) = part
+                    && let Some((known, _)) = self.verifications.told(id, entry, root, now)
+                {
+                    of_phone.push(known);
+                }
+            });
+            // Not while the shard is locked: a phone's lock comes before a verification's.
+            for known in of_phone {
+                if known.phone == phone || name(known.phone) == charged_as {
+                    found.insert(known.root);
+                }
+            }
+            tokio::task::yield_now().await;
+        }
+        let is_charged = |id: &Verification| {
+            let keys = self.lock_one(Key::Verification(*id));
+            let counts = |record: Record<'_>| {
+                let is_held = record.held_until.is_some_and(|until| until > now);
+                is_held || record.log.is_some_and(|log| log.counted(retention, now) > 0)
+            };
+            keys.records().into_iter().flatten().any(counts)
+        };
+        found.into_iter().filter(is_charged).collect()
     }
 
     /// See [`Ledger::clear`](crate::ledger::Ledger::clear).

@@ -1,7 +1,7 @@
 //! The logs of one kind of key, in shards with a lock each.
 
 mod notes;
-mod telling;
+pub(super) mod telling;
 
 use std::collections::HashMap;
 use std::fmt::Debug;

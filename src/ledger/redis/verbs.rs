@@ -132,6 +132,7 @@ impl Redis {
             Some(contents) => Cleared {
                 codes: contents.log(|_| false).counted(policy.retention(key.per()), at),
                 hold: contents.held_until.is_some_and(|until| until > at),
+                cooldowns: 0,
             },
             None => {
                 self.leave(Entry::Clear(key));

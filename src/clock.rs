@@ -104,10 +104,7 @@ pub enum Clock {
 impl Clock {
     /// The machine's clock.
     pub fn system() -> Self {
-        #[allow(clippy::disallowed_methods, reason = "this is the place that reads it")]
-        let wall = SystemTime::now();
-        let moment = Moment(micros(wall.duration_since(UNIX_EPOCH).unwrap_or_default()));
-        Clock::System(set_for_a_test(Anchor::at(moment)))
+        Clock::System(set_for_a_test(Anchor::at(wall_clock())))
     }
 
     /// The machine's clock, set to another time.
@@ -132,6 +129,19 @@ impl Clock {
                 Reading(nanos(anchor.moment).saturating_add(since))
             }
             Clock::Manual(manual) => Reading(nanos(manual.now())),
+        }
+    }
+
+    /// By how much the wall clock is ahead of its moments now: somebody has set it since the process began. `None` of a clock that a test
+    /// moves.
+    pub fn wall_clock_ahead(&self) -> Option<Shift> {
+        match self {
+            Clock::System(anchor) => {
+                // Where a test has set the wall clock from the start, it is set now, too.
+                let wall = set_for_a_test(Anchor { moment: wall_clock(), ..*anchor }).moment;
+                Some(Shift::between(self.now(), wall))
+            }
+            Clock::Manual(_) => None,
         }
     }
 
@@ -164,6 +174,16 @@ impl Shift {
     /// From one clock to the same.
     pub const NONE: Self = Self(0);
 
+    /// Of so many microseconds.
+    pub const fn of_micros(micros: i64) -> Self {
+        Self(micros)
+    }
+
+    /// In microseconds.
+    pub const fn as_micros(self) -> i64 {
+        self.0
+    }
+
     /// How far it is, whichever way.
     pub const fn span(self) -> Duration {
         Duration::from_micros(self.0.unsigned_abs())
@@ -193,6 +213,12 @@ impl Anchor {
     fn elapsed(&self) -> Duration {
         since_boot().saturating_sub(Duration::from_micros(self.since_boot))
     }
+}
+
+fn wall_clock() -> Moment {
+    #[allow(clippy::disallowed_methods, reason = "this is the place that reads it")]
+    let wall = SystemTime::now();
+    Moment(micros(wall.duration_since(UNIX_EPOCH).unwrap_or_default()))
 }
 
 fn since_boot() -> Duration {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Gateway;
 use super::settings::Settings;
-use crate::ledger::journal::Standing;
+use crate::ledger::journal::{Journal, Standing};
 use crate::metrics::{Restored, Saved};
 use crate::policy::Per;
 use crate::policy::window::UNSETTLED;
@@ -93,13 +93,26 @@ impl Gateway {
 
     pub(crate) fn save_now(&self) {
         if let Some(journal) = self.durable.journal() {
+            self.note_wall_clock(journal);
             self.saving.tell(journal.tend(self.clock.now(), horizon(&self.settings())));
+        }
+    }
+
+    fn note_wall_clock(&self, journal: &Journal) {
+        if let Some(ahead) = self.clock.wall_clock_ahead()
+            && journal.note_wall_clock(self.clock.now(), ahead)
+        {
+            tracing::info!(
+                micros = ahead.as_micros(),
+                "the wall clock was set: counts keep their age, and the state tells by how much"
+            );
         }
     }
 
     /// Saves its state for the last time, and leaves its folder to another process. It waits for the disk.
     pub fn finish_saving(&self) {
         if let Some(journal) = self.durable.journal() {
+            self.note_wall_clock(journal);
             self.saving.tell(journal.finish(self.clock.now(), horizon(&self.settings())));
         }
     }

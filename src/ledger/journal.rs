@@ -46,6 +46,8 @@ pub struct Journal {
     key: KeyCheck,
     /// By which its records are told.
     clock: Option<Anchor>,
+    /// By how much the wall clock is ahead of that, as was written last.
+    ahead: Mutex<Shift>,
     open: Mutex<Open>,
     /// Files that are written no more, oldest first. Who holds it tends the journal.
     closed: Mutex<Vec<Told>>,
@@ -186,6 +188,7 @@ impl Journal {
             dir: dir.to_owned(),
             key,
             clock,
+            ahead: Mutex::default(),
             open: Mutex::new(open),
             closed: Mutex::new(closed),
             superseded: Mutex::default(),
@@ -203,7 +206,9 @@ impl Journal {
     /// ids and accounts in them mean the same here. Nothing is of a time after `now`.
     pub fn restore(&self, now: Moment, take: impl Fn(&[Record], bool)) -> Restored {
         let mut restored = Restored::default();
-        for told in self.closed.lock().iter_mut() {
+        let mut closed = self.closed.lock();
+        let set = self.wall_clocks_set(&closed);
+        for told in closed.iter_mut() {
             let contents = match segment::read(&self.dir, told.number, self.key) {
                 Ok(contents) => contents,
                 Err(error) => {
@@ -215,15 +220,17 @@ impl Journal {
             };
             restored.is_of_another_key |= !contents.same_key;
             let mut records = Vec::with_capacity(contents.len() as usize / SIZE);
-            let (mut shift, mut of_the_future) = (None, 0);
+            let (mut shift, mut ahead, mut of_the_future) = (None, Shift::NONE, 0);
             for found in contents.found() {
                 match found {
                     Found::Record(Record::Clock(teller)) => {
                         shift = self.clock.and_then(|clock| clock.ahead_of(&teller));
                         restored.set_by = restored.set_by.max(shift.unwrap_or_default().span());
+                        ahead = set.iter().find(|(clock, _)| *clock == teller).map_or(Shift::NONE, |(_, ahead)| *ahead);
                     }
+                    Found::Record(Record::WallClock { .. }) => {}
                     Found::Record(record) => {
-                        let mut record = record.on(shift.unwrap_or_default());
+                        let mut record = record.on(shift.unwrap_or(ahead));
                         if record.at() > now {
                             of_the_future += 1;
                             record = record.on(Shift::between(record.at(), now));
@@ -247,6 +254,28 @@ impl Journal {
             restored.records += told.records;
         }
         restored
+    }
+
+    /// The clocks of other boots by which files are told, and by how much the wall clock was ahead of each in the end.
+    fn wall_clocks_set(&self, files: &[Told]) -> Vec<(Anchor, Shift)> {
+        let mut set: Vec<(Anchor, Shift)> = Vec::new();
+        // What the last file of a process says last.
+        for told in files.iter().rev() {
+            let is_of_this_boot = |clock: &Anchor| self.clock.is_some_and(|own| own.ahead_of(clock).is_some());
+            let Some(clock) = segment::clock(&self.dir, told.number).filter(|clock| !is_of_this_boot(clock)) else {
+                continue;
+            };
+            if set.iter().any(|(other, _)| *other == clock) {
+                continue;
+            }
+            let Ok(contents) = segment::read(&self.dir, told.number, self.key) else { continue };
+            let ahead = contents.found().filter_map(|found| match found {
+                Found::Record(Record::WallClock { ahead, .. }) => Some(ahead),
+                _ => None,
+            });
+            set.push((clock, ahead.last().unwrap_or_default()));
+        }
+        set
     }
 
     /// Reads nothing of what is there, which is known already. It is kept for as long as if it had been written now.

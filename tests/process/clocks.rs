@@ -236,3 +236,26 @@ async fn a_wall_clock_that_is_set_while_a_process_lives_changes_nothing_there_no
     nothing_has_changed(&next, &resend, "started again").await;
     world.over().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wall_clock_that_was_set_while_a_process_lived_changes_nothing_after_a_reboot_either() {
+    for (ahead, stop) in [("-2592000", "KILL"), ("-660", "TERM"), ("660", "KILL"), ("2592000", "TERM")] {
+        let what = format!("set to {ahead} s, {stop}");
+        let meeting = Meeting::new("").await;
+        let clock = WallClock::new(Path::new(&meeting.config));
+        let (world, old, resend) = World::of(meeting, &clock.variables()).await;
+        clock.set(ahead.parse().unwrap());
+        old.process.logs("the wall clock was set: counts keep their age").await;
+        // What was charged before that and what is charged after it.
+        assert_eq!(sends(&old, "+15550100008", 1).await, [201], "{what}");
+        old.process.signal(stop);
+        old.process.code().await;
+        let rebooted = [("STATE_DIR", world.dir.as_str()), ("BOOT", "1")];
+        let next = Serving::of(world.meeting.start(&[], &[&rebooted[..], &clock.variables()].concat())).await;
+        next.process.logs("the state is of another boot of the machine").await;
+        world.nobody_is_early(&next, &what).await;
+        nothing_has_changed(&next, &resend, &what).await;
+        assert_eq!(sends(&next, "+15550100008", 5).await, [201, 201, 201, 201, 429], "{what}");
+        world.over().await;
+    }
+}

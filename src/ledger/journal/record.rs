@@ -78,6 +78,14 @@ pub enum Record {
     },
     /// By which clock what follows is told. The first of a file, and the first that one process tells another.
     Clock(Anchor),
+    /// The wall clock was set: it is ahead of the clock by which the file is told. Who reads the file after a reboot, where there is nothing
+    /// but the wall clock, moves all that the process told by the last of these.
+    WallClock {
+        /// When that was seen.
+        at: Moment,
+        /// By how much.
+        ahead: Shift,
+    },
     /// Two keys of one kind turned out to be the same.
     Absorbed {
         /// The one that counts from now on.
@@ -103,6 +111,7 @@ mod tag {
     pub(super) const REJECTED: u8 = 17;
     pub(super) const HELD_FOR: u8 = 18;
     pub(super) const CLOCK: u8 = 19;
+    pub(super) const WALL_CLOCK: u8 = 20;
 }
 
 /// What flags say: of a charge, its kind; of anything else, what kind its key is of.
@@ -140,6 +149,7 @@ impl Record {
             | Record::Cleared { at, .. }
             | Record::Accepted { at, .. }
             | Record::Rejected { at, .. }
+            | Record::WallClock { at, .. }
             | Record::Absorbed { at, .. } => *at,
             Record::Clock(anchor) => anchor.moment,
         }
@@ -158,6 +168,7 @@ impl Record {
             | Record::Cleared { at, .. }
             | Record::Accepted { at, .. }
             | Record::Rejected { at, .. }
+            | Record::WallClock { at, .. }
             | Record::Absorbed { at, .. } => *at = at.on(shift),
             Record::Clock(_) => {}
         }
@@ -168,7 +179,7 @@ impl Record {
     pub fn settled(&self) -> Option<Self> {
         match self {
             Record::InFlight(charge) => Some(Record::Charged(*charge)),
-            Record::Kept(_) | Record::Clock(_) => None,
+            Record::Kept(_) | Record::Clock(_) | Record::WallClock { .. } => None,
             record => Some(*record),
         }
     }
@@ -236,6 +247,9 @@ impl Record {
             Record::Clock(Anchor { boot, since_boot, .. }) => {
                 Parts { tag: tag::CLOCK, words: [low(*boot), high(*boot), *since_boot, 0], ..parts }
             }
+            Record::WallClock { ahead, .. } => {
+                Parts { tag: tag::WALL_CLOCK, words: [ahead.as_micros().cast_unsigned(), 0, 0, 0], ..parts }
+            }
             Record::Absorbed { into, from, .. } => {
                 let ((flags, one, [a, b]), (_, other, [c, d])) = (words_of(*into), words_of(*from));
                 Parts { tag: tag::ABSORBED, flags, groups: [one, other], words: [a, b, c, d], ..parts }
@@ -269,6 +283,7 @@ impl Record {
             tag::CLOCK => {
                 Record::Clock(Anchor { moment: at, boot: u128::from(b) << 64 | u128::from(a), since_boot: c })
             }
+            tag::WALL_CLOCK => Record::WallClock { at, ahead: Shift::of_micros(a.cast_signed()) },
             tag::ABSORBED => {
                 Record::Absorbed { into: key_of(flags, one, [a, b])?, from: key_of(flags, other, [c, d])?, at }
             }
@@ -460,6 +475,7 @@ mod tests {
                 boot,
                 since_boot
             })),
+            (moment(), any::<i64>()).prop_map(|(at, ahead)| Record::WallClock { at, ahead: Shift::of_micros(ahead) }),
             (two_keys(), moment()).prop_map(|((into, from), at)| Record::Absorbed { into, from, at }),
         ]
     }

@@ -3,7 +3,7 @@
 //! A file begins with one block of the size of a record: what it is, and under which key its ids and accounts were hashed.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -37,10 +37,9 @@ pub(super) struct Contents {
 ///
 /// # Errors
 /// Those of the system.
-pub(super) fn create(dir: &Path, number: u64, key: KeyCheck, clock: Option<Anchor>) -> io::Result<(File, u64)> {
+pub(super) fn create(dir: &Path, number: u64, key: KeyCheck, clock: &[Record]) -> io::Result<(File, u64)> {
     let mut file = private().append(true).create_new(true).open(path(dir, number))?;
-    let clock = clock.map(|anchor| Record::Clock(anchor).encode());
-    let bytes = [header(key).as_slice(), clock.as_ref().map_or(&[], |clock| clock.as_slice())].concat();
+    let bytes: Vec<u8> = header(key).into_iter().chain(clock.iter().flat_map(Record::encode)).collect();
     match file.write_all(&bytes) {
         Ok(()) => Ok((file, bytes.len() as u64)),
         Err(error) => {
@@ -89,6 +88,16 @@ pub(super) fn read(dir: &Path, number: u64, key: KeyCheck) -> io::Result<Content
         key: bytes.get(MAGIC.len()..).filter(|_| is_header).and_then(|rest| rest.first_chunk()).copied().unwrap_or(key),
         bytes,
     })
+}
+
+/// The clock by which the records of a file are told, if it says so.
+pub(super) fn clock(dir: &Path, number: u64) -> Option<Anchor> {
+    let mut beginning = [0; 2 * SIZE];
+    File::open(path(dir, number)).ok()?.read_exact(&mut beginning).ok()?;
+    match Records::of(beginning.get(SIZE..)?).next()? {
+        Found::Record(Record::Clock(anchor)) => Some(anchor),
+        _ => None,
+    }
 }
 
 /// Puts other records in the place of those of a file, in one step: whoever reads it finds all of one or all of the other.

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::record::{self, Found};
+use super::record::{self, Found, Record};
 use super::{Journal, Segment, Told, segment, squeeze};
-use crate::clock::Moment;
+use crate::clock::{Moment, Shift};
 
 /// A file takes no more than about so many bytes: what is read at a time, and deleted at a time.
 const SEGMENT: u64 = 32 << 20;
@@ -18,6 +18,9 @@ const SPANS: u32 = 8;
 
 /// One file in so many of whose records a code is given back is worth being written anew without them.
 const WORTH_SQUEEZING: u64 = 8;
+
+/// By how much a wall clock may be corrected without a word: it is slewed all the time.
+const SET: Duration = Duration::from_secs(1);
 
 /// What the disk refused to do.
 type Refused = (&'static str, io::Error);
@@ -40,6 +43,19 @@ impl Journal {
             self.failures.fetch_add(1, Ordering::Relaxed);
             format!("{}: {what}: {error}", self.dir.display())
         })
+    }
+
+    /// The wall clock is ahead by so much of the one by which records are told. It is written down if that is news. Returns whether it is.
+    pub fn note_wall_clock(&self, now: Moment, ahead: Shift) -> bool {
+        let mut noted = self.ahead.lock();
+        let is_news =
+            noted.as_micros().abs_diff(ahead.as_micros()) > u64::try_from(SET.as_micros()).unwrap_or(u64::MAX);
+        if is_news {
+            *noted = ahead;
+            drop(noted);
+            self.write(&Record::WallClock { at: now, ahead });
+        }
+        is_news
     }
 
     fn try_to_tend(&self, closed: &mut Vec<Told>, now: Moment, horizon: Duration) -> Result<(), Refused> {
@@ -70,8 +86,11 @@ impl Journal {
     fn begin(&self, closed: &mut Vec<Told>, now: Moment) -> Result<(), Refused> {
         // Whoever tends the journal is alone.
         let mut number = self.open.lock().next;
+        let ahead = *self.ahead.lock();
+        let was_set = (ahead != Shift::NONE).then_some(Record::WallClock { at: now, ahead });
+        let clock: Vec<Record> = self.clock.map(Record::Clock).into_iter().chain(was_set).collect();
         let begun = loop {
-            match segment::create(&self.dir, number, self.key, self.clock) {
+            match segment::create(&self.dir, number, self.key, &clock) {
                 // Somebody else put it there. It stays as long as if it had been written now, and the next number is as good.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                     let bytes = segment::size(&self.dir, number).unwrap_or_default();

@@ -24,8 +24,12 @@ mod clocks;
 mod hand_over;
 #[path = "process/hand_over_faults.rs"]
 mod hand_over_faults;
+#[path = "process/older_release.rs"]
+mod older_release;
 #[path = "support/process.rs"]
 mod process;
+#[path = "support/redis.rs"]
+mod redis;
 #[path = "process/reload.rs"]
 mod reload;
 #[path = "process/secrets.rs"]

@@ -241,7 +241,11 @@ impl Log {
                     *word = charge.0;
                 }
             }
-            Charges::Many(many) if many.len() < many.capacity() => many.insert(place_of(charge, many), charge.0),
+            Charges::Many(many) if many.len() < many.capacity() => match place_of(charge, many) {
+                // Nearly always.
+                place if place == many.len() => many.push(charge.0),
+                place => many.insert(place, charge.0),
+            },
             Charges::Few(_) | Charges::Many(_) => {
                 self.make_room(charge, retention);
                 self.put(charge, retention);
@@ -264,15 +268,20 @@ impl Log {
                 charges.iter().map(|charge| Charge(*charge)).filter(|c| c.kind() == kind && c.at() <= settled);
             counted.count().saturating_sub(retention.of(kind).charges)
         };
-        let (mut sends, mut resends) = (spare(Kind::Send), spare(Kind::Resend));
-        let is_kept = |charge: &Charge| {
-            let spare = if charge.kind() == Kind::Send { &mut sends } else { &mut resends };
-            let beyond = *spare > 0;
-            *spare = spare.saturating_sub(1);
-            !beyond && charge.leaves(retention) > settled
+        let (spare_sends, spare_resends) = (spare(Kind::Send), spare(Kind::Resend));
+        let kept = || {
+            let (mut sends, mut resends) = (spare_sends, spare_resends);
+            charges.iter().map(|word| Charge(*word)).filter(move |charge| {
+                let spare = if charge.kind() == Kind::Send { &mut sends } else { &mut resends };
+                let beyond = *spare > 0;
+                *spare = spare.saturating_sub(1);
+                !beyond && charge.leaves(retention) > settled
+            })
         };
-        let kept: Vec<Charge> = charges.iter().map(|word| Charge(*word)).filter(is_kept).collect();
-        self.0 = if kept.len() >= LONG { Charges::Long(Box::new(LongLog::of(&kept))) } else { with_room(&kept) };
+        self.0 = match kept().count() {
+            many @ ..LONG => with_room(kept(), many),
+            _ => Charges::Long(Box::new(LongLog::of(&kept().collect::<Vec<_>>()))),
+        };
     }
 
     /// Is long no more, if it has become short.
@@ -280,8 +289,10 @@ impl Log {
         if let Charges::Long(long) = &self.0
             && long.len() <= LONG / 2
         {
-            let charges: Vec<Charge> = long.charges().collect();
-            self.0 = if charges.is_empty() { Charges::default() } else { with_room(&charges) };
+            self.0 = match long.len() {
+                0 => Charges::default(),
+                many => with_room(long.charges(), many),
+            };
         }
     }
 
@@ -323,19 +334,19 @@ fn place_of(charge: Charge, charges: &[u64]) -> usize {
     charges.len() - charges.iter().rev().take_while(|other| Charge(**other).at() > charge.at()).count()
 }
 
-/// These charges, and room for at least one more.
-fn with_room(charges: &[Charge]) -> Charges {
-    let words = charges.iter().map(|charge| charge.0);
-    if charges.len() < FEW {
+/// So many charges, and room for at least one more.
+fn with_room(charges: impl Iterator<Item = Charge>, many: usize) -> Charges {
+    if many < FEW {
         let mut few = Box::new([0; FEW]);
-        few.iter_mut().zip(words).for_each(|(word, charge)| *word = charge);
+        few.iter_mut().zip(charges).for_each(|(word, charge)| *word = charge.0);
         return Charges::Few(few);
     }
-    // A quarter of room, so that what is moved is moved seldom. The allocator hands out memory in steps of 16 bytes, two words.
-    let room = (charges.len() + 1).max(charges.len() * 5 / 4).next_multiple_of(2);
-    let mut many = ThinVec::with_capacity(room);
-    many.extend(words);
-    Charges::Many(many)
+    // A quarter of room, so that what is moved is moved seldom. The allocator hands out memory in steps of 16 bytes, two words, and two more
+    // words stand before these.
+    let room = (many + 2).max(many * 5 / 4).next_multiple_of(2);
+    let mut words = ThinVec::with_capacity(room);
+    charges.for_each(|charge| words.push(charge.0));
+    Charges::Many(words)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::client::Wire;
-use crate::process::{Process, Serving, config_file};
+use crate::process::{PROGRAM, Process, Serving, config_file};
 use crate::upstream::{Act, Seen, Upstream};
 
 /// Two processes that can meet.
@@ -21,9 +21,14 @@ impl Meeting {
     }
 
     pub(crate) fn start(&self, more: &[&str], variables: &[(&str, &str)]) -> Process {
+        self.start_program(PROGRAM, more, variables)
+    }
+
+    /// The same of another program.
+    pub(crate) fn start_program(&self, program: &str, more: &[&str], variables: &[(&str, &str)]) -> Process {
         let url = self.upstream.url();
         let all = [&[("UPSTREAM_URL", url.as_str()), ("UPGRADE_SOCKET", &self.socket)], variables].concat();
-        Process::start(&[&["run", "--config", &self.config], more].concat(), &all)
+        Process::start_program(program, &[&["run", "--config", &self.config], more].concat(), &all)
     }
 
     /// Where a state may be kept.

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use crate::client::{Answer, Wire};
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_sendly-gateway");
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_sendly-gateway");
 
 /// Long enough for a machine that is busy, and shorter than the time that requests are given to end by default.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -33,7 +33,12 @@ impl Process {
     /// Starts it with these arguments, and these variables after `SENDLY_GATEWAY_`. Where nothing else is said, it listens where
     /// the system likes.
     pub(crate) fn start(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
-        Self::spawn(Command::new(PROGRAM), arguments, variables, None)
+        Self::start_program(PROGRAM, arguments, variables)
+    }
+
+    /// The same of another program.
+    pub(crate) fn start_program(program: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
+        Self::spawn(Command::new(program), arguments, variables, None)
     }
 
     fn spawn(mut command: Command, arguments: &[&str], variables: &[(&str, &str)], pause: Option<Pause>) -> Self {

@@ -215,8 +215,11 @@ fn tell_everything(line: &Arc<Line>, gateway: &Gateway, revision: u16) -> Result
     gateway.durable.stream_to(gateway.clock.now(), {
         let (line, is_complete) = (Arc::clone(line), Arc::clone(&is_complete));
         move |record| {
-            // Should it fail, so does what is said next; and afterwards there is nobody to tell.
-            let _ = line.tell(&record.encode(), is_complete.load(Ordering::Relaxed));
+            let record = if revision > 0 { Some(*record) } else { record.for_0_1() };
+            if let Some(record) = record {
+                // Should it fail, so does what is said next; and afterwards there is nobody to tell.
+                let _ = line.tell(&record.encode(), is_complete.load(Ordering::Relaxed));
+            }
         }
     });
     if revision > 1 {
@@ -227,7 +230,9 @@ fn tell_everything(line: &Arc<Line>, gateway: &Gateway, revision: u16) -> Result
     for (key, kept) in gateway.retries.kept_answers() {
         let message = match key {
             None => Message::Kept(kept),
-            Some(key) => Message::KeptUnder(key, kept),
+            Some(key) if revision > 0 => Message::KeptUnder(key, kept),
+            // An 0.1 does not know that message, and would not find the answer by the key.
+            Some(_) => continue,
         };
         line.say(&message).map_err(broke)?;
     }

@@ -5,7 +5,7 @@
 //! estimate, no bucket, no burst.
 //!
 //! There may be tens of millions of logs, and most hold one charge: that one stands in the log itself, which has 16 bytes. Only
-//! the second one takes the log to the heap. A log of hundreds of charges becomes a [`LongLog`], whose length costs a decision nothing.
+//! the second one takes the log to the heap. A log of hundreds of charges becomes a long one (`window/long.rs`), whose length costs a decision nothing.
 
 mod charge;
 mod long;

@@ -5,16 +5,16 @@
 //! metrics and probes, it has to be called by a name that is its own (`admin/host.rs`).
 
 mod answer;
-pub(crate) mod board;
 mod config;
 pub(crate) mod connection;
+pub(crate) mod history;
 mod host;
 mod log;
 mod page;
 mod phones;
 mod route;
 mod status;
-mod top;
+mod top_refused;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +27,7 @@ use pingora::protocols::http::ServerSession;
 
 use crate::gateway::Gateway;
 use answer::Answer;
-use board::Board;
+use history::Board;
 use route::{Access, Found, Route};
 
 /// See the module's documentation.

@@ -1,23 +1,24 @@
 //! The proxy: what a request is, and which way it goes.
 //!
-//! Sends and resends are answered by `gateway/otp.rs` in an exchange of their own. Everything else streams through pingora's proxy path
+//! Sends and resends are answered by `gateway/limited.rs` in an exchange of their own. Everything else streams through pingora's proxy path
 //! as it came, except that answers which show a verification's phone are read on their way, so that the phone is known before
 //! the client can use the id.
 
 pub(crate) mod admission;
-pub(crate) mod caller;
+pub(crate) mod admission_gate;
 pub mod caps;
 mod client_address;
+pub(crate) mod downstream;
 pub(crate) mod evidence;
 pub(crate) mod exemptions;
-pub(crate) mod gate;
-mod head;
 mod holds;
+mod identity;
+pub(crate) mod limited;
 mod lookup;
-mod meaning;
 pub mod operators;
-pub(crate) mod otp;
+mod outcome_table;
 mod patience;
+mod persistence;
 mod proving;
 mod refusals;
 pub(crate) mod reply;
@@ -25,7 +26,6 @@ pub(crate) mod retries;
 pub mod settings;
 mod shown;
 pub(crate) mod slots;
-mod state;
 mod store;
 pub(crate) mod successor;
 mod traces;
@@ -54,13 +54,13 @@ use crate::policy::Per;
 use crate::policy::subject::{Account, HashKey};
 use crate::trace::Context;
 use admission::Admission;
-use caller::Caller;
+use admission_gate::Gate;
+use downstream::Caller;
 use exemptions::Exemptions;
-use gate::Gate;
+use persistence::Saving;
 use reply::Reply;
 use retries::Retries;
 use settings::Settings;
-use state::Saving;
 use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 
 /// One gateway: its settings, what it knows, and its way to Sendly. Shared by all requests.
@@ -340,7 +340,7 @@ impl Gateway {
         let slow = settings.throttles.check(request.operation, account, request.client).err()?;
         settings.series.throttled(slow.place);
         (request.outcome, request.refused_by) = (Outcome::Throttled, Some(slow.name.into()));
-        Some(Reply::throttled(&slow, caller::user_agent(fields)))
+        Some(Reply::throttled(&slow, downstream::user_agent(fields)))
     }
 
     /// Tells of a request that is over: what its client was told, with which status, if any, and how much.

@@ -1,6 +1,6 @@
 //! A reverse proxy in front of the Sendly API that lets no phone get more codes than its limits allow.
 //!
-//! The modules, lowest first; each may use those above it in this list that `tests/tidy.rs` says, and none below:
+//! The modules, lowest first; each may use those above it in this list that `tests/tidy/main.rs` says, and none below:
 //!
 //! - `clock`: the only place that reads the time. `phone`: a number in E.164. `country`: the country of a number.
 //!   `yielding`: yielding to other tasks. `tls_roots`: trusted certificate authorities. `systemd`: messages to the service manager.

@@ -3,7 +3,7 @@
 //! Every head of HTTP/1 is judged in `listener/request_head.rs`: how long it is, whether it can be read in one way only, and where its request ends.
 //! The gateway's own are the plain sends and resends (`listener/plain.rs`): of HTTP/1.1, with one length, whole, and with nothing about them
 //! that would need a second thought. It answers them itself, in one write. The rest goes to pingora byte for byte as it came, which
-//! reads it again: other routes, chunks, `Expect`. Both ways end in the same code (`gateway/otp.rs`), and a connection may change between
+//! reads it again: other routes, chunks, `Expect`. Both ways end in the same code (`gateway/limited.rs`), and a connection may change between
 //! them with every request. pingora has a connection for one request at a time, and never waits for a head.
 //!
 //! Why: pingora makes a session, a context and a future of several kilobytes anew for each request, before any code of the gateway runs.

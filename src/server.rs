@@ -23,8 +23,8 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::admin::Admin;
-use crate::admin::board::Board;
 use crate::admin::connection::Connections;
+use crate::admin::history::Board;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::gateway::caps::Admitted;

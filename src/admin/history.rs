@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::top::{Share, Top, Who};
+use super::top_refused::{Share, Top, Who};
 use crate::clock::Moment;
 use crate::gateway::Gateway;
 use crate::metrics::refused::Refusal;
@@ -37,9 +37,9 @@ pub(crate) struct Board {
 
 /// A sample, and when it was taken.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Taken {
-    pub(super) at: Moment,
-    pub(super) sample: Sample,
+pub(crate) struct Taken {
+    pub(crate) at: Moment,
+    pub(crate) sample: Sample,
 }
 
 #[derive(Debug)]
@@ -61,29 +61,29 @@ struct Times {
 
 /// What came within a stretch of time.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Span {
-    pub(super) from: Moment,
-    pub(super) seconds: f64,
-    pub(super) came: Sample,
+pub(crate) struct Span {
+    pub(crate) from: Moment,
+    pub(crate) seconds: f64,
+    pub(crate) came: Sample,
 }
 
 /// All that is shown of it.
 #[derive(Debug)]
-pub(super) struct View {
+pub(crate) struct View {
     /// When the process began to look.
-    pub(super) began: Moment,
-    pub(super) now: Taken,
+    pub(crate) began: Moment,
+    pub(crate) now: Taken,
     /// The last ten seconds, or as many as there were.
-    pub(super) recent: Span,
+    pub(crate) recent: Span,
     /// The last hour, or as much of it as there was.
-    pub(super) hour: Span,
+    pub(crate) hour: Span,
     /// Its minutes, the one that is not over last.
-    pub(super) minutes: Vec<Span>,
+    pub(crate) minutes: Vec<Span>,
     /// Who was refused most.
-    pub(super) top: Vec<Share>,
+    pub(crate) top: Vec<Share>,
     /// Since when, and how many refusals that was.
-    pub(super) top_since: Moment,
-    pub(super) top_noted: u64,
+    pub(crate) top_since: Moment,
+    pub(crate) top_noted: u64,
 }
 
 impl Board {
@@ -115,7 +115,7 @@ impl Board {
         Taken { at: self.gateway.now(), sample: self.gateway.sample() }
     }
 
-    pub(super) fn view(&self) -> View {
+    pub(crate) fn view(&self) -> View {
         self.tick();
         let now = self.sample();
         let seen = self.seen.lock();
@@ -167,7 +167,7 @@ impl Span {
     }
 
     /// How many of something came in a second.
-    pub(super) fn rate(&self, count: u64) -> f64 {
+    pub(crate) fn rate(&self, count: u64) -> f64 {
         // What came in less than a second is told as if it had been one.
         let rate = count as f64 / self.seconds.max(1.0);
         (rate * 100.0).round() / 100.0

@@ -2,10 +2,10 @@
 
 use serde_json::{Map, Value, json};
 
-use super::board::{Board, Span, View};
 use super::config::on_outage;
+use super::history::{Board, Span, View};
 use super::phones::{counts, mode};
-use super::top::{COUNTERS, Share};
+use super::top_refused::{COUNTERS, Share};
 use crate::clock::Moment;
 use crate::config::file::duration_text;
 use crate::gateway::Gateway;

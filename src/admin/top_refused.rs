@@ -11,34 +11,34 @@ use crate::clock::Moment;
 use crate::metrics::refused::Whom;
 
 /// Counters of a list: more than are shown, so that those are nearly exact.
-pub(super) const COUNTERS: usize = 128;
+pub(crate) const COUNTERS: usize = 128;
 
 /// How many are shown.
-pub(super) const SHOWN: usize = 20;
+pub(crate) const SHOWN: usize = 20;
 
 /// How long a list is added to.
 const TURN: Duration = Duration::from_secs(30 * 60);
 
 /// See the module's documentation.
 #[derive(Debug)]
-pub(super) struct Top {
+pub(crate) struct Top {
     current: List,
     previous: List,
 }
 
 /// Who was refused, and by which limit, or Sendly's hold.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Who {
-    pub(super) whom: Whom,
-    pub(super) limit: Arc<str>,
+pub(crate) struct Who {
+    pub(crate) whom: Whom,
+    pub(crate) limit: Arc<str>,
 }
 
 /// How often that was at most, and by how much it may be too high.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Share {
-    pub(super) who: Who,
-    pub(super) count: u64,
-    pub(super) error: u64,
+pub(crate) struct Share {
+    pub(crate) who: Who,
+    pub(crate) count: u64,
+    pub(crate) error: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -75,28 +75,28 @@ impl List {
 }
 
 impl Top {
-    pub(super) const fn new(now: Moment) -> Self {
+    pub(crate) const fn new(now: Moment) -> Self {
         Self { current: List::new(now), previous: List::new(now) }
     }
 
     /// Begins another list, if it is time.
-    pub(super) fn turn(&mut self, now: Moment) {
+    pub(crate) fn turn(&mut self, now: Moment) {
         if now.since(self.current.since) >= TURN {
             self.previous = std::mem::replace(&mut self.current, List::new(now));
         }
     }
 
-    pub(super) fn note(&mut self, who: Who) {
+    pub(crate) fn note(&mut self, who: Who) {
         self.current.note(who);
     }
 
     /// Since when, and how many refusals that was.
-    pub(super) const fn over(&self) -> (Moment, u64) {
+    pub(crate) const fn over(&self) -> (Moment, u64) {
         (self.previous.since, self.previous.noted + self.current.noted)
     }
 
     /// Those that were refused most, in both lists together.
-    pub(super) fn most(&self) -> Vec<Share> {
+    pub(crate) fn most(&self) -> Vec<Share> {
         let mut all = self.current.counters.clone();
         let (of_current, of_previous) = (self.current.floor(), self.previous.floor());
         for share in &mut all {

@@ -8,16 +8,16 @@
 
 mod capacity;
 mod credits;
+mod duration;
 mod environment;
-mod given;
-mod kinds;
 mod ledger;
 mod limits;
 mod mistake;
 mod origin;
+mod parsers;
+mod raw;
 mod reader;
 mod section;
-mod span;
 #[cfg(test)]
 mod tests;
 mod throttles;
@@ -30,17 +30,17 @@ use std::path::{Path, PathBuf};
 use std::thread::available_parallelism;
 use std::time::Duration;
 
+use duration::{days, hours, millis, minutes, secs};
 use environment::Environment;
-use given::Document;
-pub use kinds::is_log_filter;
-use kinds::{
+pub use mistake::{Mistake, Mistakes, Place, Problem};
+pub use parsers::is_log_filter;
+use parsers::{
     account, address, address_sources, array, count, duration, flag, log_filter, network, one_of, passphrase, path,
     phones,
 };
-pub use mistake::{Mistake, Mistakes, Place, Problem};
+use raw::Document;
 use reader::Reader;
 use section::Section;
-use span::{days, hours, millis, minutes, secs};
 
 use super::{
     Accounts, AddressSource, Admin, Clients, Config, Log, LogFormat, Memory, Origin, Phones, Reload, Replies, Retries,
@@ -60,12 +60,12 @@ const MAX_EXEMPT: usize = 100;
 
 /// The duration that an operator wrote: `10m`, `1h30m`.
 pub fn parse_duration(text: &str) -> Option<Duration> {
-    span::parse(text)
+    duration::parse(text)
 }
 
 /// A duration as an operator would write it.
 pub fn duration_text(duration: Duration) -> String {
-    span::text(duration)
+    duration::text(duration)
 }
 
 impl Config {
@@ -293,7 +293,7 @@ fn rules(keys: &mut Section<'_, '_>, config: &Config) {
         format!(
             "drain_timeout to be at least {}: lookup_timeout, exchange_timeout and 2s. What is in flight at its end stays charged, and its \
              retry is not recognised",
-            span::text(drains_all(upstream))
+            duration::text(drains_all(upstream))
         ),
     );
     keys.rule(
@@ -317,7 +317,7 @@ fn rules(keys: &mut Section<'_, '_>, config: &Config) {
             // An id that is seen again is remembered anew only in the second half of its time.
             longest.window * 2 <= memory.remember_verifications,
             &["memory.remember_verifications"],
-            format!("at least {}, twice the window of the limit {}", span::text(longest.window * 2), longest.name),
+            format!("at least {}, twice the window of the limit {}", duration::text(longest.window * 2), longest.name),
         );
     }
 }

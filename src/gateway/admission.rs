@@ -13,7 +13,7 @@ use http::Method;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, SetOnce};
 
-use super::caller::Caller;
+use super::downstream::Caller;
 use super::evidence::Asked;
 use super::reply::Reply;
 use super::settings::Settings;

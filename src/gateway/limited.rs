@@ -13,12 +13,12 @@ use std::sync::atomic::Ordering;
 use http::{Method, StatusCode};
 
 use super::admission::Pass;
-use super::caller::{Caller, NoBody, user_agent};
+use super::admission_gate::Entered;
+use super::downstream::{Caller, NoBody, user_agent};
 use super::evidence;
-use super::gate::Entered;
-use super::head::Head;
+use super::identity::Head;
 use super::lookup::Whose;
-use super::meaning::{self, Meaning};
+use super::outcome_table::{self, Meaning};
 use super::patience::Patience;
 use super::reply::Reply;
 use super::retries::{Ending, Place};
@@ -173,7 +173,8 @@ async fn serve_within<C: Caller>(
                 subject.verification = Some(known.root);
             }
             Whose::Nobody(answer) | Whose::Refused(answer) => {
-                return turn_away(caller, request, patience, click, meaning::reply(Exchanged::Answered(answer))).await;
+                return turn_away(caller, request, patience, click, outcome_table::reply(Exchanged::Answered(answer)))
+                    .await;
             }
             Whose::Unknown(reply) if pass.is_some() => {
                 return turn_away(caller, request, patience, click, reply).await;
@@ -329,7 +330,7 @@ async fn carry_out(
         gateway.metrics.upstream(operation, status.as_u16(), now.since(began));
     }
 
-    let Meaning { mut settlement, mut reason, ending } = meaning::of(&outcome);
+    let Meaning { mut settlement, mut reason, ending } = outcome_table::of(&outcome);
     let charged_at = reservation.at();
     if pass.is_some() || evidence::may_disprove(&outcome) {
         let evidence = evidence::of_outcome(evidence::Asked::CODE, &outcome);
@@ -342,7 +343,7 @@ async fn carry_out(
         (settlement, reason) = (Settlement::GiveBack, "unproven");
     }
     if let Exchanged::Answered(answer) = &outcome
-        && let Some(wait) = meaning::hold(answer)
+        && let Some(wait) = outcome_table::hold(answer)
     {
         // Before the charge is given back: in between, another code could slip through.
         gateway.hold(subject, wait, now).await;
@@ -370,7 +371,7 @@ async fn carry_out(
     gateway.metrics.code(&settings.series, fate, kind, phone);
     // Now that all of it is known, others with this key may go.
     drop(pass);
-    (meaning::reply(outcome), ending)
+    (outcome_table::reply(outcome), ending)
 }
 
 /// Learns from a success, before anyone sees it: whose the id is, and what is not charged yet, or no more. Returns where the code went.

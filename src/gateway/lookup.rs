@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use super::Gateway;
 use super::evidence::{self, Asked};
-use super::meaning;
+use super::outcome_table;
 use super::reply::Reply;
 use super::settings::Settings;
 use crate::api::{API, Operation, body};
@@ -115,7 +115,7 @@ impl Gateway {
             Outcome::Answered(answer) if answer.status == StatusCode::FORBIDDEN => {
                 // That is its last word: the key may not read.
                 self.admission.shown().insert(asked, account);
-                (Whose::Unknown(meaning::reply(Outcome::Answered(answer))), Found::Unavailable)
+                (Whose::Unknown(outcome_table::reply(Outcome::Answered(answer))), Found::Unavailable)
             }
             Outcome::Answered(answer) if answer.status == StatusCode::NOT_FOUND => {
                 (Whose::Nobody(answer), Found::Nobody)

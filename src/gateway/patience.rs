@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::{Sleep, sleep};
 
-use super::caller::Caller;
+use super::downstream::Caller;
 use super::reply::Reply;
 use crate::clock::{Clock, Moment};
 

@@ -8,7 +8,7 @@ use super::Gateway;
 use super::admission::Pass;
 use super::evidence::{self, Asked, Evidence};
 use super::lookup::{Whose, on_behalf};
-use super::meaning;
+use super::outcome_table;
 use super::reply::Reply;
 use super::settings::Settings;
 use super::unproven::OpenCode;
@@ -62,7 +62,7 @@ impl Gateway {
             Outcome::Answered(answer) if !says_why(answer.status) => self.unproved(Some(account)),
             outcome => {
                 self.metrics.unserved(Unserved::Unproved);
-                meaning::reply(outcome)
+                outcome_table::reply(outcome)
             }
         }
     }
@@ -90,7 +90,7 @@ impl Gateway {
                 };
             };
             match looking.await {
-                Whose::Nobody(answer) | Whose::Refused(answer) => Err(meaning::reply(Outcome::Answered(answer))),
+                Whose::Nobody(answer) | Whose::Refused(answer) => Err(outcome_table::reply(Outcome::Answered(answer))),
                 Whose::Known(_) | Whose::Unknown(_) if self.ledger.is_proven(account, self.clock.now()) => Ok(()),
                 Whose::Known(_) => Err(self.unproved(Some(account))),
                 Whose::Unknown(reply) => {

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-use super::caller::Caller;
+use super::downstream::Caller;
 use super::patience::Patience;
 use super::reply::Reply;
 

@@ -1,7 +1,7 @@
 //! How a request ends for which this process asks Sendly for no code: refused, turned away, repeated, or served by another process.
 
 use super::Request;
-use super::caller::Caller;
+use super::downstream::Caller;
 use super::patience::Patience;
 use super::reply::Reply;
 use super::retries::{Click, Ending, Ticket};

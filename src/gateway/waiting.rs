@@ -3,7 +3,7 @@
 use std::pin::Pin;
 
 use super::Gateway;
-use super::gate::Judging;
+use super::admission_gate::Judging;
 use super::settings::Settings;
 use crate::ledger::Verdict;
 use crate::ledger::waiting::Asked;

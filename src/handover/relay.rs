@@ -11,10 +11,10 @@ use tokio::sync::oneshot;
 
 use crate::api::Operation;
 use crate::api::path::{self, Reading};
-use crate::gateway::caller::{Caller, NoBody};
+use crate::gateway::downstream::{Caller, NoBody};
 use crate::gateway::reply::Reply;
 use crate::gateway::successor::{RelayedReply, RelayedRequest};
-use crate::gateway::{Gateway, Request, otp};
+use crate::gateway::{Gateway, Request, limited};
 use crate::http1::fields::Fields;
 use crate::metrics::Outcome;
 
@@ -62,7 +62,7 @@ pub(super) async fn serve(
     request.operation = call.operation;
     let Ok(()) = match gateway.throttle(&settings, &caller, &mut request) {
         Some(reply) => caller.refuse(reply).await,
-        None => otp::serve(gateway, &settings, &mut caller, &mut request, &call).await,
+        None => limited::serve(gateway, &settings, &mut caller, &mut request, &call).await,
     };
     let reply = caller.reply.unwrap_or_else(Reply::internal);
     if let Some(say) = caller.say.take() {

@@ -14,10 +14,10 @@
 //! A disk that is full, read-only or broken stops nobody: what cannot be written waits in memory, in its order, and is written once
 //! it can be. What finds no room there is lost from the journal, and counted; the ledger itself knows it all the same.
 
+mod maintenance;
 pub mod record;
 mod segment;
 mod squeeze;
-mod tending;
 #[cfg(test)]
 mod tests;
 mod writing;

@@ -8,22 +8,22 @@
 //! A charge has a token that tells it from all others. So what may have been done already can be told again, or taken back: when an
 //! answer is lost, nobody has to know whether it was.
 
-mod alone;
 mod backlog;
 mod circuit;
+mod connections;
+mod fallback;
 mod ids;
 mod in_flight;
-mod keeper;
 mod keys;
-mod link;
 mod open;
+mod operations;
 mod options;
 mod proofs;
+mod protocol;
+mod recovery;
 mod server_time;
-mod verbs;
 mod waits;
 mod watch;
-mod wire;
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -43,14 +43,14 @@ use crate::policy::{Decision, Key, Kind, OnOutage, Per, Policy, Refusal, Retenti
 use backlog::{Backlog, Entry, Tokened};
 use circuit::Circuit;
 pub use circuit::Reason;
+use connections::{Fault, Link};
 use in_flight::InFlight;
 use keys::Names;
-use link::{Fault, Link};
 use open::Open;
 pub use options::{Options, Servers, Time, Topology};
+use protocol::{Call, Contents, Judged, Numbers};
 use server_time::{ServerTime, Whose};
 pub use waits::Waits;
-use wire::{Call, Contents, Judged, Numbers};
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -174,7 +174,7 @@ impl Redis {
             tried: SetOnce::new(),
             changed: Arc::clone(&changed),
         });
-        tokio::spawn(keeper::keep(Arc::downgrade(&redis), changed));
+        tokio::spawn(recovery::keep(Arc::downgrade(&redis), changed));
         tokio::spawn(InFlight::tell(Arc::downgrade(&redis)));
         Ok(redis)
     }
@@ -271,7 +271,7 @@ impl Redis {
                 continue;
             }
             let judged = self.judge(policy, some, token, kind, !refused, now).await?;
-            let refuses = judged.verdict == wire::Verdict::Refused;
+            let refuses = judged.verdict == protocol::Verdict::Refused;
             if let Some(at) = at.filter(|_| refuses && !refused) {
                 self.give_back(&charge_of(policy, subject, kind, at, &first), token).await;
                 is_withdrawn = true;
@@ -332,8 +332,8 @@ impl Redis {
                 numbers.and(counts.into()).keep(policy.retention(per)).rules(policy.met(per, kind))
             });
             let parts = self.call(&Call::new("reserve", names.clone(), numbers)).await?;
-            let judged = wire::judged(&parts, keys.iter().map(|key| policy.met(key.per(), kind).len()))?;
-            if judged.verdict != wire::Verdict::Late {
+            let judged = protocol::judged(&parts, keys.iter().map(|key| policy.met(key.per(), kind).len()))?;
+            if judged.verdict != protocol::Verdict::Late {
                 return Ok(judged);
             }
             self.see_to_clock().await?;
@@ -345,7 +345,7 @@ impl Redis {
     async fn call(&self, call: &Call) -> Result<Vec<redis_rs::Value>, Fault> {
         let asked = self.clock.now();
         let answer = self.link.call(call, self.bound).await?;
-        let (shown, parts) = wire::parts(answer)?;
+        let (shown, parts) = protocol::parts(answer)?;
         self.time.observe(asked, self.clock.now(), shown);
         self.circuit.worked();
         if self.time.was_set() {

@@ -24,7 +24,7 @@ use super::pace::Pace;
 use super::plain::Plain;
 use super::request_head::{self, Framing, MAX_HEAD, RefusedHead, RequestHead};
 use crate::clock::Clock;
-use crate::gateway::caller::within;
+use crate::gateway::downstream::within;
 use crate::http1::buffer::Buffer;
 use crate::http1::chunk_framing::{ChunkFraming, MalformedChunk};
 

@@ -14,10 +14,10 @@ use tokio::io::AsyncWriteExt;
 use super::connection::Wire;
 use super::plain::Plain;
 use crate::api::path::Call;
-use crate::gateway::caller::{Caller, DRAIN_FOR, LINGER, LINGER_FOR, NoBody, within};
+use crate::gateway::downstream::{Caller, DRAIN_FOR, LINGER, LINGER_FOR, NoBody, within};
 use crate::gateway::reply::Reply;
 use crate::gateway::settings::Settings;
-use crate::gateway::{Gateway, Request, otp};
+use crate::gateway::{Gateway, Request, limited};
 use crate::http1::fields::Fields;
 use crate::metrics::Outcome;
 
@@ -60,7 +60,7 @@ impl<'w> Own<'w> {
         request.operation = call.operation;
         let served = match gateway.throttle(settings, self, &mut request) {
             Some(reply) => self.refuse(reply).await,
-            None => otp::serve(gateway, settings, self, &mut request, call).await,
+            None => limited::serve(gateway, settings, self, &mut request, call).await,
         };
         if served.is_err() {
             request.outcome = Outcome::Abandoned;

@@ -15,10 +15,10 @@ use super::passthrough::{self, Passthrough};
 use super::session::{self, Streamed};
 use crate::api::Operation;
 use crate::api::path::{self, Reading};
-use crate::gateway::caller::Caller as _;
+use crate::gateway::downstream::Caller as _;
 use crate::gateway::reply::Reply;
 use crate::gateway::settings::Settings;
-use crate::gateway::{Gateway, Request, otp};
+use crate::gateway::{Gateway, Request, limited};
 use crate::metrics::{Outcome, TurnedAway};
 use crate::trace::Context;
 
@@ -88,7 +88,7 @@ impl ProxyHttp for Proxy {
             Reading::Verify(call) => match call.operation {
                 Operation::Send | Operation::Resend => {
                     // Boxed: what passes, which is nearly all that comes here, should not have room for it. This future is moved.
-                    Box::pin(otp::serve(gateway, settings, &mut caller, request, &call)).await?;
+                    Box::pin(limited::serve(gateway, settings, &mut caller, request, &call)).await?;
                     Ok(true)
                 }
                 _ => {

@@ -11,7 +11,7 @@ use pingora::proxy::Session;
 
 use crate::api::body::MAX_REQUEST;
 use crate::config::Clients;
-use crate::gateway::caller::{Caller, DRAIN, DRAIN_FOR, LINGER, LINGER_FOR, NoBody, within};
+use crate::gateway::downstream::{Caller, DRAIN, DRAIN_FOR, LINGER, LINGER_FOR, NoBody, within};
 use crate::gateway::reply::Reply;
 use crate::http1::fields::{self, Fields};
 

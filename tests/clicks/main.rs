@@ -13,19 +13,17 @@
     reason = "a test says what is wrong by panicking, and this one prints a table"
 )]
 
-#[path = "support/client.rs"]
+#[path = "../support/client.rs"]
 #[allow(dead_code, reason = "other suites need the rest")]
 mod client;
-#[path = "clicks/rules.rs"]
 mod rules;
-#[path = "clicks/sdks.rs"]
 mod sdks;
-#[path = "clicks/sendly.rs"]
+#[path = "sendly.rs"]
 mod sendly_with_faults;
-#[path = "support/start.rs"]
+#[path = "../support/start.rs"]
 #[allow(dead_code, reason = "other suites need the rest")]
 mod start;
-#[path = "support/upstream.rs"]
+#[path = "../support/upstream.rs"]
 #[allow(dead_code, reason = "other suites need the rest")]
 mod upstream;
 

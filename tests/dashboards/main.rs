@@ -10,17 +10,12 @@
 )]
 #![allow(dead_code, reason = "the support modules serve several suites")]
 
-#[path = "support/client.rs"]
+#[path = "../support/client.rs"]
 mod client;
-#[path = "dashboards/documented.rs"]
 mod documented;
-#[path = "dashboards/load.rs"]
 mod load;
-#[path = "support/process.rs"]
+#[path = "../support/process.rs"]
 mod process;
-#[path = "dashboards/prometheus.rs"]
 mod prometheus;
-#[path = "dashboards/queries.rs"]
 mod queries;
-#[path = "dashboards/rules.rs"]
 mod rules;

@@ -9,21 +9,12 @@
     reason = "a test says what is wrong by panicking, and waits for programs that it started"
 )]
 
-#[path = "deploy/compose.rs"]
 mod compose;
-#[path = "deploy/docker.rs"]
 mod docker;
-#[path = "deploy/kubernetes.rs"]
 mod kubernetes;
-#[path = "deploy/notify.rs"]
 mod notify;
-#[path = "deploy/pages.rs"]
 mod pages;
-#[path = "deploy/program.rs"]
 mod program;
-#[path = "deploy/systemd.rs"]
 mod systemd;
-#[path = "deploy/workflows.rs"]
 mod workflows;
-#[path = "deploy/yaml.rs"]
 mod yaml;

@@ -7,9 +7,7 @@
     reason = "a test says what is wrong by panicking"
 )]
 
-#[path = "exchange/connections.rs"]
 mod connections;
-#[path = "exchange/verdicts.rs"]
 mod verdicts;
 
 use sendly_gateway::clock::Clock;

@@ -12,30 +12,19 @@
     reason = "a test that panics is a test that fails"
 )]
 
-#[path = "ledger/asking.rs"]
 mod asking;
-#[path = "ledger/behaviour.rs"]
 mod behaviour;
-#[path = "ledger/documented.rs"]
 mod documented;
-#[path = "ledger/durable.rs"]
 mod durable;
-#[path = "ledger/memory.rs"]
 mod memory;
-#[path = "ledger/model.rs"]
 mod model;
-#[path = "ledger/properties.rs"]
 mod properties;
-#[path = "ledger/redis.rs"]
 mod redis;
-#[path = "support/redis.rs"]
+#[path = "../support/redis.rs"]
 #[allow(dead_code, reason = "it serves several suites")]
 mod server;
-#[path = "ledger/spellings.rs"]
 mod spellings;
-#[path = "ledger/threads.rs"]
 mod threads;
-#[path = "ledger/world.rs"]
 mod world;
 
 use std::sync::Arc;

@@ -9,13 +9,11 @@
 )]
 #![allow(dead_code, reason = "the support modules serve several suites")]
 
-#[path = "page/browser.rs"]
 mod browser;
-#[path = "support/client.rs"]
+#[path = "../support/client.rs"]
 mod client;
-#[path = "page/fake.rs"]
 mod fake;
-#[path = "support/process.rs"]
+#[path = "../support/process.rs"]
 mod process;
 
 use browser::Page;

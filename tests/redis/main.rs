@@ -9,25 +9,18 @@
 )]
 #![allow(dead_code, reason = "the support modules serve several suites")]
 
-#[path = "support/client.rs"]
+#[path = "../support/client.rs"]
 mod client;
-#[path = "redis/clocks.rs"]
 mod clocks;
-#[path = "redis/fleet.rs"]
 mod fleet;
-#[path = "redis/outages.rs"]
 mod outages;
-#[path = "redis/proxy.rs"]
 mod proxy;
-#[path = "redis/script.rs"]
 mod script;
-#[path = "support/redis.rs"]
+#[path = "../support/redis.rs"]
 mod server;
-#[path = "redis/shared.rs"]
 mod shared;
-#[path = "support/start.rs"]
+#[path = "../support/start.rs"]
 mod start;
-#[path = "redis/topologies.rs"]
 mod topologies;
-#[path = "support/upstream.rs"]
+#[path = "../support/upstream.rs"]
 mod upstream;

@@ -3,11 +3,11 @@
 //! They keep all their defaults, three retries included, but for the timeout in the scenarios with a slow Sendly.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test says what is wrong by panicking")]
 
-#[path = "sdk/client.rs"]
+#[path = "../sdk/client.rs"]
 mod client;
-#[path = "support/gateway.rs"]
+#[path = "../support/gateway.rs"]
 mod gateway;
-#[path = "sdk/rust.rs"]
+#[path = "../sdk/rust.rs"]
 mod rust_sdk;
 
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! How many connections and requests there may be at a time. The defaults follow from how many descriptors the process may have.
 
-use super::kinds::count;
+use super::parsers::count;
 use super::section::Section;
 
 /// Descriptors that are nobody's but the gateway's own: listeners, the journal, Redis, the collector, name servers, and 64 connections of

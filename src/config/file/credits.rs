@@ -1,8 +1,8 @@
 //! `[credits]`: what a code costs, by where it goes.
 
-use super::given::Given;
-use super::kinds::{array, count, one_of};
 use super::mistake::Mistakes;
+use super::parsers::{array, count, one_of};
+use super::raw::Given;
 use super::section::Section;
 use crate::country::Country;
 use crate::policy::tariff::{Tariff, Tier};

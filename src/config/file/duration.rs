@@ -6,28 +6,28 @@ use std::time::Duration;
 const UNITS: [(&str, Duration); 5] =
     [("d", days(1)), ("h", hours(1)), ("m", minutes(1)), ("s", secs(1)), ("ms", millis(1))];
 
-pub(super) const fn millis(count: u64) -> Duration {
+pub(crate) const fn millis(count: u64) -> Duration {
     Duration::from_millis(count)
 }
 
-pub(super) const fn secs(count: u64) -> Duration {
+pub(crate) const fn secs(count: u64) -> Duration {
     Duration::from_secs(count)
 }
 
-pub(super) const fn minutes(count: u64) -> Duration {
+pub(crate) const fn minutes(count: u64) -> Duration {
     secs(60 * count)
 }
 
-pub(super) const fn hours(count: u64) -> Duration {
+pub(crate) const fn hours(count: u64) -> Duration {
     minutes(60 * count)
 }
 
-pub(super) const fn days(count: u64) -> Duration {
+pub(crate) const fn days(count: u64) -> Duration {
     hours(24 * count)
 }
 
 /// Reads whole numbers, each with its unit, and nothing else.
-pub(super) fn parse(text: &str) -> Option<Duration> {
+pub(crate) fn parse(text: &str) -> Option<Duration> {
     let mut total = Duration::ZERO;
     let mut rest = text;
     loop {
@@ -45,7 +45,7 @@ pub(super) fn parse(text: &str) -> Option<Duration> {
 }
 
 /// Writes a duration in the longest unit that divides it.
-pub(super) fn text(span: Duration) -> String {
+pub(crate) fn text(span: Duration) -> String {
     let millis = span.as_millis();
     let whole = UNITS.iter().find(|(_, unit)| millis != 0 && millis.is_multiple_of(unit.as_millis()));
     whole.map_or_else(|| "0s".to_owned(), |(name, unit)| format!("{}{name}", millis / unit.as_millis()))

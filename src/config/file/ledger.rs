@@ -2,12 +2,12 @@
 
 use percent_encoding::percent_decode_str;
 
-use super::given::Given;
-use super::kinds::{count, duration, one_of, passphrase};
+use super::duration::{millis, secs};
 use super::mistake::Mistakes;
 use super::origin::parse_host_and_port;
+use super::parsers::{count, duration, one_of, passphrase};
+use super::raw::Given;
 use super::section::Section;
-use super::span::{millis, secs};
 use crate::config::ledger::{Ledger, Login, Redis, RedisUrl, Topology};
 use crate::policy::OnOutage;
 use crate::policy::subject::HashKey;

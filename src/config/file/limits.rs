@@ -1,10 +1,10 @@
 //! `[[limits]]`: at most so many codes in any window, per something.
 
-use super::given::Given;
-use super::kinds::{array, count, duration, one_of};
+use super::duration::{days, millis};
 use super::mistake::Mistakes;
+use super::parsers::{array, count, duration, one_of};
+use super::raw::Given;
 use super::section::Section;
-use super::span::{days, millis};
 use crate::api::code;
 use crate::policy::{Counts, Kind, Limit, Mode, Per, RefusalCode};
 

@@ -2,8 +2,8 @@
 
 use std::net::Ipv6Addr;
 
-use super::given::Given;
 use super::mistake::Mistakes;
+use super::raw::Given;
 use crate::config::Origin;
 
 /// An origin. A path, a query or a user would be dropped in silence, so there can be none.

@@ -10,32 +10,32 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::duration::{parse, text};
 use super::environment::READABLE_FILE;
-use super::given::Given;
 use super::mistake::Mistakes;
-use super::span;
+use super::raw::Given;
 use crate::config::AddressSource;
 use crate::phone::Phone;
 use crate::policy::subject::Account;
 
 /// What a key takes: reads a value as a `T`, or tells what it should have been.
-pub(super) trait Kind<T>: Fn(&Given<'_>) -> Result<T, Mistakes> {}
+pub(crate) trait Kind<T>: Fn(&Given<'_>) -> Result<T, Mistakes> {}
 
 impl<T, F: Fn(&Given<'_>) -> Result<T, Mistakes>> Kind<T> for F {}
 
 /// A duration within bounds.
-pub(super) fn duration(bounds: RangeInclusive<Duration>) -> impl Kind<Duration> {
+pub(crate) fn duration(bounds: RangeInclusive<Duration>) -> impl Kind<Duration> {
     move |given| {
-        let span = given.text().and_then(span::parse);
+        let span = given.text().and_then(parse);
         let span = span.ok_or_else(|| given.expected(r#"a duration such as "10m" (ms, s, m, h, d)"#))?;
-        let (least, most) = (span::text(*bounds.start()), span::text(*bounds.end()));
+        let (least, most) = (text(*bounds.start()), text(*bounds.end()));
         let wrong = || given.expected(format!("a duration from {least} to {most}"));
         bounds.contains(&span).then_some(span).ok_or_else(wrong)
     }
 }
 
 /// A whole number within bounds.
-pub(super) fn count<T: TryFrom<u64> + PartialOrd + Display>(bounds: RangeInclusive<T>) -> impl Kind<T> {
+pub(crate) fn count<T: TryFrom<u64> + PartialOrd + Display>(bounds: RangeInclusive<T>) -> impl Kind<T> {
     move |given| {
         let count = given.number().and_then(|count| T::try_from(count).ok()).filter(|count| bounds.contains(count));
         count.ok_or_else(|| given.expected(format!("a whole number from {} to {}", bounds.start(), bounds.end())))
@@ -43,12 +43,12 @@ pub(super) fn count<T: TryFrom<u64> + PartialOrd + Display>(bounds: RangeInclusi
 }
 
 /// Yes or no.
-pub(super) fn flag(given: &Given<'_>) -> Result<bool, Mistakes> {
+pub(crate) fn flag(given: &Given<'_>) -> Result<bool, Mistakes> {
     given.flag().ok_or_else(|| given.expected("true or false"))
 }
 
 /// One of some words, as what it stands for.
-pub(super) fn one_of<T: Copy>(words: &[(&str, T)]) -> impl Kind<T> {
+pub(crate) fn one_of<T: Copy>(words: &[(&str, T)]) -> impl Kind<T> {
     move |given| {
         let text = given.text();
         let word = words.iter().find(|(word, _)| Some(*word) == text);
@@ -62,7 +62,7 @@ pub(super) fn one_of<T: Copy>(words: &[(&str, T)]) -> impl Kind<T> {
 }
 
 /// An array of such items. Every wrong one is told.
-pub(super) fn array<T>(of_what: &'static str, item: impl Kind<T>) -> impl Kind<Vec<T>> {
+pub(crate) fn array<T>(of_what: &'static str, item: impl Kind<T>) -> impl Kind<Vec<T>> {
     move |given| {
         let items = given.items().ok_or_else(|| given.expected(format!("an array of {of_what}")))?;
         let (mut values, mut mistakes) = (Vec::new(), Vec::new());
@@ -77,7 +77,7 @@ pub(super) fn array<T>(of_what: &'static str, item: impl Kind<T>) -> impl Kind<V
 }
 
 /// At most so many phones in E.164. What is there instead is not repeated: it may be somebody's number in another form.
-pub(super) fn phones(most: usize) -> impl Kind<Vec<Phone>> {
+pub(crate) fn phones(most: usize) -> impl Kind<Vec<Phone>> {
     let phone = |given: &Given<'_>| {
         let phone = given.text().and_then(|text| text.parse().ok());
         phone.ok_or_else(|| given.expected(r#"a phone in E.164 such as "+15550100001""#))
@@ -92,19 +92,19 @@ pub(super) fn phones(most: usize) -> impl Kind<Vec<Phone>> {
 }
 
 /// What names limits and throttles.
-pub(super) fn name(given: &Given<'_>) -> Result<String, Mistakes> {
+pub(crate) fn name(given: &Given<'_>) -> Result<String, Mistakes> {
     let name = given.text().filter(|name| is_name(name)).map(str::to_owned);
     name.ok_or_else(|| given.expected("a name of 1 to 32 lower-case letters, digits and hyphens"))
 }
 
 /// Whether it can name a limit: as part of a header, a metric's label and an environment variable, with nothing to escape.
-pub(super) fn is_name(name: &str) -> bool {
+pub(crate) fn is_name(name: &str) -> bool {
     (1..=32).contains(&name.len())
         && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
 }
 
 /// An API key, as `sendly-gateway account` prints its hash.
-pub(super) fn account(given: &Given<'_>) -> Result<Account, Mistakes> {
+pub(crate) fn account(given: &Given<'_>) -> Result<Account, Mistakes> {
     let is_hash = |text: &&str| text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     let bits = given.text().filter(is_hash).and_then(|text| u128::from_str_radix(text, 16).ok());
     let account = bits.and_then(NonZeroU128::new).map(Account::from_bits);
@@ -118,13 +118,13 @@ pub(super) fn account(given: &Given<'_>) -> Result<Account, Mistakes> {
 }
 
 /// Where a listener stands.
-pub(super) fn address(given: &Given<'_>) -> Result<SocketAddr, Mistakes> {
+pub(crate) fn address(given: &Given<'_>) -> Result<SocketAddr, Mistakes> {
     let address = given.text().and_then(|text| text.parse().ok());
     address.ok_or_else(|| given.expected(r#"an address and a port such as "127.0.0.1:8080" or "[::]:8080""#))
 }
 
 /// A network, or a single address, which is a network of one.
-pub(super) fn network(given: &Given<'_>) -> Result<IpNet, Mistakes> {
+pub(crate) fn network(given: &Given<'_>) -> Result<IpNet, Mistakes> {
     let one = |text: &str| text.parse::<IpAddr>().ok().map(IpNet::from);
     let network = given.text().and_then(|text| text.parse().ok().or_else(|| one(text)));
     let network = network.ok_or_else(|| given.expected(r#"a network such as "10.0.0.0/8", or an address"#))?;
@@ -135,7 +135,7 @@ pub(super) fn network(given: &Given<'_>) -> Result<IpNet, Mistakes> {
 }
 
 /// Where proxies say whom they were called by.
-pub(super) fn address_sources(given: &Given<'_>) -> Result<Vec<AddressSource>, Mistakes> {
+pub(crate) fn address_sources(given: &Given<'_>) -> Result<Vec<AddressSource>, Mistakes> {
     const MOST: usize = 8;
     let source = |given: &Given<'_>| {
         let name = given.text().map(str::to_ascii_lowercase);
@@ -155,7 +155,7 @@ pub(super) fn address_sources(given: &Given<'_>) -> Result<Vec<AddressSource>, M
 }
 
 /// A file that is there and can be read. Its contents are for whoever needs them.
-pub(super) fn readable_file(given: &Given<'_>) -> Result<PathBuf, Mistakes> {
+pub(crate) fn readable_file(given: &Given<'_>) -> Result<PathBuf, Mistakes> {
     let path = given.text().map(PathBuf::from).ok_or_else(|| given.expected("the name of a file"))?;
     // It is opened only if it is a file: to open a pipe is to wait for somebody who writes.
     let is_file = fs::metadata(&path).map(|metadata| metadata.is_file());
@@ -167,19 +167,19 @@ pub(super) fn readable_file(given: &Given<'_>) -> Result<PathBuf, Mistakes> {
 }
 
 /// Where something will be.
-pub(super) fn path(given: &Given<'_>) -> Result<PathBuf, Mistakes> {
+pub(crate) fn path(given: &Given<'_>) -> Result<PathBuf, Mistakes> {
     let path = given.text().filter(|text| !text.is_empty() && !text.contains('\0')).map(PathBuf::from);
     path.ok_or_else(|| given.expected("a path"))
 }
 
 /// A secret: long enough not to be guessed.
-pub(super) fn passphrase(given: &Given<'_>) -> Result<String, Mistakes> {
+pub(crate) fn passphrase(given: &Given<'_>) -> Result<String, Mistakes> {
     let text = given.text().filter(|text| (16..=1024).contains(&text.len())).map(str::to_owned);
     text.ok_or_else(|| given.expected("a secret of 16 to 1024 bytes"))
 }
 
 /// What a log lets through: `info`, or `warn,sendly_gateway=debug`.
-pub(super) fn log_filter(given: &Given<'_>) -> Result<String, Mistakes> {
+pub(crate) fn log_filter(given: &Given<'_>) -> Result<String, Mistakes> {
     let filter = given.text().filter(|text| is_log_filter(text)).map(str::to_owned);
     filter.ok_or_else(|| {
         given.expected(

@@ -13,35 +13,35 @@ const MAX_SHOWN: usize = 60;
 
 /// A text in TOML, and where it came from.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Source<'t> {
+pub(crate) struct Source<'t> {
     /// The name of the file.
-    pub(super) origin: &'t str,
+    pub(crate) origin: &'t str,
     /// What it says.
-    pub(super) text: &'t str,
+    pub(crate) text: &'t str,
 }
 
 /// A text in TOML, parsed as far as it can be.
 #[derive(Debug)]
-pub(super) struct Document<'t> {
-    pub(super) source: Source<'t>,
-    pub(super) table: Spanned<DeTable<'t>>,
+pub(crate) struct Document<'t> {
+    pub(crate) source: Source<'t>,
+    pub(crate) table: Spanned<DeTable<'t>>,
 }
 
 /// A key's value, or that it has none.
 #[derive(Debug)]
-pub(super) struct Given<'v> {
+pub(crate) struct Given<'v> {
     /// The key's path.
-    pub(super) key: String,
+    pub(crate) key: String,
     /// Where the value stands.
-    pub(super) place: Place,
-    pub(super) value: Value<'v>,
+    pub(crate) place: Place,
+    pub(crate) value: Value<'v>,
     /// Whether it may be repeated in a mistake.
-    pub(super) secret: bool,
+    pub(crate) secret: bool,
 }
 
 /// The value itself.
 #[derive(Clone, Debug)]
-pub(super) enum Value<'v> {
+pub(crate) enum Value<'v> {
     /// There is none.
     Nothing,
     /// The environment's, where everything is text.
@@ -52,7 +52,7 @@ pub(super) enum Value<'v> {
 
 impl<'t> Source<'t> {
     /// The place at which this stretch of the text starts.
-    pub(super) fn place(self, span: Range<usize>) -> Place {
+    pub(crate) fn place(self, span: Range<usize>) -> Place {
         let before = self.text.get(..span.start).unwrap_or(self.text);
         let line = before.rsplit_once('\n').map_or(before, |(_, line)| line);
         Place::Text {
@@ -65,7 +65,7 @@ impl<'t> Source<'t> {
 
 impl<'t> Document<'t> {
     /// Parses a text, and tells what in it is not TOML.
-    pub(super) fn parse(origin: &'t str, text: &'t str) -> (Self, Vec<Mistake>) {
+    pub(crate) fn parse(origin: &'t str, text: &'t str) -> (Self, Vec<Mistake>) {
         let source = Source { origin, text };
         let (table, errors) = DeTable::parse_recoverable(text);
         let mistakes = errors.into_iter().map(|error| Mistake {
@@ -79,12 +79,12 @@ impl<'t> Document<'t> {
 
 impl<'v> Given<'v> {
     /// Whether there is no value.
-    pub(super) fn is_nothing(&self) -> bool {
+    pub(crate) fn is_nothing(&self) -> bool {
         matches!(self.value, Value::Nothing)
     }
 
     /// It, as a table.
-    pub(super) fn table(&self) -> Option<&'v DeTable<'v>> {
+    pub(crate) fn table(&self) -> Option<&'v DeTable<'v>> {
         match self.value {
             Value::Toml(value, _) => value.as_table(),
             Value::Text(_) | Value::Nothing => None,
@@ -92,7 +92,7 @@ impl<'v> Given<'v> {
     }
 
     /// It, as text.
-    pub(super) fn text(&self) -> Option<&str> {
+    pub(crate) fn text(&self) -> Option<&str> {
         match &self.value {
             Value::Text(text) => Some(text),
             Value::Toml(value, _) => value.as_str(),
@@ -101,7 +101,7 @@ impl<'v> Given<'v> {
     }
 
     /// It, as a whole number that is not negative.
-    pub(super) fn number(&self) -> Option<u64> {
+    pub(crate) fn number(&self) -> Option<u64> {
         match &self.value {
             Value::Text(text) => text.replace('_', "").parse().ok(),
             Value::Toml(DeValue::Integer(number), _) => u64::from_str_radix(number.as_str(), number.radix()).ok(),
@@ -110,7 +110,7 @@ impl<'v> Given<'v> {
     }
 
     /// It, as a number that may have decimals.
-    pub(super) fn decimal(&self) -> Option<f64> {
+    pub(crate) fn decimal(&self) -> Option<f64> {
         let number = match &self.value {
             Value::Text(text) => text.parse().ok(),
             Value::Toml(DeValue::Float(number), _) => number.as_str().parse().ok(),
@@ -121,7 +121,7 @@ impl<'v> Given<'v> {
     }
 
     /// It, as yes or no.
-    pub(super) fn flag(&self) -> Option<bool> {
+    pub(crate) fn flag(&self) -> Option<bool> {
         match &self.value {
             Value::Text(text) => text.parse().ok(),
             Value::Toml(value, _) => value.as_bool(),
@@ -130,7 +130,7 @@ impl<'v> Given<'v> {
     }
 
     /// Its items. The environment separates them by commas.
-    pub(super) fn items(&self) -> Option<Vec<Given<'v>>> {
+    pub(crate) fn items(&self) -> Option<Vec<Given<'v>>> {
         let item = |index: usize, place, value| {
             let key = format!("{}[{index}]", self.key);
             Given { key, place, value, secret: self.secret }
@@ -153,7 +153,7 @@ impl<'v> Given<'v> {
     }
 
     /// The mistake that this is not what was expected.
-    pub(super) fn expected(&self, expected: impl Into<String>) -> Mistakes {
+    pub(crate) fn expected(&self, expected: impl Into<String>) -> Mistakes {
         match self.value {
             Value::Nothing => self.mistake(Problem::Missing { expected: expected.into() }),
             Value::Text(_) | Value::Toml(..) => self.expected_but_found(expected, self.shown()),
@@ -161,7 +161,7 @@ impl<'v> Given<'v> {
     }
 
     /// The same, where what was found is not just the value.
-    pub(super) fn expected_but_found(&self, expected: impl Into<String>, found: impl Into<String>) -> Mistakes {
+    pub(crate) fn expected_but_found(&self, expected: impl Into<String>, found: impl Into<String>) -> Mistakes {
         self.mistake(Problem::Value { expected: expected.into(), found: found.into() })
     }
 
@@ -170,7 +170,7 @@ impl<'v> Given<'v> {
     }
 
     /// What a mistake says that it is.
-    pub(super) fn shown(&self) -> String {
+    pub(crate) fn shown(&self) -> String {
         match &self.value {
             Value::Nothing => "nothing".to_owned(),
             _ if self.secret => "a value that is not shown".to_owned(),

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use toml::de::{DeTable, DeValue};
 
 use super::environment::{self, Environment};
-use super::given::{Document, Given, Source, Value};
-use super::kinds::{self, Kind};
 use super::mistake::{Mistake, Mistakes, Place, Problem};
+use super::parsers::{self, Kind};
+use super::raw::{Document, Given, Source, Value};
 use super::reader::{Answer, Asked, Reader};
 
 /// One table, with the environment variables that override its keys.
@@ -67,7 +67,7 @@ impl<'r, 't> Section<'r, 't> {
         if let Ok(Some(path)) = given.as_ref().map(Given::text) {
             self.reader.files.insert(path.into());
         }
-        self.judge_any(key, given, kinds::readable_file)
+        self.judge_any(key, given, parsers::readable_file)
     }
 
     /// The value of a key that has to have one.
@@ -95,7 +95,7 @@ impl<'r, 't> Section<'r, 't> {
     /// The name of an entry: one that no other entry has. No variable overrides it, as variables are named after it.
     pub(super) fn unique_name(&mut self) -> Option<String> {
         let given = self.in_text("name");
-        let name = self.judge("name", Ok(given), kinds::name)?;
+        let name = self.judge("name", Ok(given), parsers::name)?;
         let fresh = self.reader.names.insert(name.clone());
         self.rule(fresh, &["name"], "a name that no other limit or throttle has");
         Some(name)
@@ -141,7 +141,7 @@ impl<'r, 't> Section<'r, 't> {
                 self.reader.mistakes.extend(entry.expected(format!("a [[{key}]] table")));
                 return None;
             };
-            let name = table.get("name").and_then(|name| name.get_ref().as_str()).filter(|name| kinds::is_name(name));
+            let name = table.get("name").and_then(|name| name.get_ref().as_str()).filter(|name| parsers::is_name(name));
             let variables = name.map(|name| join(key, name));
             let path = variables.clone().filter(|_| default.is_some()).unwrap_or(entry.key);
             let section =

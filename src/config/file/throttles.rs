@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use super::given::Given;
-use super::kinds::{array, count, one_of};
+use super::duration::{hours, minutes, secs};
 use super::mistake::Mistakes;
+use super::parsers::{array, count, one_of};
+use super::raw::Given;
 use super::section::Section;
-use super::span::{hours, minutes, secs};
 use crate::api::Operation;
 use crate::config::{Throttle, ThrottlePer};
 

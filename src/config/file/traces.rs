@@ -1,8 +1,8 @@
 //! `[traces]`: whether traces are recorded, and where to.
 
-use super::given::Given;
 use super::mistake::Mistakes;
 use super::origin;
+use super::raw::Given;
 use super::section::Section;
 use crate::config::traces::{Collector, Traces};
 

@@ -14,7 +14,7 @@ use redis_rs::{
 };
 
 use super::circuit::Reason;
-use super::wire::Call;
+use super::protocol::Call;
 use super::{Servers, Topology};
 
 const SCRIPT: &str = include_str!("ledger.lua");
@@ -24,26 +24,26 @@ const WAITING: usize = 4096;
 
 /// Why a call failed.
 #[derive(Debug)]
-pub(super) struct Fault {
-    pub(super) reason: Reason,
+pub(crate) struct Fault {
+    pub(crate) reason: Reason,
     /// Whether it may have been carried out all the same.
-    pub(super) may_be_done: bool,
+    pub(crate) may_be_done: bool,
     /// In words, for the log. No key and no argument stands in them.
-    pub(super) text: String,
+    pub(crate) text: String,
 }
 
 impl Fault {
     /// It was not asked.
-    pub(super) fn away() -> Self {
+    pub(crate) fn away() -> Self {
         Self { reason: Reason::Unreachable, may_be_done: false, text: "there is no connection".to_owned() }
     }
 
-    pub(super) fn late(bound: Duration) -> Self {
+    pub(crate) fn late(bound: Duration) -> Self {
         Self { reason: Reason::Timeout, may_be_done: true, text: format!("no answer within {bound:?}") }
     }
 
     /// Its answer is none.
-    pub(super) fn wrong(what: &str) -> Self {
+    pub(crate) fn wrong(what: &str) -> Self {
         Self { reason: Reason::Error, may_be_done: true, text: format!("an answer that is none: {what}") }
     }
 
@@ -71,7 +71,7 @@ impl Fault {
 }
 
 /// See the module's documentation.
-pub(super) struct Link {
+pub(crate) struct Link {
     way: Way,
     many: usize,
     connect_within: Duration,
@@ -115,7 +115,7 @@ impl Link {
     ///
     /// # Errors
     /// What is wrong with the addresses or the authorities.
-    pub(super) fn new(
+    pub(crate) fn new(
         servers: &Servers,
         many: usize,
         connect_within: Duration,
@@ -135,7 +135,7 @@ impl Link {
     }
 
     /// Makes all connections anew.
-    pub(super) async fn connect(&self) -> Result<(), Fault> {
+    pub(crate) async fn connect(&self) -> Result<(), Fault> {
         let mut pool = Vec::with_capacity(self.many);
         for _ in 0..self.many {
             // A sentinel is asked on the way.
@@ -154,12 +154,12 @@ impl Link {
     }
 
     /// Closes all connections, once nothing is under way over them.
-    pub(super) fn disconnect(&self) {
+    pub(crate) fn disconnect(&self) {
         self.pool.store(Vec::new().into());
     }
 
     /// Carries out one verb of the script, within this time. The script is sent where it is not known.
-    pub(super) async fn call(&self, call: &Call, within: Duration) -> Result<Value, Fault> {
+    pub(crate) async fn call(&self, call: &Call, within: Duration) -> Result<Value, Fault> {
         let connection = self.connection()?;
         let asking = async {
             match connection.clone().ask(&composed(call, "EVALSHA", &self.sha)).await {
@@ -173,21 +173,21 @@ impl Link {
     }
 
     /// Reads one string.
-    pub(super) async fn get(&self, key: &str, within: Duration) -> Result<Value, Fault> {
+    pub(crate) async fn get(&self, key: &str, within: Duration) -> Result<Value, Fault> {
         let mut command = redis_rs::cmd("GET");
         command.arg(key);
         bounded(self.connection()?.ask(&command), within).await
     }
 
     /// Writes that something is so, for this long.
-    pub(super) async fn set(&self, key: &str, lasts: Duration, within: Duration) -> Result<(), Fault> {
+    pub(crate) async fn set(&self, key: &str, lasts: Duration, within: Duration) -> Result<(), Fault> {
         let mut command = redis_rs::cmd("SET");
         command.arg(key).arg("1").arg("PX").arg(u64::try_from(lasts.as_millis()).unwrap_or(u64::MAX).max(1));
         bounded(self.connection()?.ask(&command), within).await.map(drop)
     }
 
     /// Deletes a key.
-    pub(super) async fn delete(&self, key: &str, within: Duration) -> Result<(), Fault> {
+    pub(crate) async fn delete(&self, key: &str, within: Duration) -> Result<(), Fault> {
         let mut command = redis_rs::cmd("DEL");
         command.arg(key);
         bounded(self.connection()?.ask(&command), within).await.map(drop)

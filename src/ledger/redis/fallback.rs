@@ -8,7 +8,7 @@ use crate::policy::{Decision, Kind, OnOutage, Policy, Subject};
 
 impl Redis {
     /// Decides by what this gateway knows. Where Redis may have charged the code all the same, it is told what became of it.
-    pub(super) fn decide_alone(
+    pub(crate) fn decide_alone(
         &self,
         policy: &Policy,
         subject: &Subject,

@@ -4,7 +4,7 @@ use redis_rs::Value;
 
 use super::backlog::Entry;
 use super::keys::{id_bytes, id_from};
-use super::wire::{self, Call};
+use super::protocol::{self, Call};
 use super::{Fault, Redis};
 use crate::clock::Moment;
 use crate::ledger::Known;
@@ -106,9 +106,9 @@ impl Redis {
         }
         let parts = self.call(&call).await?;
         Ok(Learned {
-            was_known: wire::number(parts.first())? == 1,
-            before: id_from(wire::bytes(parts.get(1))?),
-            root: id_from(wire::bytes(parts.get(2))?),
+            was_known: protocol::number(parts.first())? == 1,
+            before: id_from(protocol::bytes(parts.get(1))?),
+            root: id_from(protocol::bytes(parts.get(2))?),
         })
     }
 

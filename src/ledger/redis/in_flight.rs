@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::keys::Names;
-use super::wire::{self, Call};
+use super::protocol::{self, Call};
 use super::{Fault, Redis};
 use crate::clock::Moment;
 use crate::policy::Key;
@@ -170,7 +170,7 @@ impl Redis {
         let numbers = self.numbers(asked).span(LASTS);
         let call = Call::new("exchange", vec![self.names.in_flight()], numbers).with(&self.in_flight.id);
         let parts = self.call(&call.with(&news)).await?;
-        let others = Other::read(wire::bytes(parts.first())?, &self.names);
+        let others = Other::read(protocol::bytes(parts.first())?, &self.names);
         let others = others.ok_or_else(|| Fault::wrong("what is in flight"))?;
         *seen = Seen { at: Some(asked), others: others.into() };
         Ok(Arc::clone(&seen.others))

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Redis;
 use super::backlog::Tokened;
-use super::wire::Contents;
+use super::protocol::Contents;
 use crate::clock::Moment;
 use crate::ledger::Charge;
 use crate::ledger::waiting::Waiting;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::backlog::{Entry, Tokened};
 use super::open::Open;
-use super::wire::{self, Call, Contents};
+use super::protocol::{self, Call, Contents};
 use super::{Fault, Reason, Redis, Token};
 use crate::clock::Moment;
 use crate::ledger::{Charge, Cleared, Look, Settlement};
@@ -198,7 +198,7 @@ impl Redis {
     }
 
     /// What some limit needs of a key, as of the last code.
-    pub(super) fn kept(&self, key: Key) -> Retention {
+    pub(crate) fn kept(&self, key: Key) -> Retention {
         self.retention.lock().get(key.per() as usize).copied().unwrap_or_default()
     }
 
@@ -243,10 +243,10 @@ impl Redis {
         Call::new("hold", vec![name], self.numbers(self.clock.now()).and(until.as_micros()))
     }
 
-    pub(super) async fn contents(&self, verb: &'static str, key: Key, now: Moment) -> Option<Contents> {
+    pub(crate) async fn contents(&self, verb: &'static str, key: Key, now: Moment) -> Option<Contents> {
         let name = self.names.key(key, self.phone_of(key).await);
         let parts = self.tell(&Call::new(verb, vec![name], self.numbers(now))).await?;
-        wire::bytes(parts.first()).map(Contents::read).ok()
+        protocol::bytes(parts.first()).map(Contents::read).ok()
     }
 
     /// The phone beside which a key stands, where that matters.
@@ -263,7 +263,7 @@ impl Redis {
         self.attempt(self.call_absorb(into, from, least, retention)).await
     }
 
-    pub(super) async fn call_absorb(
+    pub(crate) async fn call_absorb(
         &self,
         into: Key,
         from: Key,
@@ -282,14 +282,14 @@ impl Redis {
     }
 
     /// Notes at one key what there is of another. What is there already is not noted twice.
-    pub(super) async fn copy(&self, from: &str, into: &str, retention: Retention) -> Result<(), Fault> {
+    pub(crate) async fn copy(&self, from: &str, into: &str, retention: Retention) -> Result<(), Fault> {
         let parts = self.call(&Call::new("look", vec![from.to_owned()], self.numbers(self.clock.now()))).await?;
-        let contents = Contents::read(wire::bytes(parts.first())?);
+        let contents = Contents::read(protocol::bytes(parts.first())?);
         self.tell_contents(into, &contents, retention).await
     }
 
     /// Notes at a key what there is of it elsewhere.
-    pub(super) async fn tell_contents(
+    pub(crate) async fn tell_contents(
         &self,
         name: &str,
         contents: &Contents,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use redis_rs::Value;
 
-use super::link::Fault;
+use super::connections::Fault;
 use crate::clock::Moment;
 use crate::policy::told::Told;
 use crate::policy::window::Log;
@@ -12,19 +12,19 @@ use crate::policy::{Counts, Keep, Kind, Retention, Rule};
 
 /// One verb of the script.
 #[derive(Clone, Debug)]
-pub(super) struct Call {
-    pub(super) verb: &'static str,
-    pub(super) keys: Vec<String>,
-    pub(super) numbers: Numbers,
-    pub(super) texts: Vec<Vec<u8>>,
+pub(crate) struct Call {
+    pub(crate) verb: &'static str,
+    pub(crate) keys: Vec<String>,
+    pub(crate) numbers: Numbers,
+    pub(crate) texts: Vec<Vec<u8>>,
 }
 
 impl Call {
-    pub(super) const fn new(verb: &'static str, keys: Vec<String>, numbers: Numbers) -> Self {
+    pub(crate) const fn new(verb: &'static str, keys: Vec<String>, numbers: Numbers) -> Self {
         Self { verb, keys, numbers, texts: Vec::new() }
     }
 
-    pub(super) fn with(mut self, text: &[u8]) -> Self {
+    pub(crate) fn with(mut self, text: &[u8]) -> Self {
         self.texts.push(text.to_vec());
         self
     }
@@ -32,37 +32,37 @@ impl Call {
 
 /// Numbers, as the script reads them: 8 bytes each.
 #[derive(Clone, Debug)]
-pub(super) struct Numbers(pub(super) Vec<u8>);
+pub(crate) struct Numbers(pub(crate) Vec<u8>);
 
 impl Numbers {
     /// Begins with what the script is told of the time.
-    pub(super) fn new(told: u64) -> Self {
+    pub(crate) fn new(told: u64) -> Self {
         Self(Vec::with_capacity(256)).and(told)
     }
 
-    pub(super) fn and(mut self, number: u64) -> Self {
+    pub(crate) fn and(mut self, number: u64) -> Self {
         self.0.extend_from_slice(&number.to_be_bytes());
         self
     }
 
-    pub(super) fn span(self, span: Duration) -> Self {
+    pub(crate) fn span(self, span: Duration) -> Self {
         self.and(u64::try_from(span.as_micros()).unwrap_or(u64::MAX))
     }
 
-    pub(super) fn kind(self, kind: Kind) -> Self {
+    pub(crate) fn kind(self, kind: Kind) -> Self {
         self.and(match kind {
             Kind::Send => 0,
             Kind::Resend => 1,
         })
     }
 
-    pub(super) fn keep(self, retention: Retention) -> Self {
+    pub(crate) fn keep(self, retention: Retention) -> Self {
         let and = |numbers: Self, keep: Keep| numbers.and(keep.charges as u64).span(keep.window);
         let sends = and(self, retention.sends);
         and(sends, retention.resends)
     }
 
-    pub(super) fn rules(self, rules: &[Rule]) -> Self {
+    pub(crate) fn rules(self, rules: &[Rule]) -> Self {
         let and = |numbers: Self, rule: &Rule| {
             let Counts { send, resend } = rule.counts;
             let counts = u64::from(send) | u64::from(resend) << 1;
@@ -75,18 +75,18 @@ impl Numbers {
 
 /// The script's judgement over one code.
 #[derive(Debug)]
-pub(super) struct Judged {
-    pub(super) verdict: Verdict,
+pub(crate) struct Judged {
+    pub(crate) verdict: Verdict,
     /// The time that was charged.
-    pub(super) at: Moment,
+    pub(crate) at: Moment,
     /// Of each key: how long Sendly still refuses it, and what its rules say.
-    pub(super) told: Vec<(Duration, Vec<Told>)>,
+    pub(crate) told: Vec<(Duration, Vec<Told>)>,
     /// What there is of each key now, where that is little.
-    pub(super) copies: Vec<Option<Contents>>,
+    pub(crate) copies: Vec<Option<Contents>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(crate) enum Verdict {
     Charged,
     Refused,
     /// It came too late to be judged.
@@ -95,12 +95,12 @@ pub(super) enum Verdict {
 
 /// What there is of a key.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Contents {
+pub(crate) struct Contents {
     /// Oldest first.
-    pub(super) charges: Vec<(Moment, Kind)>,
+    pub(crate) charges: Vec<(Moment, Kind)>,
     /// What tells each of them from all others.
-    pub(super) tokens: Vec<u32>,
-    pub(super) held_until: Option<Moment>,
+    pub(crate) tokens: Vec<u32>,
+    pub(crate) held_until: Option<Moment>,
 }
 
 /// How many bytes a charge has; what a hold begins with.
@@ -108,7 +108,7 @@ const RECORD: usize = 11;
 const HELD: u8 = 254;
 
 impl Contents {
-    pub(super) fn read(bytes: &[u8]) -> Self {
+    pub(crate) fn read(bytes: &[u8]) -> Self {
         let mut read = Self::default();
         for record in bytes.chunks_exact(RECORD) {
             let Some((word, token)) = record.split_first_chunk::<7>() else { continue };
@@ -131,7 +131,7 @@ impl Contents {
     }
 
     /// Its charges, and whether each is open, by its token.
-    pub(super) fn each_open<'s>(
+    pub(crate) fn each_open<'s>(
         &'s self,
         is_open: impl Fn(u32) -> bool + Clone + 's,
     ) -> impl Iterator<Item = (Moment, Kind, bool)> + Clone + 's {
@@ -140,7 +140,7 @@ impl Contents {
     }
 
     /// Its charges as a log, none of them left out.
-    pub(super) fn log(&self, is_open: impl Fn(u32) -> bool + Clone) -> Log {
+    pub(crate) fn log(&self, is_open: impl Fn(u32) -> bool + Clone) -> Log {
         const ALL: Keep = Keep { charges: usize::MAX, window: Duration::MAX };
         const RETENTION: Retention = Retention { sends: ALL, resends: ALL };
         let mut log = Log::default();
@@ -152,7 +152,7 @@ impl Contents {
 }
 
 /// The parts of an answer, the first of which is the server's time.
-pub(super) fn parts(value: Value) -> Result<(Moment, Vec<Value>), Fault> {
+pub(crate) fn parts(value: Value) -> Result<(Moment, Vec<Value>), Fault> {
     let Value::Array(mut parts) = value else { return Err(Fault::wrong("no array")) };
     if parts.is_empty() {
         return Err(Fault::wrong("nothing"));
@@ -162,7 +162,7 @@ pub(super) fn parts(value: Value) -> Result<(Moment, Vec<Value>), Fault> {
 }
 
 /// Reads a judgement over so many rules of each key.
-pub(super) fn judged(parts: &[Value], rules: impl Iterator<Item = usize> + Clone) -> Result<Judged, Fault> {
+pub(crate) fn judged(parts: &[Value], rules: impl Iterator<Item = usize> + Clone) -> Result<Judged, Fault> {
     let verdict = match number(parts.first())? {
         0 => Verdict::Charged,
         1 => Verdict::Refused,
@@ -201,14 +201,14 @@ fn moment(value: &Value) -> Result<Moment, Fault> {
     Ok(Moment::from_micros(number(Some(value))?))
 }
 
-pub(super) fn number(value: Option<&Value>) -> Result<u64, Fault> {
+pub(crate) fn number(value: Option<&Value>) -> Result<u64, Fault> {
     match value {
         Some(Value::Int(number)) => u64::try_from(*number).map_err(|_| Fault::wrong("a negative number")),
         _ => Err(Fault::wrong("no number")),
     }
 }
 
-pub(super) fn bytes(value: Option<&Value>) -> Result<&[u8], Fault> {
+pub(crate) fn bytes(value: Option<&Value>) -> Result<&[u8], Fault> {
     match value {
         Some(Value::BulkString(bytes)) => Ok(bytes),
         _ => Err(Fault::wrong("no bytes")),

@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use super::backlog::Entry;
-use super::wire::{self, Call, Contents};
+use super::protocol::{self, Call, Contents};
 use super::{Fault, Redis, random};
 use crate::policy::{Key, Policy};
 
@@ -26,7 +26,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const AT_ONCE: usize = 64;
 
 /// Keeps a ledger for as long as there is one.
-pub(super) async fn keep(redis: Weak<Redis>, changed: Arc<Notify>) {
+pub(crate) async fn keep(redis: Weak<Redis>, changed: Arc<Notify>) {
     let mut pause = FIRST_PAUSE;
     loop {
         let Some(kept) = redis.upgrade() else { return };
@@ -132,7 +132,7 @@ impl Redis {
                 self.look_at_clock(&drawn).await?
             } else {
                 let call = Call::new("probe", vec![name.clone()], self.numbers(self.clock.now())).with(&drawn);
-                wire::bytes(self.call(&call).await?.first())?.to_vec()
+                protocol::bytes(self.call(&call).await?.first())?.to_vec()
             };
             let before = self.data.lock().insert(name.clone(), found.clone());
             is_other |= before.is_some_and(|before| before != found);

@@ -11,7 +11,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::wire::{self, Call};
+use super::protocol::{self, Call};
 use super::{Fault, Redis};
 use crate::clock::Moment;
 
@@ -60,9 +60,9 @@ impl Redis {
             let answer = self.link.call(&call, self.bound).await?;
             let answered = self.clock.now();
             self.circuit.worked();
-            let (shown, parts) = wire::parts(answer)?;
-            let found = wire::bytes(parts.first())?.to_vec();
-            let written = wire::bytes(parts.get(1))?;
+            let (shown, parts) = protocol::parts(answer)?;
+            let found = protocol::bytes(parts.first())?.to_vec();
+            let written = protocol::bytes(parts.get(1))?;
             let stands = Agreed::read(written);
             let Agreed { added, seen: set_back_at } = stands.unwrap_or_default();
             let with = |added: i64| Moment::from_micros(shown.as_micros().saturating_add_signed(added - own));
@@ -76,8 +76,8 @@ impl Redis {
                     let agreed = Agreed { added: added.saturating_sub(by), seen };
                     let change = Call::new("set_clock", vec![clock.clone()], self.numbers(asked));
                     let answer = self.link.call(&change.with(written).with(&agreed.written()), self.bound).await?;
-                    let (_, parts) = wire::parts(answer)?;
-                    if wire::number(parts.first())? == 0 {
+                    let (_, parts) = protocol::parts(answer)?;
+                    if protocol::number(parts.first())? == 0 {
                         continue;
                     }
                     let seconds = by as f64 / 1e6;

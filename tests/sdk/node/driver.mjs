@@ -1,10 +1,10 @@
-// Sendly's Node SDK, driven by tests/sdks.rs: one call per line in, one outcome per line out (see ../README.md).
+// Sendly's Node SDK, driven by tests/sdks/main.rs: one call per line in, one outcome per line out (see ../README.md).
 import { createInterface } from "node:readline";
 
 const { Sendly } = await import(process.env.SENDLY_PACKAGE ?? "@sendly/node");
 
 const [baseUrl, apiKey, timeoutSecs] = process.argv.slice(2);
-// Its pauses and its timeout, shortened (tests/clicks.rs). The timeout that is given is short already.
+// Its pauses and its timeout, shortened (tests/clicks/main.rs). The timeout that is given is short already.
 const scale = Number(process.env.SENDLY_SCALE ?? 1);
 const { setTimeout } = globalThis;
 globalThis.setTimeout = (call, ms, ...rest) => setTimeout(call, ms / scale, ...rest);

@@ -1,4 +1,4 @@
-"""Sendly's Python SDK, driven by tests/sdks.rs: one call per line in, one outcome per line out (see ../README.md)."""
+"""Sendly's Python SDK, driven by tests/sdks/main.rs: one call per line in, one outcome per line out (see ../README.md)."""
 
 import json
 import os
@@ -16,7 +16,7 @@ def verify_at(url, timeout=timeout_secs):
 
 verify = verify_at(base_url)
 
-# Its pauses, shortened (tests/clicks.rs).
+# Its pauses, shortened (tests/clicks/main.rs).
 if scale := float(os.environ.get("SENDLY_SCALE", "0")):
     pause = time.sleep
     time.sleep = lambda seconds: pause(seconds / scale)

@@ -12,6 +12,7 @@ mod backlog;
 mod circuit;
 mod connections;
 mod fallback;
+mod fault;
 mod ids;
 mod in_flight;
 mod keys;
@@ -43,7 +44,8 @@ use crate::policy::{Decision, Key, Kind, OnOutage, Per, Policy, Refusal, Retenti
 use backlog::{Backlog, Entry, Tokened};
 use circuit::Circuit;
 pub use circuit::Reason;
-use connections::{Fault, Link};
+use connections::Link;
+use fault::Fault;
 use in_flight::InFlight;
 use keys::Names;
 use open::Open;

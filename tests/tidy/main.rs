@@ -2,7 +2,7 @@
 //! place here at all.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says what is wrong by panicking")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -251,6 +251,89 @@ fn no_arrow_points_upward() {
             assert!(lower < place, "{module} stands below {used}");
         }
     }
+}
+
+/// The files that the code of a file names, by their places.
+fn named_files<'s>(source: &Source, all: &'s [Source]) -> BTreeSet<&'s str> {
+    let find = |path: &str| {
+        let mut path = path.to_owned();
+        loop {
+            if let Some(found) = all.iter().find(|other| other.place == path) {
+                return Some(found.place.as_str());
+            }
+            path.truncate(path.rfind('/')?);
+        }
+    };
+    let mut files = BTreeSet::new();
+    for path in paths(&source.code) {
+        let mut parts = path.split("::").peekable();
+        let mut base: Vec<&str> = match parts.peek() {
+            Some(&"crate") => Vec::new(),
+            Some(&"super" | &"self") => source.place.split('/').collect(),
+            _ => continue,
+        };
+        parts.next_if_eq(&"crate");
+        parts.next_if_eq(&"self");
+        while parts.next_if_eq(&"super").is_some() {
+            base.pop();
+        }
+        base.extend(parts);
+        files.extend(find(&base.join("/")));
+    }
+    files
+}
+
+/// The paths that begin with `crate`, `super` or `self`, those within braces one by one.
+fn paths(code: &str) -> Vec<String> {
+    let mut all = Vec::new();
+    for root in ["crate::", "super::", "self::"] {
+        for (place, _) in code.match_indices(root) {
+            if code[..place].ends_with(|c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':') {
+                continue;
+            }
+            let rest = &code[place..];
+            let is_path = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
+            let path = &rest[..rest.find(|c| !is_path(c)).unwrap_or(rest.len())];
+            match rest[path.len()..].strip_prefix('{').filter(|_| path.ends_with("::")) {
+                Some(group) => {
+                    let group = &group[..group.find("};").unwrap_or(group.len())];
+                    let first = |part: &str| part.trim().split("::").next().unwrap_or_default().to_owned();
+                    all.extend(group.split(['{', '}', ',']).map(|part| format!("{path}{}", first(part))));
+                }
+                None => all.push(path.to_owned()),
+            }
+        }
+    }
+    all
+}
+
+#[test]
+fn no_files_of_a_room_use_each_other_in_a_circle() {
+    let sources = sources();
+    let rooms: BTreeSet<&str> = sources.iter().filter_map(|source| Some(source.place.rsplit_once('/')?.0)).collect();
+    let mut arrows = 0;
+    for room in rooms {
+        let child_of = |place: &str| {
+            let child = place.strip_prefix(room)?.strip_prefix('/')?.split('/').next()?;
+            Some(child.to_owned())
+        };
+        let mut uses = BTreeMap::<String, BTreeSet<String>>::new();
+        for source in &sources {
+            let Some(child) = child_of(&source.place) else { continue };
+            let named = named_files(source, &sources).into_iter().filter_map(child_of).filter(|other| *other != child);
+            uses.entry(child.clone()).or_default().extend(named);
+        }
+        arrows += uses.values().map(BTreeSet::len).sum::<usize>();
+        // Those that use nobody who is left go, until nobody goes.
+        while let Some(lowest) = uses.iter().find(|(_, used)| used.is_empty()).map(|(child, _)| child.clone()) {
+            uses.remove(&lowest);
+            uses.values_mut().for_each(|used| {
+                used.remove(&lowest);
+            });
+        }
+        assert!(uses.is_empty(), "a circle in {room}, or above one: {uses:?}");
+    }
+    assert!(arrows > 100, "this test sees no arrows: {arrows}");
 }
 
 #[test]

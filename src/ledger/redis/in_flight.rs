@@ -14,12 +14,10 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::keys::Names;
+use super::keys::{Held, Names};
 use super::protocol::{self, Call};
 use super::{Fault, Redis};
 use crate::clock::Moment;
-use crate::policy::Key;
-use crate::policy::subject::Account;
 
 /// How often at most a gateway tells and asks.
 const EVERY: Duration = Duration::from_millis(100);
@@ -53,9 +51,6 @@ pub(super) struct InFlight {
     /// What Sendly refused to an account, and when that was said.
     held: Mutex<VecDeque<(Moment, Held)>>,
 }
-
-/// A key that Sendly refuses to an account until then, on the ledger's time.
-pub(super) type Held = (Key, Account, Moment);
 
 #[derive(Debug, Default)]
 struct Seen {

@@ -3,11 +3,13 @@
 //! On one server a verification has a name of its own. In a cluster it stands beside its phone, under the same hash tag, so that both
 //! are judged in one step; one whose phone is not known stands alone.
 
-use super::in_flight::Held;
 use crate::clock::Moment;
 use crate::phone::Phone;
 use crate::policy::Key;
 use crate::policy::subject::{Account, HashKey, Verification};
+
+/// A key that Sendly refuses to an account until then, on the ledger's time.
+pub(super) type Held = (Key, Account, Moment);
 
 /// Names keys.
 #[derive(Debug)]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use redis_rs::Value;
 
-use super::connections::Fault;
+use super::fault::Fault;
 use crate::clock::Moment;
 use crate::policy::told::Told;
 use crate::policy::window::Log;

@@ -7,7 +7,7 @@
 //! them with every request. pingora has a connection for one request at a time, and never waits for a head.
 //!
 //! Why: pingora makes a session, a context and a future of several kilobytes anew for each request, before any code of the gateway runs.
-//! That is most of what a refusal used to cost, and of what an idle connection keeps. See ARCHITECTURE.md.
+//! That is most of what a refusal used to cost, and of what an idle connection keeps. See docs/decisions.
 
 pub(crate) mod body_watch;
 pub(crate) mod connection;

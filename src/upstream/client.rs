@@ -1,4 +1,4 @@
-//! HTTP/1.1: calls as ready bytes, on connections of the gateway's own. Why not a library's: see ARCHITECTURE.md.
+//! HTTP/1.1: calls as ready bytes, on connections of the gateway's own. Why not a library's: see docs/decisions.
 
 use http::Method;
 use http::uri::Authority;

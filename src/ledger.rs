@@ -343,16 +343,6 @@ pub enum Settlement {
     GiveBack,
 }
 
-impl Settlement {
-    /// Its name in metrics.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Settlement::Keep => "kept",
-            Settlement::GiveBack => "given_back",
-        }
-    }
-}
-
 /// A code that may go out, charged and waiting to be settled. See the module's documentation for what dropping one means.
 #[must_use = "a reservation that is dropped is kept"]
 pub struct Reservation {

@@ -39,7 +39,7 @@ use refused::Refused;
 use register::Register;
 pub(crate) use reloads::Reload;
 pub(crate) use state::{Sizes, Swept};
-pub(crate) use upstream::Found;
+pub(crate) use upstream::{Found, SettlementReason};
 
 /// What became of a request, as operators ask for it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -241,9 +241,9 @@ impl Metrics {
         &self.whom
     }
 
-    /// A charge was settled, in one of the ways and for one of the reasons that there are.
-    pub fn settlement(&self, settlement: &'static str, reason: &'static str) {
-        self.upstream.settlement(settlement, reason);
+    /// A charge was settled.
+    pub(crate) fn settlement(&self, reason: SettlementReason) {
+        self.upstream.settlement(reason);
     }
 
     /// A code whose charge was settled went to this phone, as far as that is known, or would have.
@@ -401,7 +401,7 @@ mod tests {
     fn what_is_counted_is_exposed() {
         let (metrics, series) = metrics();
         metrics.request(Operation::Resend, Outcome::Refused, Duration::from_millis(3));
-        metrics.settlement("kept", "success");
+        metrics.settlement(SettlementReason::Success);
         series.throttled(0);
         metrics.lookup(Found::Nobody);
         let swept = Swept { keys: 4, verifications: 3, answers: 2, throttles: 1 };

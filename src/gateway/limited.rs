@@ -31,7 +31,7 @@ use crate::clock::Moment;
 use crate::ledger::redis::Waits;
 use crate::ledger::waiting::Asked;
 use crate::ledger::{Reservation, Settlement, Verdict};
-use crate::metrics::{Fate, Outcome, TurnedAway};
+use crate::metrics::{Fate, Outcome, SettlementReason, TurnedAway};
 use crate::phone::Phone;
 use crate::policy::{Key, Kind, Policy, Subject};
 use crate::trace::{self, Context};
@@ -330,7 +330,7 @@ async fn carry_out(
         gateway.metrics.upstream(operation, status.as_u16(), now.since(began));
     }
 
-    let Meaning { mut settlement, mut reason, ending } = outcome_table::of(&outcome);
+    let Meaning { mut reason, ending } = outcome_table::of(&outcome);
     let charged_at = reservation.at();
     if pass.is_some() || evidence::may_disprove(&outcome) {
         let evidence = evidence::of_outcome(evidence::Asked::CODE, &outcome);
@@ -340,7 +340,7 @@ async fn carry_out(
         // Of a key that may be made up: it is charged once the key turns out to be good.
         let Subject { phone, verification, account } = *subject;
         gateway.keep_open(account, OpenCode { phone, verification, kind, at: charged_at });
-        (settlement, reason) = (Settlement::GiveBack, "unproven");
+        reason = SettlementReason::Unproven;
     }
     if let Exchanged::Answered(answer) = &outcome
         && let Some(wait) = outcome_table::hold(answer)
@@ -353,11 +353,12 @@ async fn carry_out(
         _ => None,
     };
     // It went to an exempt phone, which its id did not tell: its account is given back what it was charged, and the rest is charged anew.
-    let is_charged_anew = settlement == Settlement::Keep
+    let is_charged_anew = reason.is_kept()
         && subject.phone.is_none()
         && success.is_some_and(|answer| gateway.exemptions.cover(body::read_shown(&answer.body).phone, now));
+    let settlement = if reason.is_kept() { Settlement::Keep } else { Settlement::GiveBack };
     reservation.settle(if is_charged_anew { Settlement::GiveBack } else { settlement }).await;
-    gateway.metrics.settlement(settlement.name(), reason);
+    gateway.metrics.settlement(reason);
     let mut phone = subject.phone;
     if let Some(answer) = success {
         let charged = Subject { verification: subject.verification.filter(|_| !is_charged_anew), ..*subject };

@@ -7,7 +7,7 @@ use http::StatusCode;
 use super::reply::Reply;
 use super::retries::Ending;
 use crate::api::{body, code};
-use crate::ledger::Settlement;
+use crate::metrics::SettlementReason;
 use crate::upstream::{Answer, Loss, Outcome};
 
 /// Sendly's longest documented window: no hold lasts longer, whatever an answer says.
@@ -16,10 +16,8 @@ const LONGEST_HOLD: Duration = Duration::from_secs(24 * 60 * 60);
 /// What an outcome means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Meaning {
-    /// Charges are kept whose code went out, or may have.
-    pub(crate) settlement: Settlement,
-    /// Why, for the metric.
-    pub(crate) reason: &'static str,
+    /// Why its charge is kept or given back.
+    pub(crate) reason: SettlementReason,
     /// What a retry may be told.
     pub(crate) ending: Ending,
 }
@@ -27,29 +25,25 @@ pub(crate) struct Meaning {
 /// The table.
 pub(crate) fn of(outcome: &Outcome) -> Meaning {
     use Ending::{Final, Nothing, Passing, Unknown};
-    use Settlement::{GiveBack, Keep};
-    let (settlement, reason, ending) = match outcome {
-        Outcome::NotSent => (GiveBack, "not_sent", Nothing),
-        Outcome::Lost(Loss::Timeout) => (Keep, "timeout", Unknown),
-        Outcome::Lost(Loss::Broken) => (Keep, "broken", Unknown),
-        Outcome::Cut(status) if may_be_out(*status) => (Keep, "cut", Unknown),
-        Outcome::Cut(_) => (GiveBack, "rejected", Passing),
+    use SettlementReason as Why;
+    let (reason, ending) = match outcome {
+        Outcome::NotSent => (Why::NotSent, Nothing),
+        Outcome::Lost(Loss::Timeout) => (Why::Timeout, Unknown),
+        Outcome::Lost(Loss::Broken) => (Why::Broken, Unknown),
+        Outcome::Cut(status) if may_be_out(*status) => (Why::Cut, Unknown),
+        Outcome::Cut(_) => (Why::Rejected, Passing),
         Outcome::Answered(answer) => match answer.status {
-            status if status.is_success() && is_replay(answer) => (GiveBack, "replayed", Final),
-            status if status.is_success() => (Keep, "success", Final),
-            StatusCode::TOO_MANY_REQUESTS if says(answer, code::RATE_LIMIT_EXCEEDED) => {
-                (GiveBack, "sendly_limit", Passing)
-            }
-            StatusCode::TOO_MANY_REQUESTS => (GiveBack, "rejected", Passing),
-            status if !may_be_out(status) => (GiveBack, "rejected", Passing),
-            StatusCode::INTERNAL_SERVER_ERROR if says(answer, code::DELIVERY_FAILED) => {
-                (GiveBack, "delivery_failed", Passing)
-            }
+            status if status.is_success() && is_replay(answer) => (Why::Replayed, Final),
+            status if status.is_success() => (Why::Success, Final),
+            StatusCode::TOO_MANY_REQUESTS if says(answer, code::RATE_LIMIT_EXCEEDED) => (Why::SendlyLimit, Passing),
+            StatusCode::TOO_MANY_REQUESTS => (Why::Rejected, Passing),
+            status if !may_be_out(status) => (Why::Rejected, Passing),
+            StatusCode::INTERNAL_SERVER_ERROR if says(answer, code::DELIVERY_FAILED) => (Why::DeliveryFailed, Passing),
             // What may be out is not asked for again by a retry.
-            _ => (Keep, "server_error", Unknown),
+            _ => (Why::ServerError, Unknown),
         },
     };
-    Meaning { settlement, reason, ending }
+    Meaning { reason, ending }
 }
 
 /// Whether a status alone leaves it open that a code went out.

@@ -19,8 +19,8 @@ pub(super) struct Upstream {
     answers: Vec<OnceLock<IntCounter>>,
     /// In the order of [`Found::ALL`].
     lookups: [IntCounter; Found::ALL.len()],
-    /// In the order of [`SETTLEMENTS`].
-    settlements: [IntCounter; SETTLEMENTS.len()],
+    /// In the order of [`SettlementReason::ALL`].
+    settlements: [IntCounter; SettlementReason::ALL.len()],
 }
 
 /// What came of looking an unknown id up.
@@ -49,20 +49,63 @@ impl Found {
 /// Every status that an answer may have, and 0 for what is none.
 const STATUSES: usize = 600;
 
-/// How and why a charge may be settled.
-const SETTLEMENTS: [(&str, &str); 11] = [
-    ("kept", "success"),
-    ("kept", "server_error"),
-    ("kept", "timeout"),
-    ("kept", "broken"),
-    ("kept", "cut"),
-    ("given_back", "not_sent"),
-    ("given_back", "rejected"),
-    ("given_back", "delivery_failed"),
-    ("given_back", "replayed"),
-    ("given_back", "sendly_limit"),
-    ("given_back", "unproven"),
-];
+/// Why a charge was settled. Each reason says whether it was kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SettlementReason {
+    /// 2xx: the code went out.
+    Success,
+    /// Another 5xx than `delivery_failed`.
+    ServerError,
+    /// No answer within `upstream.exchange_timeout`.
+    Timeout,
+    /// The connection broke after the request may have left.
+    Broken,
+    /// The answer broke off, and its status leaves it open.
+    Cut,
+    /// No connection came about.
+    NotSent,
+    /// 3xx or 4xx.
+    Rejected,
+    /// 500 `delivery_failed`.
+    DeliveryFailed,
+    /// Sendly repeated an answer that it had recorded.
+    Replayed,
+    /// Sendly's own 429 `rate_limit_exceeded`.
+    SendlyLimit,
+    /// The key has still to be proven: the code is charged then.
+    Unproven,
+}
+
+impl SettlementReason {
+    /// All of them, in the order of their discriminants.
+    const ALL: [SettlementReason; 11] = {
+        use SettlementReason::*;
+        [Success, ServerError, Timeout, Broken, Cut, NotSent, Rejected, DeliveryFailed, Replayed, SendlyLimit, Unproven]
+    };
+
+    /// Whether the charge is kept, because a code went out, or may have.
+    pub(crate) const fn is_kept(self) -> bool {
+        use SettlementReason::*;
+        matches!(self, Success | ServerError | Timeout | Broken | Cut)
+    }
+
+    const fn labels(self) -> [&'static str; 2] {
+        let reason = match self {
+            SettlementReason::Success => "success",
+            SettlementReason::ServerError => "server_error",
+            SettlementReason::Timeout => "timeout",
+            SettlementReason::Broken => "broken",
+            SettlementReason::Cut => "cut",
+            SettlementReason::NotSent => "not_sent",
+            SettlementReason::Rejected => "rejected",
+            SettlementReason::DeliveryFailed => "delivery_failed",
+            SettlementReason::Replayed => "replayed",
+            SettlementReason::SendlyLimit => "sendly_limit",
+            SettlementReason::Unproven => "unproven",
+        };
+        [if self.is_kept() { "kept" } else { "given_back" }, reason]
+    }
+}
 
 impl Upstream {
     pub(super) fn new(register: Register<'_>) -> Result<Self> {
@@ -85,7 +128,7 @@ impl Upstream {
             )?,
             answers: (0..Operation::ALL.len() * STATUSES).map(|_| OnceLock::new()).collect(),
             lookups: Found::ALL.map(|found| lookups.with_label_values(&[found.name()])),
-            settlements: SETTLEMENTS.map(|(how, why)| settlements.with_label_values(&[how, why])),
+            settlements: SettlementReason::ALL.map(|reason| settlements.with_label_values(&reason.labels())),
         })
     }
 
@@ -122,9 +165,8 @@ impl Upstream {
         }
     }
 
-    pub(super) fn settlement(&self, settlement: &'static str, reason: &'static str) {
-        let place = SETTLEMENTS.iter().position(|known| *known == (settlement, reason));
-        if let Some(counter) = place.and_then(|place| self.settlements.get(place)) {
+    pub(super) fn settlement(&self, reason: SettlementReason) {
+        if let Some(counter) = self.settlements.get(reason as usize) {
             counter.inc();
         }
     }
@@ -137,5 +179,6 @@ mod tests {
     #[test]
     fn what_is_found_stands_where_it_is_looked_up() {
         assert!(Found::ALL.iter().enumerate().all(|(place, found)| *found as usize == place));
+        assert!(SettlementReason::ALL.iter().enumerate().all(|(place, reason)| *reason as usize == place));
     }
 }

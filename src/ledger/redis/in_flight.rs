@@ -189,6 +189,7 @@ impl Redis {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::Key;
 
     #[test]
     fn what_is_claimed_or_not_told_yet_is_open_and_nothing_else() {

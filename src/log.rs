@@ -63,7 +63,7 @@ pub fn start(log: &Log, clock: Clock) -> Result<Open, String> {
     let open = Open(Arc::clone(&lines));
     let (writer, form) = (Arc::clone(&lines), log.format);
     let layer = tracing_subscriber::fmt::layer()
-        .with_writer(move || Line(Arc::clone(&writer), form))
+        .with_writer(move || EventLine(Arc::clone(&writer), form))
         .with_timer(Timer(clock.clone()))
         .with_target(true)
         // It would write to standard error by itself, and wait for a reader.
@@ -141,9 +141,9 @@ fn end_line(line: &mut Vec<u8>, form: LogFormat, suppressed: u64) {
 }
 
 /// Takes a line, which comes in one piece. Whether there was room for it is nothing that would concern who had it.
-struct Line(Arc<Lines>, LogFormat);
+struct EventLine(Arc<Lines>, LogFormat);
 
-impl io::Write for Line {
+impl io::Write for EventLine {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let suppressed = alike::suppressed();
         self.0.add(About::Gateway, |bytes, _| {

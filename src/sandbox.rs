@@ -47,13 +47,13 @@ use tokio::sync::{Semaphore, watch};
 use crate::clock::Moment;
 use crate::phone::Phone;
 use crate::policy::subject::HashKey;
-use caller::Caller;
+use caller::ApiCaller;
 use limits::Quota;
-use replays::Slot;
-use reply::{Leaves, Refusal, Reply};
-use route::Route;
+use replays::ReplaySlot;
+use reply::{Leaves, SandboxRefusal, SandboxReply};
+use route::SandboxRoute;
 pub use serve::{HELD_FOR, serve};
-use state::State;
+use state::SandboxState;
 
 /// What may be chosen about a sandbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,7 +78,7 @@ impl Default for Options {
 pub struct Sandbox {
     limits: bool,
     secret: HashKey,
-    state: Mutex<State>,
+    state: Mutex<SandboxState>,
     sent: watch::Sender<u64>,
     releases: Semaphore,
 }
@@ -91,16 +91,16 @@ impl fmt::Debug for Sandbox {
 
 /// An answer that is known, but not given yet.
 struct Begun {
-    reply: Reply,
+    reply: SandboxReply,
     /// `None` where nobody can say whose request it was.
     quota: Option<Quota>,
     /// Where to record it once it is given.
-    slot: Option<Slot>,
+    slot: Option<ReplaySlot>,
     replayed: bool,
 }
 
-impl From<Refusal> for Begun {
-    fn from(refusal: Refusal) -> Begun {
+impl From<SandboxRefusal> for Begun {
+    fn from(refusal: SandboxRefusal) -> Begun {
         Begun { reply: refusal.into(), quota: None, slot: None, replayed: false }
     }
 }
@@ -111,7 +111,7 @@ impl Sandbox {
         let secret = HashKey::random();
         Self {
             limits: options.limits,
-            state: Mutex::new(State::new(options, secret.clone())),
+            state: Mutex::new(SandboxState::new(options, secret.clone())),
             secret,
             sent: watch::Sender::new(0),
             releases: Semaphore::new(0),
@@ -146,8 +146,10 @@ impl Sandbox {
 
     /// Does what a request asks for.
     fn begin<B: AsRef<[u8]>>(&self, request: &Request<B>, now: Moment) -> Begun {
-        let Some(route) = Route::read(request.method(), request.uri().path()) else { return Refusal::NotFound.into() };
-        let caller = match Caller::read(request.headers(), &self.secret) {
+        let Some(route) = SandboxRoute::read(request.method(), request.uri().path()) else {
+            return SandboxRefusal::NotFound.into();
+        };
+        let caller = match ApiCaller::read(request.headers(), &self.secret) {
             Ok(caller) => caller,
             Err(refusal) => return refusal.into(),
         };
@@ -166,17 +168,19 @@ impl Sandbox {
 
     fn run<B: AsRef<[u8]>>(
         &self,
-        state: &mut State,
-        caller: &Caller,
-        route: Route,
+        state: &mut SandboxState,
+        caller: &ApiCaller,
+        route: SandboxRoute,
         request: &Request<B>,
         now: Moment,
-    ) -> Result<Begun, Refusal> {
+    ) -> Result<Begun, SandboxRefusal> {
         if request.method() == Method::GET && !caller.reads {
-            return Err(Refusal::InsufficientPermissions);
+            return Err(SandboxRefusal::InsufficientPermissions);
         }
         let slot = match route {
-            Route::Send => Slot::read(request.headers(), caller.account, request.body().as_ref(), &self.secret)?,
+            SandboxRoute::Send => {
+                ReplaySlot::read(request.headers(), caller.account, request.body().as_ref(), &self.secret)?
+            }
             _ => None,
         };
         if let Some(slot) = &slot
@@ -184,7 +188,7 @@ impl Sandbox {
         {
             return Ok(Begun { reply, quota: None, slot: None, replayed: true });
         }
-        let reply = state.run(caller, route, request, now).unwrap_or_else(Reply::from);
+        let reply = state.run(caller, route, request, now).unwrap_or_else(SandboxReply::from);
         Ok(Begun { reply, quota: None, slot, replayed: false })
     }
 

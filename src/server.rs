@@ -195,7 +195,7 @@ impl Prepare {
         let front = Front::new(Arc::clone(&gateway), conf);
         let acceptor =
             shown.as_ref().map(|shown| tls::settings(Arc::clone(shown))).transpose()?.map(TlsSettings::build);
-        let admitted = Clients(Arc::clone(&gateway));
+        let admitted = ClientAdmission(Arc::clone(&gateway));
         let proxy = Listener::new(sockets.proxy, front, admitted, acceptor).map_err(|error| error.to_string())?;
         let board = Arc::new(Board::new(Arc::clone(&gateway)));
         let admin = Admin::new(Arc::clone(&gateway), Arc::clone(&board));
@@ -402,9 +402,9 @@ fn local(listener: &TcpListener) -> Result<SocketAddr, String> {
 }
 
 /// Clients are admitted as their caps allow.
-struct Clients(Arc<Gateway>);
+struct ClientAdmission(Arc<Gateway>);
 
-impl Admission for Clients {
+impl Admission for ClientAdmission {
     type Admitted = Admitted;
 
     fn admit(&self, peer: IpAddr) -> Option<Admitted> {

@@ -25,20 +25,20 @@ use crate::policy::subject::Account;
 /// All throttles that are in force.
 #[derive(Clone, Debug)]
 pub(crate) struct Throttles {
-    throttles: Vec<Throttle>,
+    throttles: Vec<OneThrottle>,
 }
 
 #[derive(Clone, Debug)]
-struct Throttle {
+struct OneThrottle {
     settings: Settings,
     /// Who has attempted how much. A reload that does not change the rate keeps it.
     limiter: Arc<Limiter>,
 }
 
-type Limiter = RateLimiter<Who, Keys<Who>, Ticker, NoOpMiddleware<Nanos>>;
+type Limiter = RateLimiter<ThrottledKey, Keys<ThrottledKey>, Ticker, NoOpMiddleware<Nanos>>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Who {
+enum ThrottledKey {
     Account(Account),
     Client(IpAddr),
 }
@@ -64,9 +64,9 @@ impl Throttles {
     /// attempted how much; any other starts anew.
     pub(crate) fn succeed(&self, settings: &[Settings], clock: &Clock) -> Self {
         let throttle = |settings: &Settings| {
-            let goes_on = |before: &&Throttle| before.is_rated_like(settings);
+            let goes_on = |before: &&OneThrottle| before.is_rated_like(settings);
             let limiter = self.throttles.iter().find(goes_on).map(|before| Arc::clone(&before.limiter));
-            Throttle { settings: settings.clone(), limiter: limiter.unwrap_or_else(|| limiter_of(settings, clock)) }
+            OneThrottle { settings: settings.clone(), limiter: limiter.unwrap_or_else(|| limiter_of(settings, clock)) }
         };
         Self { throttles: settings.iter().map(throttle).collect() }
     }
@@ -81,14 +81,14 @@ impl Throttles {
     /// # Errors
     /// The first throttle that refuses. Those before it have counted the attempt: it was one.
     pub(crate) fn check(&self, operation: Operation, account: Account, client: Option<IpAddr>) -> Result<(), Slow<'_>> {
-        for (place, Throttle { settings, limiter }) in self.throttles.iter().enumerate() {
+        for (place, OneThrottle { settings, limiter }) in self.throttles.iter().enumerate() {
             if settings.operations.as_ref().is_some_and(|operations| !operations.contains(&operation)) {
                 continue;
             }
             let who = match settings.per {
-                ThrottlePer::Account => Who::Account(account),
+                ThrottlePer::Account => ThrottledKey::Account(account),
                 // A client without an address came over a Unix socket; all of those are one.
-                ThrottlePer::Client => Who::Client(client.map_or(IpAddr::from([0; 4]), network)),
+                ThrottlePer::Client => ThrottledKey::Client(client.map_or(IpAddr::from([0; 4]), network)),
             };
             if let Err(until) = limiter.check_key(&who) {
                 let retry_after = until.wait_time_from(limiter.clock().now());
@@ -105,7 +105,7 @@ impl Throttles {
 
     /// Drops the keys that are back where a new one would start. Returns how many there were.
     pub(crate) fn sweep(&self) -> usize {
-        let sweep = |throttle: &Throttle| {
+        let sweep = |throttle: &OneThrottle| {
             let before = throttle.limiter.len();
             throttle.limiter.retain_recent();
             throttle.limiter.shrink_to_fit();
@@ -115,7 +115,7 @@ impl Throttles {
     }
 }
 
-impl Throttle {
+impl OneThrottle {
     fn is_rated_like(&self, other: &Settings) -> bool {
         let Settings { name, per, every, burst, .. } = &self.settings;
         (name, per, every, burst) == (&other.name, &other.per, &other.every, &other.burst)

@@ -32,7 +32,7 @@ pub(crate) struct Board {
     began: Moment,
     /// What refuses and is no limit.
     hold: Arc<str>,
-    seen: Mutex<Seen>,
+    seen: Mutex<Sampled>,
 }
 
 /// A sample, and when it was taken.
@@ -43,7 +43,7 @@ pub(crate) struct Taken {
 }
 
 #[derive(Debug)]
-struct Seen {
+struct Sampled {
     times: Times,
     top: Top,
     /// How many refusals were looked at.
@@ -92,7 +92,7 @@ impl Board {
         let began = gateway.now();
         let mut times = Times::default();
         times.add(Taken { at: began, sample: gateway.sample() });
-        let seen = Mutex::new(Seen { times, top: Top::new(began), refusals: 0 });
+        let seen = Mutex::new(Sampled { times, top: Top::new(began), refusals: 0 });
         Self { gateway, began, hold: "hold".into(), seen }
     }
 
@@ -100,7 +100,7 @@ impl Board {
     pub(crate) fn tick(&self) {
         let taken = self.sample();
         let mut seen = self.seen.lock();
-        let Seen { times, top, refusals } = &mut *seen;
+        let Sampled { times, top, refusals } = &mut *seen;
         top.turn(taken.at);
         // Where limits have just changed, what was refused in the second before may be told under the name of another.
         let name = |place: u8| taken.sample.limits.get(usize::from(place)).map(|(name, _)| Arc::clone(name));

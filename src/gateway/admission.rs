@@ -45,8 +45,8 @@ const MAX_PER_CLIENT: usize = 8;
 pub(crate) struct Admission {
     table: Mutex<Unproven>,
     /// What each key's requests wait for: the end of the one that is at Sendly.
-    keys: Mutex<HashMap<Account, Arc<SetOnce<Ended>>>>,
-    clients: Mutex<HashMap<Option<IpAddr>, Arc<Client>>>,
+    keys: Mutex<HashMap<Account, Arc<SetOnce<ProofEnd>>>>,
+    clients: Mutex<HashMap<Option<IpAddr>, Arc<ClientShare>>>,
     /// A slot is free, or whoever waits for one has to look why there is none.
     slots: Notify,
     waiting: AtomicUsize,
@@ -55,14 +55,14 @@ pub(crate) struct Admission {
 
 /// One client's share.
 #[derive(Debug)]
-struct Client {
+struct ClientShare {
     at_sendly: Arc<Semaphore>,
     waiting: AtomicUsize,
 }
 
 /// How a request ended that others with its key wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ended {
+enum ProofEnd {
     /// The next one may try.
     TryAgain,
     /// Sendly cannot say anything of the key now.
@@ -74,7 +74,7 @@ enum Ended {
 pub(crate) struct Pass {
     admission: Arc<Admission>,
     account: Option<Account>,
-    key: Option<Arc<SetOnce<Ended>>>,
+    key: Option<Arc<SetOnce<ProofEnd>>>,
     proof_failed: AtomicBool,
     _share: Option<OwnedSemaphorePermit>,
 }
@@ -97,7 +97,7 @@ impl Drop for Pass {
             admission.table.lock().leave(*account);
         }
         if let Some(key) = key {
-            let ended = if *proof_failed.get_mut() { Ended::NoProof } else { Ended::TryAgain };
+            let ended = if *proof_failed.get_mut() { ProofEnd::NoProof } else { ProofEnd::TryAgain };
             // It is set once, by this one.
             let _ = key.set(ended);
         }
@@ -106,12 +106,12 @@ impl Drop for Pass {
 }
 
 /// One of those who wait, counted.
-struct Waiting<'a> {
+struct AdmissionWait<'a> {
     admission: &'a Admission,
-    client: Arc<Client>,
+    client: Arc<ClientShare>,
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for AdmissionWait<'_> {
     fn drop(&mut self) {
         self.admission.waiting.fetch_sub(1, Ordering::Relaxed);
         self.client.waiting.fetch_sub(1, Ordering::Relaxed);
@@ -157,8 +157,8 @@ impl Admission {
         &self.shown
     }
 
-    fn client(&self, address: Option<IpAddr>) -> Arc<Client> {
-        let new = || Client { at_sendly: Arc::new(Semaphore::new(MAX_PER_CLIENT)), waiting: AtomicUsize::new(0) };
+    fn client(&self, address: Option<IpAddr>) -> Arc<ClientShare> {
+        let new = || ClientShare { at_sendly: Arc::new(Semaphore::new(MAX_PER_CLIENT)), waiting: AtomicUsize::new(0) };
         let mut clients = self.clients.lock();
         if clients.len() >= MAX_CLIENTS {
             clients.retain(|_, client| client.is_busy());
@@ -167,10 +167,10 @@ impl Admission {
     }
 
     /// Counts one more that waits, if there is room.
-    fn wait(&self, client: &Arc<Client>) -> Option<Waiting<'_>> {
+    fn wait(&self, client: &Arc<ClientShare>) -> Option<AdmissionWait<'_>> {
         self.waiting.fetch_add(1, Ordering::Relaxed);
         let of_client = client.waiting.fetch_add(1, Ordering::Relaxed);
-        let waiting = Waiting { admission: self, client: Arc::clone(client) };
+        let waiting = AdmissionWait { admission: self, client: Arc::clone(client) };
         (self.waiting() <= MAX_WAITING && of_client < MAX_WAITING_PER_CLIENT).then_some(waiting)
     }
 
@@ -183,7 +183,7 @@ impl Admission {
         let mut keys = self.keys.lock();
         self.table.lock().enter(account, now)?;
         let key = account.map(|account| {
-            let ended: Arc<SetOnce<Ended>> = Arc::default();
+            let ended: Arc<SetOnce<ProofEnd>> = Arc::default();
             keys.insert(account, Arc::clone(&ended));
             ended
         });
@@ -197,7 +197,7 @@ impl Admission {
     }
 }
 
-impl Client {
+impl ClientShare {
     /// Whether a request of it is at Sendly, or on its way there.
     fn is_busy(self: &Arc<Self>) -> bool {
         Arc::strong_count(self) > 1 || self.at_sendly.available_permits() < MAX_PER_CLIENT
@@ -296,7 +296,7 @@ impl Gateway {
                         self.admission.slots.notify_one();
                         waiting = self.wait_or_busy(waiting, &client)?;
                         let Some(ended) = ended else { continue };
-                        if *ended.wait().await == Ended::NoProof && !is_proven(self.clock.now()) {
+                        if *ended.wait().await == ProofEnd::NoProof && !is_proven(self.clock.now()) {
                             return Err(self.unproved(account));
                         }
                     }
@@ -316,9 +316,9 @@ impl Gateway {
 
     fn wait_or_busy<'a>(
         &'a self,
-        waiting: Option<Waiting<'a>>,
-        client: &Arc<Client>,
-    ) -> Result<Option<Waiting<'a>>, Reply> {
+        waiting: Option<AdmissionWait<'a>>,
+        client: &Arc<ClientShare>,
+    ) -> Result<Option<AdmissionWait<'a>>, Reply> {
         match waiting.or_else(|| self.admission.wait(client)) {
             Some(waiting) => Ok(Some(waiting)),
             None => Err(self.busy()),

@@ -22,7 +22,7 @@ pub(crate) struct Gate {
     word: AtomicU64,
     /// One of those has left.
     left: Notify,
-    way: watch::Sender<Way>,
+    way: watch::Sender<Destination>,
 }
 
 const CLOSED: u64 = 1;
@@ -31,7 +31,7 @@ const JUDGED: u64 = 1 << 32;
 
 /// Where the way leads.
 #[derive(Clone, Debug)]
-enum Way {
+enum Destination {
     Here,
     Nowhere,
     There(Arc<Successor>),
@@ -53,7 +53,7 @@ pub(crate) struct Judging<'g>(&'g Gate);
 
 impl Default for Gate {
     fn default() -> Self {
-        Self { word: AtomicU64::new(0), left: Notify::new(), way: watch::Sender::new(Way::Here) }
+        Self { word: AtomicU64::new(0), left: Notify::new(), way: watch::Sender::new(Destination::Here) }
     }
 }
 
@@ -69,8 +69,8 @@ impl Gate {
             drop(inside);
             let mut ways = self.way.subscribe();
             // It ends with the gate, which is here.
-            let Ok(way) = ways.wait_for(|way| !matches!(way, Way::Nowhere)).await else { continue };
-            if let Way::There(successor) = &*way {
+            let Ok(way) = ways.wait_for(|way| !matches!(way, Destination::Nowhere)).await else { continue };
+            if let Destination::There(successor) = &*way {
                 return Entered::There(Arc::clone(successor));
             }
         }
@@ -84,7 +84,7 @@ impl Gate {
 
     /// Lets nobody in any more.
     fn close(&self) {
-        self.way.send_replace(Way::Nowhere);
+        self.way.send_replace(Destination::Nowhere);
         self.word.fetch_or(CLOSED, Ordering::AcqRel);
     }
 
@@ -124,17 +124,17 @@ impl Gate {
     /// Lets everybody in again.
     pub(crate) fn open(&self) {
         self.word.fetch_and(!CLOSED, Ordering::AcqRel);
-        self.way.send_replace(Way::Here);
+        self.way.send_replace(Destination::Here);
     }
 
     /// Shows everybody the way to another process, from now on.
     pub(crate) fn lead_to(&self, successor: Arc<Successor>) {
-        self.way.send_replace(Way::There(successor));
+        self.way.send_replace(Destination::There(successor));
     }
 
     /// Whether it leads to another process.
     pub(crate) fn leads_away(&self) -> bool {
-        matches!(*self.way.borrow(), Way::There(_))
+        matches!(*self.way.borrow(), Destination::There(_))
     }
 }
 

@@ -37,16 +37,16 @@ const WAIT_FOR_SENDLY: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Admitted {
     _open: TaskTrackerToken,
-    place: Option<Place>,
+    place: Option<AddressPlace>,
 }
 
 #[derive(Debug)]
-struct Place {
+struct AddressPlace {
     by_address: Arc<Mutex<HashMap<IpAddr, usize>>>,
     address: IpAddr,
 }
 
-impl Drop for Place {
+impl Drop for AddressPlace {
     fn drop(&mut self) {
         let mut by_address = self.by_address.lock();
         if let Some(count) = by_address.get_mut(&self.address) {
@@ -83,7 +83,7 @@ impl Caps {
     }
 
     /// A place for another connection of this address; `None` where it has as many as one address may.
-    fn place(&self, address: IpAddr, most: usize) -> Option<Place> {
+    fn place(&self, address: IpAddr, most: usize) -> Option<AddressPlace> {
         let mut by_address = self.by_address.lock();
         let count = by_address.entry(address).or_default();
         if *count >= most {
@@ -91,7 +91,7 @@ impl Caps {
         }
         *count += 1;
         drop(by_address);
-        Some(Place { by_address: Arc::clone(&self.by_address), address })
+        Some(AddressPlace { by_address: Arc::clone(&self.by_address), address })
     }
 }
 

@@ -15,27 +15,27 @@ use crate::policy::{Limit, Obstacle, Policy, Refusal, RefusalCode};
 #[derive(Clone, Debug)]
 pub(crate) struct Refusals {
     /// In the policy's order.
-    limits: Vec<Prepared>,
-    hold: Prepared,
-    account_hold: Prepared,
+    limits: Vec<PreparedRefusal>,
+    hold: PreparedRefusal,
+    account_hold: PreparedRefusal,
     /// What a limit says that is full only of charges that are not settled yet, in the policy's order.
-    unsettled: Vec<Prepared>,
+    unsettled: Vec<PreparedRefusal>,
 }
 
 /// One obstacle's refusal, but for its wait.
 #[derive(Clone, Debug)]
-struct Prepared {
+struct PreparedRefusal {
     name: Arc<str>,
     /// What its body says in `error`, to a client that does not need to be told otherwise.
     code: &'static str,
     /// Its body, from behind the `error` to behind the `message`.
     message: String,
-    fields: Option<Fields>,
+    fields: Option<RefusalFields>,
 }
 
 /// `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers-11).
 #[derive(Clone, Debug)]
-struct Fields {
+struct RefusalFields {
     policy: HeaderValue,
     /// `RateLimit`, but for its wait.
     limit: String,
@@ -45,25 +45,25 @@ impl Refusals {
     /// The refusals of this policy, with or without the `RateLimit` fields.
     pub(crate) fn new(policy: &Policy, ratelimit_fields: bool) -> Self {
         let limit = |limit: &Limit| {
-            let fields = ratelimit_fields.then(|| Fields::of(limit)).flatten();
-            Prepared::new(&limit.name, wanted_code(limit.code), &sentence(limit), fields)
+            let fields = ratelimit_fields.then(|| RefusalFields::of(limit)).flatten();
+            PreparedRefusal::new(&limit.name, wanted_code(limit.code), &sentence(limit), fields)
         };
         let hold = "Sendly's own limit for this phone number is reached.";
         let account_hold = "Sendly's own limit is reached, for this account and this phone number.";
         let unsettled = |limit: &Limit| {
-            let fields = ratelimit_fields.then(|| Fields::of(limit)).flatten();
+            let fields = ratelimit_fields.then(|| RefusalFields::of(limit)).flatten();
             let message = "Other codes are on their way, and they may be all that this limit allows. Try again.";
-            Prepared::new(&limit.name, code::RATE_LIMIT_EXCEEDED, message, fields)
+            PreparedRefusal::new(&limit.name, code::RATE_LIMIT_EXCEEDED, message, fields)
         };
         Self {
             limits: policy.limits().iter().map(limit).collect(),
             unsettled: policy.limits().iter().map(unsettled).collect(),
-            hold: Prepared::new("hold", code::RATE_LIMIT_EXCEEDED, hold, None),
-            account_hold: Prepared::new("hold", code::RATE_LIMIT_EXCEEDED, account_hold, None),
+            hold: PreparedRefusal::new("hold", code::RATE_LIMIT_EXCEEDED, hold, None),
+            account_hold: PreparedRefusal::new("hold", code::RATE_LIMIT_EXCEEDED, account_hold, None),
         }
     }
 
-    fn of(&self, obstacle: Obstacle) -> &Prepared {
+    fn of(&self, obstacle: Obstacle) -> &PreparedRefusal {
         match obstacle {
             Obstacle::Limit(place) => self.limits.get(place).unwrap_or(&self.hold),
             Obstacle::Unsettled(place) => self.unsettled.get(place).unwrap_or(&self.hold),
@@ -79,7 +79,7 @@ impl Refusals {
 
     /// A refusal: who speaks, and when to come back.
     pub(crate) fn reply(&self, refusal: &Refusal, user_agent: &str) -> Reply {
-        let Prepared { code, message, fields, .. } = self.of(refusal.by);
+        let PreparedRefusal { code, message, fields, .. } = self.of(refusal.by);
         let Wording { code, wait_in_body, wait_in_header } = sdk::wording(code, user_agent, refusal.retry_after);
         let wait = HeaderValue::from(whole_seconds(refusal.retry_after));
         let digits = wait.as_bytes();
@@ -90,7 +90,7 @@ impl Refusals {
         let mut headers = HeaderMap::with_capacity(8);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if let Some(Fields { policy, limit }) = fields {
+        if let Some(RefusalFields { policy, limit }) = fields {
             headers.insert(POLICY, policy.clone());
             // A name that stands in a header and digits are what a header may hold.
             if let Ok(limit) = HeaderValue::try_from([limit.as_bytes(), digits].concat()) {
@@ -107,15 +107,15 @@ impl Refusals {
 const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 const LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 
-impl Prepared {
-    fn new(name: &str, code: &'static str, message: &str, fields: Option<Fields>) -> Self {
+impl PreparedRefusal {
+    fn new(name: &str, code: &'static str, message: &str, fields: Option<RefusalFields>) -> Self {
         // A string always serialises.
         let message = serde_json::to_string(message).unwrap_or_default();
         Self { name: name.into(), code, message: format!(r#"","message":{message}"#), fields }
     }
 }
 
-impl Fields {
+impl RefusalFields {
     fn of(limit: &Limit) -> Option<Self> {
         let Limit { name, max, window, .. } = limit;
         // A limit's name is lower-case letters, digits and hyphens.

@@ -28,7 +28,7 @@ pub(crate) struct Reply {
 
 /// Sendly's error shape. No top-level `code`: two SDKs would take it for `error`.
 #[derive(Serialize)]
-struct Body<'a> {
+struct ErrorBody<'a> {
     error: &'a str,
     message: &'a str,
     #[serde(rename = "retryAfter", skip_serializing_if = "Option::is_none")]
@@ -37,12 +37,12 @@ struct Body<'a> {
 
 /// Where an answer's wait stands: in its body, in its header.
 #[derive(Default)]
-struct Waits {
+struct WaitFields {
     body: Option<u64>,
     header: Option<u64>,
 }
 
-impl Waits {
+impl WaitFields {
     fn both(wait: Duration) -> Self {
         Self { body: Some(whole_seconds(wait)), header: Some(whole_seconds(wait)) }
     }
@@ -51,10 +51,10 @@ impl Waits {
 impl Reply {
     /// An error in Sendly's shape.
     pub(crate) fn error(status: StatusCode, error: &str, message: &str) -> Self {
-        Self::build(status, error, message, &Waits::default())
+        Self::build(status, error, message, &WaitFields::default())
     }
 
-    fn build(status: StatusCode, error: &str, message: &str, waits: &Waits) -> Self {
+    fn build(status: StatusCode, error: &str, message: &str, waits: &WaitFields) -> Self {
         let mut headers = HeaderMap::with_capacity(6);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -62,7 +62,7 @@ impl Reply {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
         // A struct of strings and a number always serialises.
-        let body = serde_json::to_vec(&Body { error, message, retry_after: waits.body });
+        let body = serde_json::to_vec(&ErrorBody { error, message, retry_after: waits.body });
         Self { status, headers, body: body.unwrap_or_default().into() }
     }
 
@@ -71,7 +71,7 @@ impl Reply {
         let Wording { code, wait_in_body, wait_in_header } =
             sdk::wording(code::RATE_LIMIT_EXCEEDED, user_agent, slow.retry_after);
         let seconds = whole_seconds(slow.retry_after);
-        let waits = Waits { body: wait_in_body.then_some(seconds), header: wait_in_header.then_some(seconds) };
+        let waits = WaitFields { body: wait_in_body.then_some(seconds), header: wait_in_header.then_some(seconds) };
         let message = format!("Too many requests (throttle {}).", slow.name);
         Self::build(StatusCode::TOO_MANY_REQUESTS, code, &message, &waits)
     }
@@ -104,14 +104,14 @@ impl Reply {
     /// A key of the code is new, and there is no room for another.
     pub(crate) fn no_room() -> Self {
         let message = "The gateway tracks as many phone numbers as it is configured for. Nothing was sent.";
-        let waits = Waits::both(Duration::from_secs(10));
+        let waits = WaitFields::both(Duration::from_secs(10));
         Self::build(StatusCode::SERVICE_UNAVAILABLE, code::AT_CAPACITY, message, &waits)
     }
 
     /// There is no room to keep this request's answer for its retries.
     pub(crate) fn no_room_for_answers() -> Self {
         let message = "The gateway keeps as many answers for retries as it is configured for. Nothing was sent.";
-        let waits = Waits::both(Duration::from_secs(10));
+        let waits = WaitFields::both(Duration::from_secs(10));
         Self::build(StatusCode::SERVICE_UNAVAILABLE, code::AT_CAPACITY, message, &waits)
     }
 
@@ -130,14 +130,14 @@ impl Reply {
     /// The ledger that gateways share cannot be asked, and the configuration says to refuse then.
     pub(crate) fn ledger_away() -> Self {
         let message = "The gateway cannot count codes at the moment. Nothing was sent.";
-        let waits = Waits::both(Duration::from_secs(1));
+        let waits = WaitFields::both(Duration::from_secs(1));
         Self::build(StatusCode::SERVICE_UNAVAILABLE, code::LEDGER_AWAY, message, &waits)
     }
 
     /// There are as many requests, or connections to Sendly, as there may be.
     pub(crate) fn overloaded() -> Self {
         let message = "The gateway serves as many requests as it is configured for. Nothing was sent.";
-        let waits = Waits::both(Duration::from_secs(1));
+        let waits = WaitFields::both(Duration::from_secs(1));
         Self::build(StatusCode::SERVICE_UNAVAILABLE, code::OVERLOADED, message, &waits)
     }
 
@@ -223,7 +223,7 @@ impl Reply {
     /// Sendly has not accepted this key yet, and cannot be asked before this time is over.
     pub(crate) fn key_not_proven(wait: Duration) -> Self {
         let message = "Sendly has not confirmed this API key yet, and cannot be asked now. Nothing was sent.";
-        Self::build(StatusCode::SERVICE_UNAVAILABLE, code::KEY_NOT_PROVEN, message, &Waits::both(wait))
+        Self::build(StatusCode::SERVICE_UNAVAILABLE, code::KEY_NOT_PROVEN, message, &WaitFields::both(wait))
     }
 
     /// The body did not arrive in time.

@@ -9,10 +9,10 @@ use tokio::sync::Notify;
 
 /// See the module's documentation. How many there may be is said each time, since a reload may change it.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Slots(Arc<Shared>);
+pub(crate) struct Slots(Arc<SlotCount>);
 
 #[derive(Debug, Default)]
-struct Shared {
+struct SlotCount {
     taken: AtomicUsize,
     waiting: AtomicUsize,
     freed: Notify,
@@ -20,7 +20,7 @@ struct Shared {
 
 /// A place that is taken until this is dropped.
 #[derive(Debug)]
-pub(crate) struct Slot(Arc<Shared>);
+pub(crate) struct Slot(Arc<SlotCount>);
 
 impl Slots {
     /// Takes a place, if fewer than `most` are taken.
@@ -40,7 +40,7 @@ impl Slots {
     }
 
     async fn wait(&self, most: usize, patience: Duration) -> Option<Slot> {
-        let _waiting = Waiting::begin(&self.0);
+        let _waiting = SlotWait::begin(&self.0);
         let taking = async {
             loop {
                 let mut freed = pin!(self.0.freed.notified());
@@ -70,16 +70,16 @@ impl Drop for Slot {
     }
 }
 
-struct Waiting<'s>(&'s Shared);
+struct SlotWait<'s>(&'s SlotCount);
 
-impl<'s> Waiting<'s> {
-    fn begin(shared: &'s Shared) -> Self {
+impl<'s> SlotWait<'s> {
+    fn begin(shared: &'s SlotCount) -> Self {
         shared.waiting.fetch_add(1, Ordering::SeqCst);
         Self(shared)
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for SlotWait<'_> {
     fn drop(&mut self) {
         self.0.waiting.fetch_sub(1, Ordering::SeqCst);
     }

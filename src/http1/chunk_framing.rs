@@ -13,14 +13,14 @@ const MAX_TRAILERS: usize = 16 * 1024;
 /// A body as far as it has passed.
 #[derive(Debug)]
 pub(crate) struct ChunkFraming {
-    place: Place,
+    place: Position,
     extensions: usize,
     trailers: usize,
 }
 
 /// What the next byte belongs to.
 #[derive(Clone, Copy, Debug)]
-enum Place {
+enum Position {
     /// A chunk's size, of which so many digits have passed.
     Size(u8, u64),
     /// What may stand behind the size: blanks, and then an extension.
@@ -54,18 +54,18 @@ impl Default for ChunkFraming {
 impl ChunkFraming {
     /// At the beginning of a body.
     pub(crate) fn new() -> Self {
-        Self { place: Place::Size(0, 0), extensions: 0, trailers: 0 }
+        Self { place: Position::Size(0, 0), extensions: 0, trailers: 0 }
     }
 
     /// Whether all of it has passed.
     pub(crate) fn is_over(&self) -> bool {
-        matches!(self.place, Place::Over)
+        matches!(self.place, Position::Over)
     }
 
     /// How many of the next bytes belong to the body for certain.
     pub(crate) fn certain(&self) -> usize {
         match self.place {
-            Place::Data(left) => usize::try_from(left).unwrap_or(usize::MAX),
+            Position::Data(left) => usize::try_from(left).unwrap_or(usize::MAX),
             _ => 0,
         }
     }
@@ -75,10 +75,10 @@ impl ChunkFraming {
         let mut passed = 0;
         while !self.is_over() {
             let Some(rest) = bytes.get(passed..).filter(|rest| !rest.is_empty()) else { break };
-            if let Place::Data(left) = self.place {
+            if let Position::Data(left) = self.place {
                 let taken = rest.len().min(self.certain());
                 let left = left - taken as u64;
-                self.place = if left == 0 { Place::DataReturn } else { Place::Data(left) };
+                self.place = if left == 0 { Position::DataReturn } else { Position::Data(left) };
                 passed += taken;
             } else if let Some(byte) = rest.first() {
                 self.place = self.behind(*byte)?;
@@ -88,37 +88,41 @@ impl ChunkFraming {
         Ok(passed)
     }
 
-    fn behind(&mut self, byte: u8) -> Result<Place, MalformedChunk> {
+    fn behind(&mut self, byte: u8) -> Result<Position, MalformedChunk> {
         let next = match (self.place, byte) {
-            (Place::Size(digits, size), b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') if digits < MAX_DIGITS => {
+            (Position::Size(digits, size), b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') if digits < MAX_DIGITS => {
                 let digit = char::from(byte).to_digit(16).ok_or(MalformedChunk)?;
-                Place::Size(digits + 1, size << 4 | u64::from(digit))
+                Position::Size(digits + 1, size << 4 | u64::from(digit))
             }
-            (Place::Size(1.., size) | Place::Blank(size) | Place::Extension(size), b'\r') => Place::SizeEnd(size),
-            (Place::Size(1.., size) | Place::Blank(size), b' ' | b'\t') => self.extension(Place::Blank(size))?,
-            (Place::Size(1.., size) | Place::Blank(size), b';') => self.extension(Place::Extension(size))?,
-            (Place::Extension(size), b'\t' | b' '..=b'~' | 0x80..) => self.extension(Place::Extension(size))?,
-            (Place::SizeEnd(0), b'\n') => Place::TrailerStart,
-            (Place::SizeEnd(size), b'\n') => Place::Data(size),
-            (Place::DataReturn, b'\r') => Place::DataFeed,
-            (Place::DataFeed, b'\n') => Place::Size(0, 0),
-            (Place::TrailerStart, b'\r') => Place::LastFeed,
-            (Place::TrailerStart, b'!'..=b'~') | (Place::Trailer, b'\t' | b' '..=b'~' | 0x80..) => {
+            (Position::Size(1.., size) | Position::Blank(size) | Position::Extension(size), b'\r') => {
+                Position::SizeEnd(size)
+            }
+            (Position::Size(1.., size) | Position::Blank(size), b' ' | b'\t') => {
+                self.extension(Position::Blank(size))?
+            }
+            (Position::Size(1.., size) | Position::Blank(size), b';') => self.extension(Position::Extension(size))?,
+            (Position::Extension(size), b'\t' | b' '..=b'~' | 0x80..) => self.extension(Position::Extension(size))?,
+            (Position::SizeEnd(0), b'\n') => Position::TrailerStart,
+            (Position::SizeEnd(size), b'\n') => Position::Data(size),
+            (Position::DataReturn, b'\r') => Position::DataFeed,
+            (Position::DataFeed, b'\n') => Position::Size(0, 0),
+            (Position::TrailerStart, b'\r') => Position::LastFeed,
+            (Position::TrailerStart, b'!'..=b'~') | (Position::Trailer, b'\t' | b' '..=b'~' | 0x80..) => {
                 self.trailers += 1;
                 if self.trailers > MAX_TRAILERS {
                     return Err(MalformedChunk);
                 }
-                Place::Trailer
+                Position::Trailer
             }
-            (Place::Trailer, b'\r') => Place::TrailerFeed,
-            (Place::TrailerFeed, b'\n') => Place::TrailerStart,
-            (Place::LastFeed, b'\n') => Place::Over,
+            (Position::Trailer, b'\r') => Position::TrailerFeed,
+            (Position::TrailerFeed, b'\n') => Position::TrailerStart,
+            (Position::LastFeed, b'\n') => Position::Over,
             _ => return Err(MalformedChunk),
         };
         Ok(next)
     }
 
-    fn extension(&mut self, place: Place) -> Result<Place, MalformedChunk> {
+    fn extension(&mut self, place: Position) -> Result<Position, MalformedChunk> {
         self.extensions += 1;
         if self.extensions > MAX_EXTENSIONS { Err(MalformedChunk) } else { Ok(place) }
     }

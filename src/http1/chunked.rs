@@ -16,10 +16,10 @@ const MAX_TRAILER_FIELDS: usize = 100;
 pub(crate) struct ChunkDecoder {
     body: Vec<u8>,
     extensions: usize,
-    next: Next,
+    next: ChunkStep,
 }
 
-enum Next {
+enum ChunkStep {
     Size,
     Data(usize),
     DataEnd,
@@ -35,7 +35,7 @@ impl Default for ChunkDecoder {
 impl ChunkDecoder {
     /// At the beginning of a body.
     pub(crate) fn new() -> Self {
-        Self { body: Vec::new(), extensions: 0, next: Next::Size }
+        Self { body: Vec::new(), extensions: 0, next: ChunkStep::Size }
     }
 
     /// Takes what has come. Returns the body once it is whole. It may have `max` bytes.
@@ -43,7 +43,7 @@ impl ChunkDecoder {
         loop {
             let unread = buffer.unread();
             match self.next {
-                Next::Size => {
+                ChunkStep::Size => {
                     let Some(line) = line(unread)? else {
                         let most = MAX_DIGITS + MAX_EXTENSIONS;
                         return if unread.len() > most { Err(ReadError::Malformed("chunk size")) } else { Ok(None) };
@@ -57,27 +57,28 @@ impl ChunkDecoder {
                     if size > max || self.body.len() + size > max {
                         return Err(ReadError::TooLong);
                     }
-                    self.next = if size == 0 { Next::Trailers } else { Next::Data(size) };
+                    self.next = if size == 0 { ChunkStep::Trailers } else { ChunkStep::Data(size) };
                     buffer.consume(line.len() + 2);
                 }
-                Next::Data(left) => {
+                ChunkStep::Data(left) => {
                     let data = unread.get(..left.min(unread.len())).unwrap_or_default();
                     if data.is_empty() {
                         return Ok(None);
                     }
                     self.body.extend_from_slice(data);
-                    self.next = if data.len() == left { Next::DataEnd } else { Next::Data(left - data.len()) };
+                    self.next =
+                        if data.len() == left { ChunkStep::DataEnd } else { ChunkStep::Data(left - data.len()) };
                     buffer.consume(data.len());
                 }
-                Next::DataEnd => match unread {
+                ChunkStep::DataEnd => match unread {
                     [b'\r', b'\n', ..] => {
                         buffer.consume(2);
-                        self.next = Next::Size;
+                        self.next = ChunkStep::Size;
                     }
                     [] | [b'\r'] => return Ok(None),
                     _ => return Err(ReadError::Malformed("chunk end")),
                 },
-                Next::Trailers => {
+                ChunkStep::Trailers => {
                     let Some(length) = trailers(unread)? else { return Ok(None) };
                     buffer.consume(length);
                     return Ok(Some(std::mem::take(&mut self.body)));

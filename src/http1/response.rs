@@ -38,18 +38,18 @@ pub(crate) struct ResponseReader {
     bodiless: bool,
     max_body: usize,
     interim: usize,
-    head: Option<Head>,
+    head: Option<AnswerHead>,
 }
 
-struct Head {
+struct AnswerHead {
     status: StatusCode,
     headers: HeaderMap,
     keep_alive: bool,
-    body: Body,
+    body: AnswerBody,
 }
 
 /// How the end of a body is known.
-enum Body {
+enum AnswerBody {
     Length(usize),
     Chunks(ChunkDecoder),
     ToEnd,
@@ -90,7 +90,7 @@ impl ResponseReader {
     }
 
     /// The head of the answer itself: interim ones are skipped.
-    fn read_head(&mut self, buffer: &mut Buffer) -> Result<Option<Head>, ReadError> {
+    fn read_head(&mut self, buffer: &mut Buffer) -> Result<Option<AnswerHead>, ReadError> {
         loop {
             let Some((length, head)) = head(buffer.unread(), self.bodiless)? else { return Ok(None) };
             buffer.consume(length);
@@ -104,18 +104,18 @@ impl ResponseReader {
     }
 }
 
-impl Body {
+impl AnswerBody {
     fn step(&mut self, buffer: &mut Buffer, max: usize, ended: bool) -> Result<Option<Bytes>, ReadError> {
         match self {
-            Body::Length(length) if *length > max => Err(ReadError::TooLong),
-            Body::Length(length) => {
+            AnswerBody::Length(length) if *length > max => Err(ReadError::TooLong),
+            AnswerBody::Length(length) => {
                 let body = buffer.unread().get(..*length).map(Bytes::copy_from_slice);
                 buffer.consume(if body.is_some() { *length } else { 0 });
                 Ok(body)
             }
-            Body::Chunks(chunks) => Ok(chunks.step(buffer, max)?.map(Bytes::from)),
-            Body::ToEnd if buffer.unread().len() > max => Err(ReadError::TooLong),
-            Body::ToEnd => {
+            AnswerBody::Chunks(chunks) => Ok(chunks.step(buffer, max)?.map(Bytes::from)),
+            AnswerBody::ToEnd if buffer.unread().len() > max => Err(ReadError::TooLong),
+            AnswerBody::ToEnd => {
                 let body = ended.then(|| Bytes::copy_from_slice(buffer.unread()));
                 buffer.consume(if ended { usize::MAX } else { 0 });
                 Ok(body)
@@ -125,7 +125,7 @@ impl Body {
 }
 
 /// A head and its length, if it is there.
-fn head(unread: &[u8], bodiless: bool) -> Result<Option<(usize, Head)>, ReadError> {
+fn head(unread: &[u8], bodiless: bool) -> Result<Option<(usize, AnswerHead)>, ReadError> {
     let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
     let mut response = httparse::Response::new(&mut []);
     let parsed =
@@ -137,7 +137,7 @@ fn head(unread: &[u8], bodiless: bool) -> Result<Option<(usize, Head)>, ReadErro
     };
     let status =
         response.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(ReadError::Malformed("status"))?;
-    let mut framing = Framing { old: response.version != Some(1), ..Framing::default() };
+    let mut framing = AnswerFraming { old: response.version != Some(1), ..AnswerFraming::default() };
     let mut headers = HeaderMap::with_capacity(response.headers.len());
     let mut connection = Vec::new();
     // One allocation for all values, and not the connection's buffer: an answer may be kept for long.
@@ -167,20 +167,20 @@ fn head(unread: &[u8], bodiless: bool) -> Result<Option<(usize, Head)>, ReadErro
         HopByHop::of(connection.iter().map(HeaderValue::as_bytes)).strip(&mut headers);
     }
     let none = bodiless || status.is_informational() || matches!(status.as_u16(), 204 | 304);
-    let body = if none { Body::Length(0) } else { framing.body()? };
-    Ok(Some((length, Head { status, headers, keep_alive, body })))
+    let body = if none { AnswerBody::Length(0) } else { framing.body()? };
+    Ok(Some((length, AnswerHead { status, headers, keep_alive, body })))
 }
 
 /// What the headers say of how long the body is.
 #[derive(Default)]
-struct Framing {
+struct AnswerFraming {
     /// HTTP/1.0.
     old: bool,
     length: Option<Option<u64>>,
     chunked: Option<bool>,
 }
 
-impl Framing {
+impl AnswerFraming {
     /// More than one length may be told, in one header or several, if it is the same one.
     fn length(&mut self, value: &HeaderValue) {
         let one = |text: &str| {
@@ -202,11 +202,11 @@ impl Framing {
         self.chunked = Some(is_chunked && self.chunked.is_none());
     }
 
-    fn body(self) -> Result<Body, ReadError> {
+    fn body(self) -> Result<AnswerBody, ReadError> {
         match (self.chunked, self.length) {
-            (None, None) => Ok(Body::ToEnd),
-            (None, Some(Some(length))) => Ok(Body::Length(usize::try_from(length).unwrap_or(usize::MAX))),
-            (Some(true), None) if !self.old => Ok(Body::Chunks(ChunkDecoder::new())),
+            (None, None) => Ok(AnswerBody::ToEnd),
+            (None, Some(Some(length))) => Ok(AnswerBody::Length(usize::try_from(length).unwrap_or(usize::MAX))),
+            (Some(true), None) if !self.old => Ok(AnswerBody::Chunks(ChunkDecoder::new())),
             // Two lengths, or a length and chunks, or a coding that is not chunked: a second reader may see another end.
             _ => Err(ReadError::Malformed("framing")),
         }

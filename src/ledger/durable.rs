@@ -31,19 +31,19 @@ const KEY_FILE: &str = "hash_key";
 pub struct Durable {
     memory: Arc<Memory>,
     journal: OnceLock<Journal>,
-    successor: Successor,
+    successor: RecordStream,
 }
 
 /// Another process that is told what happens, while there is one.
 #[derive(Default)]
-struct Successor {
+struct RecordStream {
     is_there: AtomicBool,
     told: RwLock<Option<Box<Tell>>>,
 }
 
 type Tell = dyn Fn(&Record) + Send + Sync;
 
-impl fmt::Debug for Successor {
+impl fmt::Debug for RecordStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Successor").field("is_there", &self.is_there).finish_non_exhaustive()
     }
@@ -52,7 +52,7 @@ impl fmt::Debug for Successor {
 impl Durable {
     /// A ledger in this memory, of which nobody is told yet.
     pub fn new(memory: Arc<Memory>) -> Self {
-        Self { memory, journal: OnceLock::new(), successor: Successor::default() }
+        Self { memory, journal: OnceLock::new(), successor: RecordStream::default() }
     }
 
     /// Writes what happens from now on into a folder, and knows what that tells already.

@@ -89,13 +89,13 @@ pub struct Dropped {
 }
 
 /// The keys of a request, locked.
-struct Keys<'m> {
+struct LockedKeys<'m> {
     phone: Option<Locked<'m, OfPhone>>,
     verification: Option<Locked<'m, OfVerification>>,
     account: Option<Locked<'m, OfAccount>>,
 }
 
-impl<'m> Keys<'m> {
+impl<'m> LockedKeys<'m> {
     fn each_mut(&mut self) -> impl Iterator<Item = &mut (dyn shards::Key + 'm)> {
         let phone = self.phone.as_mut().map(|key| key as &mut (dyn shards::Key + 'm));
         let verification = self.verification.as_mut().map(|key| key as &mut (dyn shards::Key + 'm));
@@ -217,7 +217,7 @@ impl Memory {
         });
         keys.retain(charged);
         keys.each_mut().for_each(|key| key.charge(at, kind, policy.retention(key.per()), true));
-        let Keys { phone, verification, account } = &keys;
+        let LockedKeys { phone, verification, account } = &keys;
         let charge = Charge {
             phone: phone.as_ref().map(Locked::id),
             verification: verification.as_ref().map(Locked::id),
@@ -417,15 +417,20 @@ impl Memory {
         Dropped { keys, verifications }
     }
 
-    fn lock(&self, phone: Option<Phone>, verification: Option<Verification>, account: Option<Account>) -> Keys<'_> {
+    fn lock(
+        &self,
+        phone: Option<Phone>,
+        verification: Option<Verification>,
+        account: Option<Account>,
+    ) -> LockedKeys<'_> {
         // Always in this order.
         let phone = phone.map(|phone| self.phones.lock(phone));
         let verification = verification.map(|verification| self.verifications.shards.lock(verification));
         let account = account.map(|account| self.accounts.lock(account));
-        Keys { phone, verification, account }
+        LockedKeys { phone, verification, account }
     }
 
-    fn lock_one(&self, key: Key) -> Keys<'_> {
+    fn lock_one(&self, key: Key) -> LockedKeys<'_> {
         match key {
             Key::Phone(phone) => self.lock(Some(phone), None, None),
             Key::Verification(verification) => self.lock(None, Some(verification), None),

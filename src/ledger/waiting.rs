@@ -64,12 +64,12 @@ impl Ended {
 pub struct Waiting {
     now: AtomicUsize,
     arrivals: AtomicU64,
-    lines: Mutex<HashMap<Key, Line>>,
+    lines: Mutex<HashMap<Key, Queue>>,
     ended: [AtomicU64; Ended::ALL.len()],
 }
 
 /// Those who wait for one key, by when they came.
-type Line = BTreeMap<u64, Arc<Notify>>;
+type Queue = BTreeMap<u64, Arc<Notify>>;
 
 /// A place in a line. Dropping it leaves the line.
 #[derive(Debug)]
@@ -114,7 +114,7 @@ impl Waiting {
     /// Something has changed that the first who waits for this key may have waited for.
     pub(super) fn changed(&self, key: Key) {
         if self.now() > 0
-            && let Some((_, first)) = self.lines.lock().get(&key).and_then(Line::first_key_value)
+            && let Some((_, first)) = self.lines.lock().get(&key).and_then(Queue::first_key_value)
         {
             first.notify_one();
         }
@@ -146,7 +146,7 @@ impl Place {
     /// Whether nobody of its line came sooner.
     fn is_first(&self) -> bool {
         let lines = self.waiting.lines.lock();
-        lines.get(&self.key).and_then(Line::first_key_value).is_none_or(|(number, _)| *number >= self.number)
+        lines.get(&self.key).and_then(Queue::first_key_value).is_none_or(|(number, _)| *number >= self.number)
     }
 
     /// Waits until nobody of its line came sooner.

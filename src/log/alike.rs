@@ -34,12 +34,12 @@ thread_local! {
 /// See the module's documentation.
 pub(crate) struct Alike {
     clock: Clock,
-    kinds: Mutex<HashMap<u64, Kind>>,
+    kinds: Mutex<HashMap<u64, Similar>>,
     hasher: RandomState,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Kind {
+struct Similar {
     last: Moment,
     suppressed: u64,
 }
@@ -64,7 +64,7 @@ impl Alike {
             }
             known => {
                 let suppressed = known.map_or(0, |known| known.suppressed);
-                kinds.insert(kind, Kind { last: now, suppressed: 0 });
+                kinds.insert(kind, Similar { last: now, suppressed: 0 });
                 Some(suppressed)
             }
         }

@@ -50,7 +50,7 @@ pub(super) struct Codes {
     /// By the index of the country, and last what is in none. A country's series begin with its first code: 250 of them at
     /// zero would tell nothing.
     countries: Vec<OnceLock<InCountry>>,
-    seen: Seen,
+    seen: Confirmed,
 }
 
 #[derive(Debug)]
@@ -100,7 +100,7 @@ impl Codes {
                 &["country"],
             )?,
             countries: (0..=Country::COUNT).map(|_| OnceLock::new()).collect(),
-            seen: Seen::new(),
+            seen: Confirmed::new(),
         })
     }
 
@@ -158,12 +158,12 @@ impl Codes {
 /// One that is checked again after another of its group was confirmed counts twice. With a hundred confirmations a second that
 /// happens to one in a hundred of those that are checked again within 6 seconds, as by a client that lost its answer.
 #[derive(Debug)]
-struct Seen(Box<[AtomicU64]>);
+struct Confirmed(Box<[AtomicU64]>);
 
 /// 512 KiB.
 const GROUPS: usize = 1 << 16;
 
-impl Seen {
+impl Confirmed {
     fn new() -> Self {
         // 0 is no verification's.
         Self((0..GROUPS).map(|_| AtomicU64::new(0)).collect())
@@ -183,7 +183,7 @@ mod tests {
 
     #[test]
     fn a_verification_is_confirmed_once() {
-        let (seen, key) = (Seen::new(), HashKey::new([7; 16]));
+        let (seen, key) = (Confirmed::new(), HashKey::new([7; 16]));
         let ids: Vec<_> = (0..100).map(|nth| key.verification(&format!("ver_{nth}"))).collect();
         assert!(ids.iter().all(|id| seen.is_new(*id)));
         assert!(!ids.iter().any(|id| seen.is_new(*id)));

@@ -1,11 +1,11 @@
 //! What becomes of a code, told from the last four digits of its phone: the faults that people and tests can provoke.
 
-use super::reply::{Leaves, Refusal};
+use super::reply::{Leaves, SandboxRefusal};
 use crate::phone::Phone;
 
 /// What becomes of a code that a phone was to get.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fate {
+pub(super) enum PhoneFate {
     /// It arrives.
     Delivered,
     /// Sendly serves no such destination.
@@ -26,27 +26,27 @@ pub(super) enum Fate {
     Limited,
 }
 
-impl Fate {
-    pub(super) const fn of(phone: Phone) -> Fate {
+impl PhoneFate {
+    pub(super) const fn of(phone: Phone) -> PhoneFate {
         match phone.digits() % 10_000 {
-            1 => Fate::Unsupported,
-            2 => Fate::Unpaid,
-            3 => Fate::NotHandedOver,
-            4 => Fate::Undelivered,
-            5 => Fate::Broken,
-            6 => Fate::Cut,
-            7 => Fate::Held,
-            8 => Fate::Limited,
-            _ => Fate::Delivered,
+            1 => PhoneFate::Unsupported,
+            2 => PhoneFate::Unpaid,
+            3 => PhoneFate::NotHandedOver,
+            4 => PhoneFate::Undelivered,
+            5 => PhoneFate::Broken,
+            6 => PhoneFate::Cut,
+            7 => PhoneFate::Held,
+            8 => PhoneFate::Limited,
+            _ => PhoneFate::Delivered,
         }
     }
 
     /// Why Sendly would not even begin.
-    pub(super) const fn refusal(self) -> Option<Refusal> {
+    pub(super) const fn refusal(self) -> Option<SandboxRefusal> {
         match self {
-            Fate::Unsupported => Some(Refusal::UnsupportedDestination),
-            Fate::Unpaid => Some(Refusal::InsufficientCredits),
-            Fate::Limited => Some(super::limits::PHONE_10M.refusal()),
+            PhoneFate::Unsupported => Some(SandboxRefusal::UnsupportedDestination),
+            PhoneFate::Unpaid => Some(SandboxRefusal::InsufficientCredits),
+            PhoneFate::Limited => Some(super::limits::PHONE_10M.refusal()),
             _ => None,
         }
     }
@@ -54,8 +54,8 @@ impl Fate {
     /// How the answer to a code that went out leaves.
     pub(super) const fn leaves(self) -> Leaves {
         match self {
-            Fate::Cut => Leaves::Never,
-            Fate::Held => Leaves::WhenReleased,
+            PhoneFate::Cut => Leaves::Never,
+            PhoneFate::Held => Leaves::WhenReleased,
             _ => Leaves::AtOnce,
         }
     }

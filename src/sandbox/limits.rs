@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::reply::Refusal;
+use super::reply::SandboxRefusal;
 use crate::clock::Moment;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -43,20 +43,20 @@ pub(super) const ACCOUNT: [Budget; 1] =
 impl Budget {
     /// Its `retryAfter` is the whole window, not what is left of it: that is the answer that Sendly documents, and a gateway
     /// that trusts it too much should be found out here.
-    pub(super) const fn refusal(&self) -> Refusal {
-        Refusal::RateLimited { message: self.message, retry_after: self.window.as_secs() }
+    pub(super) const fn refusal(&self) -> SandboxRefusal {
+        SandboxRefusal::RateLimited { message: self.message, retry_after: self.window.as_secs() }
     }
 }
 
 /// The codes that somebody had.
 #[derive(Debug, Default)]
-pub(super) struct Codes {
+pub(super) struct SentCodes {
     total: u64,
     /// The newest, as many as any budget can need.
     recent: VecDeque<Moment>,
 }
 
-impl Codes {
+impl SentCodes {
     pub(super) const fn total(&self) -> u64 {
         self.total
     }
@@ -70,7 +70,7 @@ impl Codes {
     }
 
     /// Whether one more fits all of these budgets.
-    pub(super) fn fit(&self, budgets: &[Budget], now: Moment) -> Result<(), Refusal> {
+    pub(super) fn fit(&self, budgets: &[Budget], now: Moment) -> Result<(), SandboxRefusal> {
         let in_window = |budget: &Budget| self.recent.iter().filter(|at| **at + budget.window > now).count();
         match budgets.iter().find(|budget| in_window(budget) >= budget.max) {
             Some(spent) => Err(spent.refusal()),
@@ -118,8 +118,8 @@ impl Requests {
 }
 
 impl Quota {
-    pub(super) const fn refusal(&self) -> Refusal {
-        Refusal::RateLimited { message: "Too many requests.", retry_after: self.reset }
+    pub(super) const fn refusal(&self) -> SandboxRefusal {
+        SandboxRefusal::RateLimited { message: "Too many requests.", retry_after: self.reset }
     }
 }
 

@@ -6,8 +6,8 @@ use http::StatusCode;
 use serde_json::{Map, Value, json};
 
 use super::bounded::Bounded;
-use super::caller::Caller;
-use super::reply::{Refusal, Reply};
+use super::caller::ApiCaller;
+use super::reply::{SandboxRefusal, SandboxReply};
 use crate::clock::Moment;
 use crate::policy::subject::Account;
 
@@ -29,75 +29,79 @@ impl Profiles {
     /// Keeps whatever fields it is given, under `id`.
     pub(super) fn create(
         &mut self,
-        caller: &Caller,
+        caller: &ApiCaller,
         id: String,
         fields: Map<String, Value>,
         now: Moment,
-    ) -> Result<Reply, Refusal> {
+    ) -> Result<SandboxReply, SandboxRefusal> {
         if !fields.get("name").is_some_and(Value::is_string) {
-            return Err(Refusal::InvalidRequest("`name` is required."));
+            return Err(SandboxRefusal::InvalidRequest("`name` is required."));
         }
         let own = [("id", Value::from(id.clone())), ("created_at", now.to_string().into())];
         let profile = merged(fields, own, now)?;
         self.0.insert(id, (caller.account, profile.clone()));
-        Ok(Reply::new(StatusCode::CREATED, profile.into()))
+        Ok(SandboxReply::new(StatusCode::CREATED, profile.into()))
     }
 
-    pub(super) fn list(&self, caller: &Caller) -> Reply {
+    pub(super) fn list(&self, caller: &ApiCaller) -> SandboxReply {
         let mine: Vec<_> = self.0.newest_first().filter(|(account, _)| *account == caller.account).collect();
         let profiles: Vec<_> = mine.into_iter().map(|(_, profile)| profile).collect();
-        Reply::new(StatusCode::OK, json!({ "profiles": profiles }))
+        SandboxReply::new(StatusCode::OK, json!({ "profiles": profiles }))
     }
 
-    pub(super) fn get(&self, caller: &Caller, id: &String) -> Result<Reply, Refusal> {
+    pub(super) fn get(&self, caller: &ApiCaller, id: &String) -> Result<SandboxReply, SandboxRefusal> {
         match self.0.get(id) {
             Some((account, profile)) if *account == caller.account => {
-                Ok(Reply::new(StatusCode::OK, profile.clone().into()))
+                Ok(SandboxReply::new(StatusCode::OK, profile.clone().into()))
             }
-            _ => Err(Refusal::NotFound),
+            _ => Err(SandboxRefusal::NotFound),
         }
     }
 
     /// Merges the fields that it is given; PUT and PATCH are the same here.
     pub(super) fn change(
         &mut self,
-        caller: &Caller,
+        caller: &ApiCaller,
         id: &String,
         fields: Map<String, Value>,
         now: Moment,
-    ) -> Result<Reply, Refusal> {
+    ) -> Result<SandboxReply, SandboxRefusal> {
         let Some((_, profile)) = self.0.get_mut(id).filter(|(account, _)| *account == caller.account) else {
-            return Err(Refusal::NotFound);
+            return Err(SandboxRefusal::NotFound);
         };
         let own = ["id", "created_at"].map(|name| (name, profile.get(name).cloned().unwrap_or_default()));
         let mut changed = profile.clone();
         changed.extend(fields);
         *profile = merged(changed, own, now)?;
-        Ok(Reply::new(StatusCode::OK, profile.clone().into()))
+        Ok(SandboxReply::new(StatusCode::OK, profile.clone().into()))
     }
 
-    pub(super) fn delete(&mut self, caller: &Caller, id: &String) -> Result<Reply, Refusal> {
+    pub(super) fn delete(&mut self, caller: &ApiCaller, id: &String) -> Result<SandboxReply, SandboxRefusal> {
         self.get(caller, id)?;
         self.0.remove(id);
-        Ok(Reply::empty())
+        Ok(SandboxReply::empty())
     }
 }
 
 /// A profile of these fields: those of Sendly's own win.
-fn merged(mut fields: Map<String, Value>, own: [(&str, Value); 2], now: Moment) -> Result<Map<String, Value>, Refusal> {
+fn merged(
+    mut fields: Map<String, Value>,
+    own: [(&str, Value); 2],
+    now: Moment,
+) -> Result<Map<String, Value>, SandboxRefusal> {
     fields.extend(own.map(|(name, value)| (name.to_owned(), value)));
     fields.insert("updated_at".to_owned(), now.to_string().into());
     let size: usize = fields.iter().map(|(name, value)| name.len() + value.to_string().len()).sum();
     if size > MAX_FIELDS {
-        return Err(Refusal::InvalidRequest("A profile may have 4 KiB."));
+        return Err(SandboxRefusal::InvalidRequest("A profile may have 4 KiB."));
     }
     Ok(fields)
 }
 
 /// A hosted session that nobody can visit: the sandbox has no pages. It is not kept.
-pub(super) fn new_session(id: &str, fields: &Map<String, Value>, now: Moment) -> Result<Reply, Refusal> {
+pub(super) fn new_session(id: &str, fields: &Map<String, Value>, now: Moment) -> Result<SandboxReply, SandboxRefusal> {
     if !fields.get("success_url").is_some_and(Value::is_string) {
-        return Err(Refusal::InvalidRequest("`success_url` is required."));
+        return Err(SandboxRefusal::InvalidRequest("`success_url` is required."));
     }
     let given = |name: &str| fields.get(name).cloned().unwrap_or_default();
     let session = json!({
@@ -112,13 +116,13 @@ pub(super) fn new_session(id: &str, fields: &Map<String, Value>, now: Moment) ->
         "expires_at": (now + Duration::from_secs(1800)).to_string(),
         "created_at": now.to_string(),
     });
-    Ok(Reply::new(StatusCode::CREATED, session))
+    Ok(SandboxReply::new(StatusCode::CREATED, session))
 }
 
 /// No session is ever completed here, so no token is valid.
-pub(super) fn validate_session(fields: &Map<String, Value>) -> Result<Reply, Refusal> {
+pub(super) fn validate_session(fields: &Map<String, Value>) -> Result<SandboxReply, SandboxRefusal> {
     match fields.get("token") {
-        Some(Value::String(_)) => Ok(Reply::new(StatusCode::OK, json!({ "valid": false }))),
-        _ => Err(Refusal::InvalidRequest("`token` is required.")),
+        Some(Value::String(_)) => Ok(SandboxReply::new(StatusCode::OK, json!({ "valid": false }))),
+        _ => Err(SandboxRefusal::InvalidRequest("`token` is required.")),
     }
 }

@@ -9,7 +9,7 @@ use crate::api::code;
 
 /// An answer, before it is a response.
 #[derive(Clone, Debug)]
-pub(super) struct Reply {
+pub(super) struct SandboxReply {
     pub(super) status: StatusCode,
     body: Option<Value>,
     pub(super) leaves: Leaves,
@@ -26,7 +26,7 @@ pub(super) enum Leaves {
     Never,
 }
 
-impl Reply {
+impl SandboxReply {
     pub(super) const fn new(status: StatusCode, body: Value) -> Self {
         Self { status, body: Some(body), leaves: Leaves::AtOnce }
     }
@@ -53,7 +53,7 @@ impl Reply {
 
 /// Why a request is not done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Refusal {
+pub(super) enum SandboxRefusal {
     InvalidRequest(&'static str),
     InvalidPhone,
     InvalidIdempotencyKey,
@@ -75,53 +75,61 @@ pub(super) enum Refusal {
     DeliveryFailed,
 }
 
-impl From<Refusal> for Reply {
-    fn from(refusal: Refusal) -> Reply {
+impl From<SandboxRefusal> for SandboxReply {
+    fn from(refusal: SandboxRefusal) -> SandboxReply {
         let (status, error, message) = refusal.row();
         let mut body = json!({ "error": error, "message": message });
         let context = match refusal {
-            Refusal::InvalidCode { remaining } => Some(("remaining_attempts", u64::from(remaining))),
-            Refusal::RateLimited { retry_after, .. } => Some(("retryAfter", retry_after)),
+            SandboxRefusal::InvalidCode { remaining } => Some(("remaining_attempts", u64::from(remaining))),
+            SandboxRefusal::RateLimited { retry_after, .. } => Some(("retryAfter", retry_after)),
             _ => None,
         };
         if let (Some((name, value)), Some(fields)) = (context, body.as_object_mut()) {
             fields.insert(name.to_owned(), value.into());
         }
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        Reply::new(status, body)
+        SandboxReply::new(status, body)
     }
 }
 
-impl Refusal {
+impl SandboxRefusal {
     const fn row(self) -> (u16, &'static str, &'static str) {
         match self {
-            Refusal::InvalidRequest(why) => (400, code::INVALID_REQUEST, why),
-            Refusal::InvalidPhone => {
+            SandboxRefusal::InvalidRequest(why) => (400, code::INVALID_REQUEST, why),
+            SandboxRefusal::InvalidPhone => {
                 (400, code::INVALID_PHONE_FORMAT, "The phone number must be in E.164 format, such as +15551234567.")
             }
-            Refusal::InvalidIdempotencyKey => {
+            SandboxRefusal::InvalidIdempotencyKey => {
                 (400, "invalid_idempotency_key", "Idempotency-Key must be 1-255 printable ASCII characters.")
             }
-            Refusal::InvalidCode { .. } => (400, "invalid_code", "The code is wrong."),
-            Refusal::InvalidState(why) => (400, "invalid_state", why),
-            Refusal::UnsupportedDestination => (400, "unsupported_destination", "This destination is not supported."),
-            Refusal::Unauthorized => (401, "unauthorized", "Send your API key as Authorization: Bearer sk_...."),
-            Refusal::InvalidApiKey => (401, "invalid_api_key", "The API key is invalid."),
-            Refusal::InsufficientCredits => (402, "insufficient_credits", "Not enough credits to send this code."),
-            Refusal::InsufficientPermissions => {
+            SandboxRefusal::InvalidCode { .. } => (400, "invalid_code", "The code is wrong."),
+            SandboxRefusal::InvalidState(why) => (400, "invalid_state", why),
+            SandboxRefusal::UnsupportedDestination => {
+                (400, "unsupported_destination", "This destination is not supported.")
+            }
+            SandboxRefusal::Unauthorized => (401, "unauthorized", "Send your API key as Authorization: Bearer sk_...."),
+            SandboxRefusal::InvalidApiKey => (401, "invalid_api_key", "The API key is invalid."),
+            SandboxRefusal::InsufficientCredits => {
+                (402, "insufficient_credits", "Not enough credits to send this code.")
+            }
+            SandboxRefusal::InsufficientPermissions => {
                 (403, "insufficient_permissions", "This API key lacks the scope verify:read.")
             }
-            Refusal::NotFound => (404, code::NOT_FOUND, "Not found."),
-            Refusal::Timeout => (408, code::REQUEST_TIMEOUT, "The request's body did not arrive in time."),
-            Refusal::Expired => (410, "expired", "The verification has expired."),
-            Refusal::TooLarge => (413, code::PAYLOAD_TOO_LARGE, "The request's body is too large."),
-            Refusal::IdempotencyKeyMismatch => {
+            SandboxRefusal::NotFound => (404, code::NOT_FOUND, "Not found."),
+            SandboxRefusal::Timeout => (408, code::REQUEST_TIMEOUT, "The request's body did not arrive in time."),
+            SandboxRefusal::Expired => (410, "expired", "The verification has expired."),
+            SandboxRefusal::TooLarge => (413, code::PAYLOAD_TOO_LARGE, "The request's body is too large."),
+            SandboxRefusal::IdempotencyKeyMismatch => {
                 (422, "idempotency_key_mismatch", "This Idempotency-Key came with another body before.")
             }
-            Refusal::RateLimited { message, .. } => (429, code::RATE_LIMIT_EXCEEDED, message),
-            Refusal::MaxAttempts => (429, "max_attempts_exceeded", "Too many wrong codes for this verification."),
-            Refusal::Internal => (500, code::INTERNAL_ERROR, "Something went wrong."),
-            Refusal::DeliveryFailed => (500, code::DELIVERY_FAILED, "The code could not be handed to a carrier."),
+            SandboxRefusal::RateLimited { message, .. } => (429, code::RATE_LIMIT_EXCEEDED, message),
+            SandboxRefusal::MaxAttempts => {
+                (429, "max_attempts_exceeded", "Too many wrong codes for this verification.")
+            }
+            SandboxRefusal::Internal => (500, code::INTERNAL_ERROR, "Something went wrong."),
+            SandboxRefusal::DeliveryFailed => {
+                (500, code::DELIVERY_FAILED, "The code could not be handed to a carrier.")
+            }
         }
     }
 }

@@ -7,7 +7,7 @@ use http::Method;
 
 /// A route, and the id in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Route {
+pub(super) enum SandboxRoute {
     Send,
     List,
     Get(String),
@@ -22,9 +22,9 @@ pub(super) enum Route {
     ValidateSession,
 }
 
-impl Route {
+impl SandboxRoute {
     /// `None` is a 404, also where only the method is wrong.
-    pub(super) fn read(method: &Method, path: &str) -> Option<Route> {
+    pub(super) fn read(method: &Method, path: &str) -> Option<SandboxRoute> {
         let path = decode(path).to_ascii_lowercase();
         let mut segments: Vec<&str> = Vec::new();
         for segment in path.split('/') {
@@ -35,19 +35,19 @@ impl Route {
             }
         }
         Some(match (method.as_str(), segments.strip_prefix(&["api", "v1", "verify"])?) {
-            ("POST", []) => Route::Send,
-            ("GET", []) => Route::List,
-            ("GET", ["profiles"]) => Route::Profiles,
-            ("POST", ["profiles"]) => Route::NewProfile,
-            ("GET", ["profiles", id]) => Route::Profile((*id).to_owned()),
-            ("PATCH" | "PUT", ["profiles", id]) => Route::ChangeProfile((*id).to_owned()),
-            ("DELETE", ["profiles", id]) => Route::DeleteProfile((*id).to_owned()),
-            ("POST", ["sessions"]) => Route::NewSession,
-            ("POST", ["sessions", "validate"]) => Route::ValidateSession,
+            ("POST", []) => SandboxRoute::Send,
+            ("GET", []) => SandboxRoute::List,
+            ("GET", ["profiles"]) => SandboxRoute::Profiles,
+            ("POST", ["profiles"]) => SandboxRoute::NewProfile,
+            ("GET", ["profiles", id]) => SandboxRoute::Profile((*id).to_owned()),
+            ("PATCH" | "PUT", ["profiles", id]) => SandboxRoute::ChangeProfile((*id).to_owned()),
+            ("DELETE", ["profiles", id]) => SandboxRoute::DeleteProfile((*id).to_owned()),
+            ("POST", ["sessions"]) => SandboxRoute::NewSession,
+            ("POST", ["sessions", "validate"]) => SandboxRoute::ValidateSession,
             (_, ["profiles" | "sessions", ..]) => return None,
-            ("GET", [id]) => Route::Get((*id).to_owned()),
-            ("POST", [id, "resend"]) => Route::Resend((*id).to_owned()),
-            ("POST", [id, "check"]) => Route::Check((*id).to_owned()),
+            ("GET", [id]) => SandboxRoute::Get((*id).to_owned()),
+            ("POST", [id, "resend"]) => SandboxRoute::Resend((*id).to_owned()),
+            ("POST", [id, "check"]) => SandboxRoute::Check((*id).to_owned()),
             _ => return None,
         })
     }
@@ -77,25 +77,25 @@ mod tests {
     #[test]
     fn profiles_and_sessions_are_told_apart_from_ids() {
         for (method, path, expected) in [
-            (Method::GET, "ver_1", Some(Route::Get("ver_1".into()))),
-            (Method::GET, "profiles", Some(Route::Profiles)),
-            (Method::PUT, "profiles/p", Some(Route::ChangeProfile("p".into()))),
-            (Method::POST, "sessions", Some(Route::NewSession)),
+            (Method::GET, "ver_1", Some(SandboxRoute::Get("ver_1".into()))),
+            (Method::GET, "profiles", Some(SandboxRoute::Profiles)),
+            (Method::PUT, "profiles/p", Some(SandboxRoute::ChangeProfile("p".into()))),
+            (Method::POST, "sessions", Some(SandboxRoute::NewSession)),
             (Method::POST, "profiles/resend", None),
             (Method::POST, "sessions/check", None),
             (Method::GET, "sessions", None),
             (Method::POST, "ver_1", None),
         ] {
-            assert_eq!(Route::read(&method, &format!("/api/v1/verify/{path}")), expected, "{method} {path}");
+            assert_eq!(SandboxRoute::read(&method, &format!("/api/v1/verify/{path}")), expected, "{method} {path}");
         }
-        assert_eq!(Route::read(&Method::POST, "/verify"), None);
-        assert_eq!(Route::read(&Method::POST, "/"), None);
+        assert_eq!(SandboxRoute::read(&Method::POST, "/verify"), None);
+        assert_eq!(SandboxRoute::read(&Method::POST, "/"), None);
     }
 
     #[test]
     fn a_bent_spelling_is_still_a_send() {
         for path in ["//api/v1/Verify/", "/api/v1/%76erify", "/api/v1/x/%2e%2E/verify", "/api/v1%2fverify"] {
-            assert_eq!(Route::read(&Method::POST, path), Some(Route::Send), "{path}");
+            assert_eq!(SandboxRoute::read(&Method::POST, path), Some(SandboxRoute::Send), "{path}");
         }
         assert_eq!(decode("%%41%4%zz%é%"), "%A%4%zz%é%");
         assert_eq!(decode("%+f"), "%+f", "a sign is not a hex digit");

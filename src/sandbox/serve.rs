@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::strict::Strict;
-use super::{Begun, Leaves, Refusal, Sandbox};
+use super::{Begun, Leaves, Sandbox, SandboxRefusal};
 use crate::api::body::MAX_REQUEST;
 use crate::clock::Clock;
 
@@ -119,9 +119,9 @@ impl Desk {
         let (head, body) = request.into_parts();
         let begun = match timeout(BODY_TIMEOUT, Limited::new(body, MAX_REQUEST).collect()).await {
             Ok(Ok(body)) => self.sandbox.begin(&Request::from_parts(head, body.to_bytes()), self.clock.now()),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => Refusal::TooLarge.into(),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => SandboxRefusal::TooLarge.into(),
             Ok(Err(_)) => return Err(NoAnswer::Gone),
-            Err(_) => Refusal::Timeout.into(),
+            Err(_) => SandboxRefusal::Timeout.into(),
         };
         let response = match begun.reply.leaves {
             Leaves::AtOnce => self.sandbox.complete(begun, self.clock.now()),

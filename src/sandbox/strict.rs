@@ -13,18 +13,18 @@ const MAX_HEAD: usize = 1 << 20;
 /// A stream on which only requests come.
 pub(super) struct Strict<S> {
     stream: S,
-    framing: Framing,
+    framing: StrictFraming,
 }
 
 impl<S> Strict<S> {
     pub(super) fn new(stream: S) -> Self {
-        Self { stream, framing: Framing::default() }
+        Self { stream, framing: StrictFraming::default() }
     }
 }
 
 /// Where in a request the next byte stands.
 #[derive(Debug)]
-enum Framing {
+enum StrictFraming {
     /// In its head, of which this has come.
     Head(Vec<u8>),
     /// So many bytes before its end.
@@ -37,13 +37,13 @@ enum Framing {
     Trailers(usize),
 }
 
-impl Default for Framing {
+impl Default for StrictFraming {
     fn default() -> Self {
-        Framing::Head(Vec::new())
+        StrictFraming::Head(Vec::new())
     }
 }
 
-impl Framing {
+impl StrictFraming {
     /// Follows what came.
     ///
     /// # Errors
@@ -53,7 +53,7 @@ impl Framing {
         while let Some(&byte) = rest.first() {
             let mut taken = 1;
             match self {
-                Framing::Head(head) => {
+                StrictFraming::Head(head) => {
                     // A method begins with a letter; hyper judges the rest.
                     if head.is_empty() && !byte.is_ascii_alphabetic() {
                         return Err(io::Error::new(io::ErrorKind::InvalidData, "a byte outside of a request"));
@@ -63,23 +63,23 @@ impl Framing {
                         *self = Self::behind(head);
                     }
                 }
-                Framing::Body(left) | Framing::Chunk(left) => {
+                StrictFraming::Body(left) | StrictFraming::Chunk(left) => {
                     taken = rest.len().min(*left);
                     *left -= taken;
                 }
-                Framing::Size(line) => {
+                StrictFraming::Size(line) => {
                     line.push(byte);
                     if byte == b'\n' {
                         let digits: Vec<u8> = line.iter().copied().take_while(u8::is_ascii_hexdigit).collect();
                         let digits = String::from_utf8_lossy(&digits);
                         *self = match usize::from_str_radix(&digits, 16) {
-                            Ok(0) => Framing::Trailers(0),
-                            Ok(size) => Framing::Chunk(size.saturating_add(2)),
+                            Ok(0) => StrictFraming::Trailers(0),
+                            Ok(size) => StrictFraming::Chunk(size.saturating_add(2)),
                             Err(_) => return Err(io::Error::new(io::ErrorKind::InvalidData, "a chunk without a size")),
                         };
                     }
                 }
-                Framing::Trailers(line) => match byte {
+                StrictFraming::Trailers(line) => match byte {
                     b'\n' if *line == 0 => *self = Self::default(),
                     b'\n' => *line = 0,
                     b'\r' => {}
@@ -87,8 +87,8 @@ impl Framing {
                 },
             }
             match self {
-                Framing::Body(0) => *self = Self::default(),
-                Framing::Chunk(0) => *self = Framing::Size(Vec::new()),
+                StrictFraming::Body(0) => *self = Self::default(),
+                StrictFraming::Chunk(0) => *self = StrictFraming::Size(Vec::new()),
                 _ => {}
             }
             rest = rest.get(taken..).unwrap_or_default();
@@ -104,9 +104,9 @@ impl Framing {
             fields.filter(|(other, _)| *other == name).map(|(_, value)| value.trim()).next()
         };
         if value("transfer-encoding").is_some() {
-            return Framing::Size(Vec::new());
+            return StrictFraming::Size(Vec::new());
         }
-        Framing::Body(value("content-length").and_then(|length| length.parse().ok()).unwrap_or(0))
+        StrictFraming::Body(value("content-length").and_then(|length| length.parse().ok()).unwrap_or(0))
     }
 }
 
@@ -150,8 +150,8 @@ mod tests {
 
     /// Whether all of it is requests, in one piece and byte by byte.
     fn is_requests(text: &str) -> bool {
-        let whole = Framing::default().follow(text.as_bytes()).is_ok();
-        let mut framing = Framing::default();
+        let whole = StrictFraming::default().follow(text.as_bytes()).is_ok();
+        let mut framing = StrictFraming::default();
         let each = text.as_bytes().chunks(1).all(|byte| framing.follow(byte).is_ok());
         assert_eq!(whole, each, "{text:?}");
         whole

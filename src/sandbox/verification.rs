@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use super::caller::Caller;
-use super::reply::Refusal;
+use super::caller::ApiCaller;
+use super::reply::SandboxRefusal;
 use crate::clock::Moment;
 use crate::phone::Phone;
 use crate::policy::subject::Account;
@@ -29,10 +29,10 @@ pub(super) struct Ask {
 
 impl Ask {
     /// What a send's body says. What is out of range is clamped; what is of the wrong type is refused.
-    pub(super) fn read(fields: &Map<String, Value>) -> Result<Ask, Refusal> {
+    pub(super) fn read(fields: &Map<String, Value>) -> Result<Ask, SandboxRefusal> {
         let to = match fields.get("to") {
-            Some(Value::String(to)) => to.parse().map_err(|_| Refusal::InvalidPhone)?,
-            _ => return Err(Refusal::InvalidRequest("`to` is required: a phone number in E.164 format.")),
+            Some(Value::String(to)) => to.parse().map_err(|_| SandboxRefusal::InvalidPhone)?,
+            _ => return Err(SandboxRefusal::InvalidRequest("`to` is required: a phone number in E.164 format.")),
         };
         Ok(Ask {
             to,
@@ -45,20 +45,20 @@ impl Ask {
     }
 }
 
-fn clamped(value: Option<&Value>, default: u32, least: u32, most: u32) -> Result<u32, Refusal> {
+fn clamped(value: Option<&Value>, default: u32, least: u32, most: u32) -> Result<u32, SandboxRefusal> {
     match value {
         None | Some(Value::Null) => Ok(default),
         // A float's cast saturates, and what it cuts off is clamped away or less than a second.
         Some(Value::Number(number)) => Ok((number.as_f64().unwrap_or_default() as u32).clamp(least, most)),
-        Some(_) => Err(Refusal::InvalidRequest("`timeout_secs` and `code_length` must be numbers.")),
+        Some(_) => Err(SandboxRefusal::InvalidRequest("`timeout_secs` and `code_length` must be numbers.")),
     }
 }
 
-fn text(value: Option<&Value>) -> Result<Option<String>, Refusal> {
+fn text(value: Option<&Value>) -> Result<Option<String>, SandboxRefusal> {
     match value {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) if text.len() <= MAX_TEXT => Ok(Some(text.clone())),
-        Some(_) => Err(Refusal::InvalidRequest("Names and ids must be strings of at most 255 bytes.")),
+        Some(_) => Err(SandboxRefusal::InvalidRequest("Names and ids must be strings of at most 255 bytes.")),
     }
 }
 
@@ -90,7 +90,7 @@ impl Status {
 
 /// A verification.
 #[derive(Clone, Debug)]
-pub(super) struct Verification {
+pub(super) struct StoredVerification {
     pub(super) id: String,
     pub(super) account: Account,
     live: bool,
@@ -105,8 +105,8 @@ pub(super) struct Verification {
     verified_at: Option<Moment>,
 }
 
-impl Verification {
-    pub(super) fn new(id: String, code: String, caller: &Caller, ask: Ask, now: Moment) -> Self {
+impl StoredVerification {
+    pub(super) fn new(id: String, code: String, caller: &ApiCaller, ask: Ask, now: Moment) -> Self {
         Self {
             id,
             account: caller.account,
@@ -130,13 +130,15 @@ impl Verification {
     }
 
     /// Whether another code may go out for it. Not because a user just did not get the first one.
-    pub(super) fn may_resend(&self) -> Result<(), Refusal> {
+    pub(super) fn may_resend(&self) -> Result<(), SandboxRefusal> {
         match self.status {
             Status::Expired => Ok(()),
             Status::Pending if !self.delivered => Ok(()),
-            Status::Pending => Err(Refusal::InvalidState("The verification is still pending. Send a new one instead.")),
-            Status::Verified => Err(Refusal::InvalidState("The verification is verified already.")),
-            Status::Failed => Err(Refusal::InvalidState("The verification has failed. Send a new one instead.")),
+            Status::Pending => {
+                Err(SandboxRefusal::InvalidState("The verification is still pending. Send a new one instead."))
+            }
+            Status::Verified => Err(SandboxRefusal::InvalidState("The verification is verified already.")),
+            Status::Failed => Err(SandboxRefusal::InvalidState("The verification has failed. Send a new one instead.")),
         }
     }
 
@@ -156,21 +158,21 @@ impl Verification {
     }
 
     /// Is this the code?
-    pub(super) fn check(&mut self, code: &str, now: Moment) -> Result<(), Refusal> {
+    pub(super) fn check(&mut self, code: &str, now: Moment) -> Result<(), SandboxRefusal> {
         match self.status {
             Status::Pending => {}
-            Status::Expired => return Err(Refusal::Expired),
+            Status::Expired => return Err(SandboxRefusal::Expired),
             // Whoever asks again is told the same; any other code is wrong.
             Status::Verified if code == self.code => return Ok(()),
-            Status::Verified => return Err(Refusal::InvalidCode { remaining: MAX_ATTEMPTS - self.attempts }),
-            Status::Failed => return Err(Refusal::InvalidState("The verification has failed.")),
+            Status::Verified => return Err(SandboxRefusal::InvalidCode { remaining: MAX_ATTEMPTS - self.attempts }),
+            Status::Failed => return Err(SandboxRefusal::InvalidState("The verification has failed.")),
         }
         if self.attempts >= MAX_ATTEMPTS {
-            return Err(Refusal::MaxAttempts);
+            return Err(SandboxRefusal::MaxAttempts);
         }
         if code != self.code {
             self.attempts += 1;
-            return Err(Refusal::InvalidCode { remaining: MAX_ATTEMPTS - self.attempts });
+            return Err(SandboxRefusal::InvalidCode { remaining: MAX_ATTEMPTS - self.attempts });
         }
         self.status = Status::Verified;
         self.verified_at = Some(now);

@@ -23,7 +23,7 @@ const WORTH_SQUEEZING: u64 = 8;
 const SET: Duration = Duration::from_secs(1);
 
 /// What the disk refused to do.
-type Refused = (&'static str, io::Error);
+type DiskError = (&'static str, io::Error);
 
 impl Journal {
     /// What is to be done once a second or so: has what was written outlive the machine, begins a new file where there is none, or the
@@ -58,7 +58,7 @@ impl Journal {
         is_news
     }
 
-    fn try_to_tend(&self, closed: &mut Vec<Told>, now: Moment, horizon: Duration) -> Result<(), Refused> {
+    fn try_to_tend(&self, closed: &mut Vec<Told>, now: Moment, horizon: Duration) -> Result<(), DiskError> {
         let wants_another = |segment: &Segment| segment.is_full() || segment.is_old(now, horizon);
         if self.open.lock().segment.as_ref().is_none_or(wants_another) {
             self.begin(closed, now)?;
@@ -83,7 +83,7 @@ impl Journal {
     }
 
     /// Begins another file. What is to be written belongs into the one before it.
-    fn begin(&self, closed: &mut Vec<Told>, now: Moment) -> Result<(), Refused> {
+    fn begin(&self, closed: &mut Vec<Told>, now: Moment) -> Result<(), DiskError> {
         // Whoever tends the journal is alone.
         let mut number = self.open.lock().next;
         let ahead = *self.ahead.lock();
@@ -112,7 +112,7 @@ impl Journal {
     }
 
     /// Writes what waits, and lets those that come next be written at once.
-    fn catch_up(&self) -> Result<(), Refused> {
+    fn catch_up(&self) -> Result<(), DiskError> {
         loop {
             let (batch, file) = {
                 let mut open = self.open.lock();
@@ -141,7 +141,7 @@ impl Journal {
     }
 
     /// Has all that was written outlive the machine, and takes leave of files that are written no more.
-    fn sync(&self, closed: &mut Vec<Told>) -> Result<(), Refused> {
+    fn sync(&self, closed: &mut Vec<Told>) -> Result<(), DiskError> {
         let (retired, current) = {
             let mut open = self.open.lock();
             self.hand_over(&mut open);

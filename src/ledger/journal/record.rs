@@ -127,7 +127,7 @@ mod flag {
 
 /// A record's parts: the layout that all of them share.
 #[derive(Clone, Copy, Debug, Default)]
-struct Parts {
+struct RecordParts {
     tag: u8,
     flags: u8,
     /// The groups of up to two verifications.
@@ -194,7 +194,7 @@ impl Record {
 
     /// Its bytes.
     pub fn encode(&self) -> [u8; SIZE] {
-        let Parts { tag, flags, groups: [one, other], at, words: [a, b, c, d] } = self.parts();
+        let RecordParts { tag, flags, groups: [one, other], at, words: [a, b, c, d] } = self.parts();
         let mut bytes = [0; SIZE];
         let (sum, rest) = bytes.split_at_mut(4);
         let (head, body) = rest.split_at_mut(4);
@@ -216,20 +216,20 @@ impl Record {
         let mut words = body.chunks_exact(8).filter_map(|word| word.try_into().ok()).map(u64::from_le_bytes);
         let mut next = || words.next().unwrap_or_default();
         let (at, words) = (next(), [next(), next(), next(), next()]);
-        Self::of(Parts { tag, flags, groups: [one, other], at, words })
+        Self::of(RecordParts { tag, flags, groups: [one, other], at, words })
     }
 
-    fn parts(&self) -> Parts {
-        let parts = Parts { at: self.at().as_micros(), ..Parts::default() };
+    fn parts(&self) -> RecordParts {
+        let parts = RecordParts { at: self.at().as_micros(), ..RecordParts::default() };
         match self {
-            Record::Charged(charge) => Parts { tag: tag::CHARGED, ..of_charge(charge, parts) },
+            Record::Charged(charge) => RecordParts { tag: tag::CHARGED, ..of_charge(charge, parts) },
             Record::InFlight(charge) => {
                 let parts = of_charge(charge, parts);
-                Parts { tag: tag::CHARGED, flags: parts.flags | flag::IN_FLIGHT, ..parts }
+                RecordParts { tag: tag::CHARGED, flags: parts.flags | flag::IN_FLIGHT, ..parts }
             }
-            Record::Kept(charge) => Parts { tag: tag::KEPT, ..of_charge(charge, parts) },
-            Record::GivenBack(charge) => Parts { tag: tag::GIVEN_BACK, ..of_charge(charge, parts) },
-            Record::Learned { id, known: Known { phone, root }, .. } => Parts {
+            Record::Kept(charge) => RecordParts { tag: tag::KEPT, ..of_charge(charge, parts) },
+            Record::GivenBack(charge) => RecordParts { tag: tag::GIVEN_BACK, ..of_charge(charge, parts) },
+            Record::Learned { id, known: Known { phone, root }, .. } => RecordParts {
                 tag: tag::LEARNED,
                 groups: [id.group, root.group],
                 words: [phone.digits(), id.within.get(), root.within.get(), 0],
@@ -237,36 +237,36 @@ impl Record {
             },
             Record::Held { key, until, .. } => {
                 let (flags, group, [x, y]) = words_of(*key);
-                Parts { tag: tag::HELD, flags, groups: [group, 0], words: [x, y, until.as_micros(), 0], ..parts }
+                RecordParts { tag: tag::HELD, flags, groups: [group, 0], words: [x, y, until.as_micros(), 0], ..parts }
             }
             Record::HeldFor { key, account, until, .. } => {
                 // Phones and verifications have one word.
                 let (flags, group, [x, _]) = words_of(*key);
                 let bits = account.bits().get();
                 let words = [x, low(bits), high(bits), until.as_micros()];
-                Parts { tag: tag::HELD_FOR, flags, groups: [group, 0], words, ..parts }
+                RecordParts { tag: tag::HELD_FOR, flags, groups: [group, 0], words, ..parts }
             }
             Record::Cleared { key, .. } => {
                 let (flags, group, [x, y]) = words_of(*key);
-                Parts { tag: tag::CLEARED, flags, groups: [group, 0], words: [x, y, 0, 0], ..parts }
+                RecordParts { tag: tag::CLEARED, flags, groups: [group, 0], words: [x, y, 0, 0], ..parts }
             }
             Record::Accepted { account, .. } => of_account(tag::ACCEPTED, *account, parts),
             Record::Rejected { account, .. } => of_account(tag::REJECTED, *account, parts),
             Record::Clock(Anchor { boot, since_boot, .. }) => {
-                Parts { tag: tag::CLOCK, words: [low(*boot), high(*boot), *since_boot, 0], ..parts }
+                RecordParts { tag: tag::CLOCK, words: [low(*boot), high(*boot), *since_boot, 0], ..parts }
             }
             Record::WallClock { ahead, .. } => {
-                Parts { tag: tag::WALL_CLOCK, words: [ahead.as_micros().cast_unsigned(), 0, 0, 0], ..parts }
+                RecordParts { tag: tag::WALL_CLOCK, words: [ahead.as_micros().cast_unsigned(), 0, 0, 0], ..parts }
             }
             Record::Absorbed { into, from, .. } => {
                 let ((flags, one, [a, b]), (_, other, [c, d])) = (words_of(*into), words_of(*from));
-                Parts { tag: tag::ABSORBED, flags, groups: [one, other], words: [a, b, c, d], ..parts }
+                RecordParts { tag: tag::ABSORBED, flags, groups: [one, other], words: [a, b, c, d], ..parts }
             }
         }
     }
 
-    fn of(parts: Parts) -> Option<Self> {
-        let Parts { tag, flags, groups: [one, other], words: [a, b, c, d], .. } = parts;
+    fn of(parts: RecordParts) -> Option<Self> {
+        let RecordParts { tag, flags, groups: [one, other], words: [a, b, c, d], .. } = parts;
         let at = Moment::from_micros(parts.at);
         Some(match tag {
             tag::CHARGED if flags & flag::IN_FLIGHT != 0 => Record::InFlight(charge_of(parts)),
@@ -300,18 +300,18 @@ impl Record {
     }
 }
 
-fn of_account(tag: u8, account: Account, parts: Parts) -> Parts {
+fn of_account(tag: u8, account: Account, parts: RecordParts) -> RecordParts {
     let bits = account.bits().get();
-    Parts { tag, words: [low(bits), high(bits), 0, 0], ..parts }
+    RecordParts { tag, words: [low(bits), high(bits), 0, 0], ..parts }
 }
 
-fn of_charge(charge: &Charge, parts: Parts) -> Parts {
+fn of_charge(charge: &Charge, parts: RecordParts) -> RecordParts {
     let account = charge.account.map_or(0, |account| account.bits().get());
     let [phone, within] = [
         charge.phone.map_or(0, Phone::digits),
         charge.verification.map_or(0, |verification| verification.within.get()),
     ];
-    Parts {
+    RecordParts {
         flags: if charge.kind == Kind::Resend { flag::RESEND } else { 0 },
         groups: [charge.verification.map_or(0, |verification| verification.group), 0],
         words: [phone, within, low(account), high(account)],
@@ -319,7 +319,9 @@ fn of_charge(charge: &Charge, parts: Parts) -> Parts {
     }
 }
 
-fn charge_of(Parts { flags, groups: [group, _], at, words: [phone, within, low, high], .. }: Parts) -> Charge {
+fn charge_of(
+    RecordParts { flags, groups: [group, _], at, words: [phone, within, low, high], .. }: RecordParts,
+) -> Charge {
     Charge {
         phone: Phone::from_digits(phone),
         verification: verification(group, within),
@@ -512,7 +514,7 @@ mod tests {
             // What the last 0.1 reads: `scripts/test-upgrade-from` has one take over.
             let known = [tag::CHARGED, tag::GIVEN_BACK, tag::LEARNED, tag::HELD, tag::CLEARED, tag::ABSORBED];
             if let Some(told) = record.for_0_1() {
-                let Parts { tag, flags, .. } = told.parts();
+                let RecordParts { tag, flags, .. } = told.parts();
                 prop_assert!(known.contains(&tag) && (tag != tag::CHARGED || flags & !flag::RESEND == 0), "{told:?}");
             }
         }

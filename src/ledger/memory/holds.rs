@@ -23,17 +23,17 @@ const MAX_HELD: usize = 100_000;
 #[derive(Debug, Default)]
 pub struct Holds {
     many: AtomicUsize,
-    held: Mutex<HashMap<Key, Held>>,
+    held: Mutex<HashMap<Key, AccountHold>>,
 }
 
 /// The two accounts that are held longest: together they tell until when two are, which is all that others need to know.
 #[derive(Clone, Copy, Debug)]
-struct Held {
+struct AccountHold {
     last: (Account, Moment),
     second: Option<(Account, Moment)>,
 }
 
-impl Held {
+impl AccountHold {
     fn until(&self, account: Account) -> Option<Moment> {
         let all = std::iter::once(self.last).chain(self.second);
         all.filter(|(held, _)| *held == account).map(|(_, until)| until).max()
@@ -63,7 +63,7 @@ impl Holds {
         if held.len() >= MAX_HELD && !held.contains_key(&key) {
             return None;
         }
-        let entry = held.entry(key).or_insert(Held { last: (account, until), second: None });
+        let entry = held.entry(key).or_insert(AccountHold { last: (account, until), second: None });
         entry.add(account, until);
         let both = entry.second.map(|(_, until)| until).filter(|until| *until > now);
         self.many.store(held.len(), Ordering::Relaxed);

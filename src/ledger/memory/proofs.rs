@@ -22,12 +22,12 @@ const REFRESH: Duration = Duration::from_secs(10 * 60);
 const SHARDS: usize = 64;
 
 /// The moment at which each was last noted as used, in microseconds.
-type Shard = HashMap<u128, AtomicU64, BuildHasherDefault<AsItIs>>;
+type ProofShard = HashMap<u128, AtomicU64, BuildHasherDefault<AsItIs>>;
 
 /// See the module's documentation.
 #[derive(Debug)]
 pub(in crate::ledger) struct Proofs {
-    shards: [RwLock<Shard>; SHARDS],
+    shards: [RwLock<ProofShard>; SHARDS],
     most_per_shard: usize,
 }
 
@@ -65,7 +65,7 @@ impl Proofs {
         Self { shards: std::array::from_fn(|_| RwLock::default()), most_per_shard: most.div_ceil(SHARDS).max(1) }
     }
 
-    fn shard(&self, account: Account) -> Option<&RwLock<Shard>> {
+    fn shard(&self, account: Account) -> Option<&RwLock<ProofShard>> {
         self.shards.get(account.bits().get() as usize % SHARDS)
     }
 

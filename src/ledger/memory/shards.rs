@@ -52,14 +52,14 @@ pub(super) trait Logged: Entry<Key: Debug + Hash> {
 /// See the module's documentation.
 #[derive(Debug)]
 pub(super) struct Shards<E: Logged> {
-    shards: Box<[Line<E>]>,
+    shards: Box<[CacheLine<E>]>,
     seeds: RandomState,
 }
 
 /// A line of cache to itself, so that neighbours do not slow each other down.
 #[derive(Debug)]
 #[repr(align(64))]
-struct Line<E: Logged>(Mutex<Shard<E>>);
+struct CacheLine<E: Logged>(Mutex<Shard<E>>);
 
 #[derive(Debug)]
 pub(super) struct Shard<E: Logged> {
@@ -91,7 +91,7 @@ pub(super) struct Swept {
 
 impl<E: Logged> Shards<E> {
     pub(super) fn new() -> Self {
-        let shard = || Line(Mutex::new(Shard { table: Table::default(), rare: None }));
+        let shard = || CacheLine(Mutex::new(Shard { table: Table::default(), rare: None }));
         Self { shards: std::iter::repeat_with(shard).take(SHARDS).collect(), seeds: RandomState::default() }
     }
 

@@ -25,16 +25,16 @@ const WAITING: usize = 4096;
 
 /// See the module's documentation.
 pub(crate) struct Link {
-    way: Way,
+    way: Reached,
     many: usize,
     connect_within: Duration,
-    pool: ArcSwap<Vec<Connection>>,
+    pool: ArcSwap<Vec<AnyConnection>>,
     next: AtomicUsize,
     sha: String,
 }
 
 /// How connections come about.
-enum Way {
+enum Reached {
     /// To this server.
     One(Box<Client>),
     /// To whichever the sentinels say.
@@ -43,16 +43,16 @@ enum Way {
 }
 
 #[derive(Clone)]
-enum Connection {
+enum AnyConnection {
     One(MultiplexedConnection),
     Cluster(ClusterConnection),
 }
 
-impl Connection {
+impl AnyConnection {
     async fn ask(self, command: &Cmd) -> Result<Value, RedisError> {
         match self {
-            Connection::One(mut connection) => command.query_async(&mut connection).await,
-            Connection::Cluster(mut connection) => command.query_async(&mut connection).await,
+            AnyConnection::One(mut connection) => command.query_async(&mut connection).await,
+            AnyConnection::Cluster(mut connection) => command.query_async(&mut connection).await,
         }
     }
 }
@@ -74,9 +74,9 @@ impl Link {
         connect_within: Duration,
         bound: Duration,
     ) -> Result<Self, String> {
-        let way = Way::new(servers, connect_within, bound).map_err(|error| error.to_string())?;
+        let way = Reached::new(servers, connect_within, bound).map_err(|error| error.to_string())?;
         // A cluster's client holds a connection to each of its servers by itself.
-        let many = if matches!(way, Way::Cluster(_)) { 1 } else { many };
+        let many = if matches!(way, Reached::Cluster(_)) { 1 } else { many };
         Ok(Self {
             way,
             many,
@@ -146,7 +146,7 @@ impl Link {
         bounded(self.connection()?.ask(&command), within).await.map(drop)
     }
 
-    fn connection(&self) -> Result<Connection, Fault> {
+    fn connection(&self) -> Result<AnyConnection, Fault> {
         let pool = self.pool.load();
         let nth = self.next.fetch_add(1, Ordering::Relaxed).checked_rem(pool.len()).unwrap_or(0);
         pool.get(nth).cloned().ok_or_else(Fault::away)
@@ -173,7 +173,7 @@ fn composed(call: &Call, how: &str, script: &str) -> Cmd {
     command
 }
 
-impl Way {
+impl Reached {
     fn new(servers: &Servers, connect_within: Duration, bound: Duration) -> Result<Self, RedisError> {
         let Servers { topology, nodes, tls, authorities, user, password, database } = servers;
         let certificates = || TlsCertificates { client_tls: None, root_cert: authorities.clone() };
@@ -201,7 +201,7 @@ impl Way {
                     return Err((redis_rs::ErrorKind::InvalidClientConfig, "no address").into());
                 };
                 let client = if *tls { Client::build_with_tls(info, certificates()) } else { Client::open(info) };
-                client.map(|client| Way::One(Box::new(client)))
+                client.map(|client| Reached::One(Box::new(client)))
             }
             Topology::Sentinel { master, user: sentinels_user, password: sentinels_password } => {
                 let (addresses, master) = (nodes.iter().map(address).collect::<Vec<_>>(), master.clone());
@@ -234,7 +234,7 @@ impl Way {
                     builder.build()
                 };
                 client()?;
-                Ok(Way::Sentinel(Box::new(client)))
+                Ok(Reached::Sentinel(Box::new(client)))
             }
             Topology::Cluster => {
                 let mut builder = ClusterClient::builder(infos)
@@ -244,21 +244,25 @@ impl Way {
                 if *tls {
                     builder = builder.certs(certificates());
                 }
-                Ok(Way::Cluster(Box::new(builder.build()?)))
+                Ok(Reached::Cluster(Box::new(builder.build()?)))
             }
         }
     }
 
-    async fn connect(&self, within: Duration) -> Result<Connection, RedisError> {
+    async fn connect(&self, within: Duration) -> Result<AnyConnection, RedisError> {
         // Each call has a bound of its own.
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(within))
             .set_response_timeout(None)
             .set_pipeline_buffer_size(WAITING);
         match self {
-            Way::One(client) => client.get_multiplexed_async_connection_with_config(&config).await.map(Connection::One),
-            Way::Sentinel(client) => client()?.get_async_connection_with_config(&config).await.map(Connection::One),
-            Way::Cluster(client) => client.get_async_connection().await.map(Connection::Cluster),
+            Reached::One(client) => {
+                client.get_multiplexed_async_connection_with_config(&config).await.map(AnyConnection::One)
+            }
+            Reached::Sentinel(client) => {
+                client()?.get_async_connection_with_config(&config).await.map(AnyConnection::One)
+            }
+            Reached::Cluster(client) => client.get_async_connection().await.map(AnyConnection::Cluster),
         }
     }
 }

@@ -37,10 +37,11 @@ async fn cluster() -> (Vec<Server>, String) {
     };
     let waiting = async {
         while !servers.iter().all(is_whole) {
-            tokio::task::yield_now().await;
+            // They need the processor for it.
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, waiting).await.expect("the cluster does not come about");
+    tokio::time::timeout(PATIENCE * 3, waiting).await.expect("the cluster does not come about");
     let hosts: Vec<String> = servers.iter().map(|server| server.address().to_string()).collect();
     let url = format!("redis://{}", hosts.join(","));
     (servers, url)

@@ -135,8 +135,13 @@ impl Process {
     }
 
     pub(crate) fn signal(&self, name: &str) {
+        assert!(self.signal_if_there(name));
+    }
+
+    /// The same, where it may have ended. Returns whether it was there.
+    pub(crate) fn signal_if_there(&self, name: &str) -> bool {
         let kill = Command::new("sh").arg("-c").arg(format!("kill -{name} {}", self.pid)).status().unwrap();
-        assert!(kill.success());
+        kill.success()
     }
 
     /// Lets it go on, if it is there and was stopped.

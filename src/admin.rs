@@ -26,9 +26,9 @@ use pingora::apps::http_app::ServeHttp;
 use pingora::protocols::http::ServerSession;
 
 use crate::gateway::Gateway;
-use answer::Answer;
+use answer::AdminAnswer;
 use history::Board;
-use route::{Access, Found, Route};
+use route::{Access, FoundRoute, Route};
 
 /// See the module's documentation.
 pub(crate) struct Admin {
@@ -37,7 +37,7 @@ pub(crate) struct Admin {
 }
 
 /// A request, as far as routes need it.
-struct Asked {
+struct AdminRequest {
     /// What stands in the path where the route has a place for it, decoded.
     parameter: String,
     query: String,
@@ -56,18 +56,18 @@ impl Admin {
         Self { gateway, board }
     }
 
-    async fn answer(&self, route: Route, asked: &Asked) -> Answer {
+    async fn answer(&self, route: Route, asked: &AdminRequest) -> AdminAnswer {
         match route {
             Route::Page => page::page(),
-            Route::Metrics => Answer::exposition(self.gateway.expose()),
-            Route::Live => Answer::text(StatusCode::OK, "ok\n"),
+            Route::Metrics => AdminAnswer::exposition(self.gateway.expose()),
+            Route::Live => AdminAnswer::text(StatusCode::OK, "ok\n"),
             Route::Ready => match self.not_ready() {
-                None => Answer::text(StatusCode::OK, &format!("ok\n{}", status::ledger_line(&self.gateway))),
-                Some(why) => Answer::text(StatusCode::SERVICE_UNAVAILABLE, &format!("not ready: {why}\n")),
+                None => AdminAnswer::text(StatusCode::OK, &format!("ok\n{}", status::ledger_line(&self.gateway))),
+                Some(why) => AdminAnswer::text(StatusCode::SERVICE_UNAVAILABLE, &format!("not ready: {why}\n")),
             },
-            Route::Status => Answer::json(&status::status(&self.gateway, &self.board, self.not_ready())),
-            Route::Config => Answer::json(&config::shown(&self.gateway.config())),
-            Route::OpenApi => Answer::document(include_str!("../docs/openapi.json")),
+            Route::Status => AdminAnswer::json(&status::status(&self.gateway, &self.board, self.not_ready())),
+            Route::Config => AdminAnswer::json(&config::shown(&self.gateway.config())),
+            Route::OpenApi => AdminAnswer::document(include_str!("../docs/openapi.json")),
             Route::Phone => phones::look(&self.gateway, asked).await,
             Route::ClearPhone => phones::clear(&self.gateway, asked).await,
             Route::Verification => phones::verification(&self.gateway, asked).await,
@@ -88,13 +88,13 @@ impl Admin {
     }
 
     /// Whether this may go on: it shows the token, or needs none.
-    fn admit(&self, access: Access, shown: Option<&[u8]>) -> Result<(), Answer> {
+    fn admit(&self, access: Access, shown: Option<&[u8]>) -> Result<(), AdminAnswer> {
         if access == Access::Open {
             return Ok(());
         }
         let Some(token) = self.gateway.admin_token() else {
             let message = "This needs a token, and none is configured: set admin.token or admin.token_file.";
-            return Err(Answer::error(StatusCode::FORBIDDEN, "token_not_configured", message));
+            return Err(AdminAnswer::error(StatusCode::FORBIDDEN, "token_not_configured", message));
         };
         let scheme = |shown: &&[u8]| shown.get(..7).is_some_and(|start| start.eq_ignore_ascii_case(b"bearer "));
         let shown = shown.filter(scheme).and_then(|shown| shown.get(7..)).map(<[u8]>::trim_ascii);
@@ -102,11 +102,11 @@ impl Admin {
             return Ok(());
         }
         let message = "This needs the admin token: Authorization: Bearer TOKEN.";
-        let refusal = Answer::error(StatusCode::UNAUTHORIZED, "unauthorized", message);
+        let refusal = AdminAnswer::error(StatusCode::UNAUTHORIZED, "unauthorized", message);
         Err(refusal.with(WWW_AUTHENTICATE, "Bearer"))
     }
 
-    async fn serve(&self, session: &mut ServerSession) -> Answer {
+    async fn serve(&self, session: &mut ServerSession) -> AdminAnswer {
         session.set_read_timeout(Some(BODY_TIMEOUT));
         let header = session.req_header_mut();
         let uri = header.uri.clone();
@@ -116,29 +116,33 @@ impl Admin {
         // pingora names a request by its target when it cannot answer it: a phone may stand there.
         header.set_uri(Uri::from_static("/"));
         let (entry, parameter) = match route::find(&method, uri.path()) {
-            Found::Route(entry, parameter) => (entry, parameter),
-            Found::WrongMethod(allowed) => {
+            FoundRoute::Route(entry, parameter) => (entry, parameter),
+            FoundRoute::WrongMethod(allowed) => {
                 let message = format!("Here is {allowed}.");
-                let refusal = Answer::error(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", &message);
+                let refusal = AdminAnswer::error(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", &message);
                 return refusal.with(ALLOW, &allowed);
             }
-            Found::Nothing => {
-                return Answer::error(StatusCode::NOT_FOUND, "not_found", "GET /v1/openapi.json tells what there is.");
+            FoundRoute::Nothing => {
+                return AdminAnswer::error(
+                    StatusCode::NOT_FOUND,
+                    "not_found",
+                    "GET /v1/openapi.json tells what there is.",
+                );
             }
         };
         if !is_own && !entry.route.is_for_any_name() {
             let message = "This listener does not go by that name: use its address, or put the name into admin.hosts.";
-            return Answer::error(StatusCode::MISDIRECTED_REQUEST, "unknown_host", message);
+            return AdminAnswer::error(StatusCode::MISDIRECTED_REQUEST, "unknown_host", message);
         }
         if let Err(refusal) = self.admit(entry.access, shown.as_deref()) {
             return refusal;
         }
         let Some(body) = body(session).await else {
             let message = format!("A body of {MAX_BODY} bytes at most is read, within 5 s.");
-            return Answer::error(StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large", &message);
+            return AdminAnswer::error(StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large", &message);
         };
         let query = uri.query().unwrap_or_default().to_owned();
-        self.answer(entry.route, &Asked { parameter, query, body, operator }).await
+        self.answer(entry.route, &AdminRequest { parameter, query, body, operator }).await
     }
 }
 

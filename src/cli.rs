@@ -22,7 +22,7 @@ use crate::config::{Config, Log, LogFormat, Mistakes};
 use crate::log;
 use crate::sandbox::{self, Sandbox};
 use crate::server;
-use signals::{Asked, Signals};
+use signals::{SignalRequest, Signals};
 
 /// The command line or the configuration is wrong (`EX_USAGE` of sysexits).
 const USAGE: u8 = 64;
@@ -192,12 +192,9 @@ fn run_sandbox(listen: SocketAddr, limits: bool) -> Result<(), Failure> {
         let sandbox = Arc::new(Sandbox::new(sandbox::Options { limits, ..sandbox::Options::default() }));
         let mut signals = Signals::new()?;
         tracing::info!(address = %listener.local_addr().map_err(Failure::unavailable)?, limits, "sandbox Sendly");
-        sandbox::serve(
-            listener,
-            sandbox,
-            clock,
-            async move { while !matches!(signals.next().await, Asked::Stop(_)) {} },
-        )
+        sandbox::serve(listener, sandbox, clock, async move {
+            while !matches!(signals.next().await, SignalRequest::Stop(_)) {}
+        })
         .await;
         Ok(())
     })

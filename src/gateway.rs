@@ -47,8 +47,8 @@ use crate::ledger::durable::{self, Durable};
 use crate::ledger::memory::{Bounds, Dropped, Memory};
 use crate::ledger::redis::Reason;
 use crate::ledger::{self, Ledger};
-use crate::log::access::{AccessLog, Entry};
-use crate::metrics::{Metrics, Outcome, Reload, Shared, Sizes, Swept, TurnedAway};
+use crate::log::access::{AccessEntry, AccessLog};
+use crate::metrics::{Metrics, Outcome, ReloadResult, Shared, Sizes, Swept, TurnedAway};
 use crate::phone::Phone;
 use crate::policy::Per;
 use crate::policy::subject::{Account, HashKey};
@@ -169,7 +169,7 @@ impl Gateway {
     }
 
     /// A reload of the configuration came to this.
-    pub fn reloaded(&self, result: Reload) {
+    pub fn reloaded(&self, result: ReloadResult) {
         self.metrics.reloaded(result, self.clock.now());
     }
 
@@ -258,7 +258,7 @@ impl Gateway {
     }
 
     /// How it stands with the ledger that gateways share, if there is one.
-    pub fn shared_ledger(&self) -> Option<ledger::redis::State> {
+    pub fn shared_ledger(&self) -> Option<ledger::redis::RedisState> {
         match &self.ledger {
             Ledger::Memory(_) | Ledger::Durable(_) => None,
             Ledger::Redis(redis) => Some(redis.state()),
@@ -355,7 +355,7 @@ impl Gateway {
         if !self.access.is_on() {
             return;
         }
-        self.access.tell(&Entry {
+        self.access.tell(&AccessEntry {
             at,
             method,
             operation: request.operation,

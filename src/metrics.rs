@@ -37,7 +37,7 @@ pub(crate) use ledger::Shared;
 pub(crate) use limits::Series;
 use refused::Refused;
 use register::Register;
-pub(crate) use reloads::Reload;
+pub(crate) use reloads::ReloadResult;
 pub(crate) use state::{Sizes, Swept};
 pub(crate) use upstream::{Found, SettlementReason};
 
@@ -108,8 +108,8 @@ pub struct Metrics {
     took: Vec<Histogram>,
     limits: limits::Limits,
     codes: codes::Codes,
-    upstream: upstream::Upstream,
-    state: state::State,
+    upstream: upstream::UpstreamMetrics,
+    state: state::StateMetrics,
     addresses: addresses::Addresses,
     caps: caps::OfCaps,
     ledger: ledger::OfLedger,
@@ -183,8 +183,8 @@ impl Metrics {
             took: of_operations(|operation| took.with_label_values(&[operation])),
             limits: limits::Limits::new(register)?,
             codes: codes::Codes::new(register)?,
-            upstream: upstream::Upstream::new(register)?,
-            state: state::State::new(register)?,
+            upstream: upstream::UpstreamMetrics::new(register)?,
+            state: state::StateMetrics::new(register)?,
             addresses: addresses::Addresses::new(register)?,
             caps: caps::OfCaps::new(register)?,
             ledger: ledger::OfLedger::new(register)?,
@@ -203,7 +203,7 @@ impl Metrics {
     }
 
     /// A reload of the configuration ended so.
-    pub fn reloaded(&self, result: Reload, now: Moment) {
+    pub fn reloaded(&self, result: ReloadResult, now: Moment) {
         self.reloads.ended(result, now);
     }
 
@@ -546,10 +546,10 @@ mod tests {
             r#"config_reloads_total{result="rejected"} 0"#,
         ];
         has(&exposed(&metrics), &state);
-        metrics.reloaded(Reload::Rejected, STARTED + Duration::from_secs(1));
+        metrics.reloaded(ReloadResult::Rejected, STARTED + Duration::from_secs(1));
         let rejected = r#"config_reloads_total{result="rejected"} 1"#;
         has(&exposed(&metrics), &["config_last_reload_successful 0", state[1], state[2], rejected]);
-        metrics.reloaded(Reload::Partial, STARTED + Duration::from_secs(2));
+        metrics.reloaded(ReloadResult::Partial, STARTED + Duration::from_secs(2));
         let later = "config_last_reload_success_timestamp_seconds 1795424302.25";
         has(&exposed(&metrics), &[state[0], later, state[2], r#"config_reloads_total{result="partial"} 1"#, rejected]);
     }

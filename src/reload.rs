@@ -14,15 +14,15 @@ use tokio::time::MissedTickBehavior;
 
 use crate::config::Config;
 use crate::log;
-use crate::server::Reload;
-use crate::systemd::{self, State};
+use crate::server::Reloader;
+use crate::systemd::{self, Notice};
 pub(crate) use source::{Loaded, Marks, Source};
 
 /// How often files are looked at. They have to stand still for as long before they are loaded, so that what is being written is not.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Loads the configuration anew whenever there is a reason to, for as long as it is polled. `marks` are those of the one in force.
-pub(crate) async fn follow(source: Source, marks: Marks, reload: Reload, mut hup: Signal) {
+pub(crate) async fn follow(source: Source, marks: Marks, reload: Reloader, mut hup: Signal) {
     let source = Arc::new(source);
     let (mut tried, mut seen) = (marks.clone(), marks);
     let mut looks = tokio::time::interval(LOOK_EVERY);
@@ -52,9 +52,9 @@ pub(crate) async fn follow(source: Source, marks: Marks, reload: Reload, mut hup
             continue;
         }
         tried = seen.clone();
-        systemd::tell(State::Reloading);
+        systemd::tell(Notice::Reloading);
         take(loaded.config, &reload).await;
-        systemd::tell(State::Ready);
+        systemd::tell(Notice::Ready);
     }
 }
 
@@ -70,7 +70,7 @@ async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> 
 }
 
 /// Puts a configuration in force, if nothing is wrong with it; tells what came of it.
-async fn take(config: Result<Config, Vec<String>>, reload: &Reload) {
+async fn take(config: Result<Config, Vec<String>>, reload: &Reloader) {
     let prepared = match config {
         Ok(config) => reload.prepare(config).await,
         Err(mistakes) => Err(mistakes),

@@ -34,7 +34,7 @@ use crate::listener::Front;
 use crate::metrics::{Late, TurnedAway, Unread};
 use crate::policy::subject::HashKey;
 use accept::{Admission, Listener};
-pub use reload::{Applied, Prepared, Reload};
+pub use reload::{Applied, Prepared, Reloader};
 use tls::{Certificate, Shown};
 use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 
@@ -89,7 +89,7 @@ pub struct Running {
     gateway: Arc<Gateway>,
     /// The process that this one has taken over from, for as long as it asks for anything.
     predecessor: TaskTracker,
-    reload: Reload,
+    reload: Reloader,
     /// Stops the clients' listener.
     stop: watch::Sender<bool>,
     /// Stops the operators' listener: only at the very end, since a drain is what they want to see.
@@ -212,7 +212,7 @@ impl Prepare {
             Box::pin(resolve(Arc::clone(&gateway))),
             Box::pin(look(board)),
         ];
-        let reload = Reload { gateway: Arc::clone(&gateway), shown, turn: Arc::default() };
+        let reload = Reloader { gateway: Arc::clone(&gateway), shown, turn: Arc::default() };
         let running = Running {
             address,
             admin_address,
@@ -252,7 +252,7 @@ impl Running {
     }
 
     /// What gives it another configuration.
-    pub fn reload(&self) -> &Reload {
+    pub fn reload(&self) -> &Reloader {
         &self.reload
     }
 

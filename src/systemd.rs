@@ -9,7 +9,7 @@ use sd_notify::NotifyState;
 
 /// What there is to tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum State {
+pub(crate) enum Notice {
     /// Clients can connect, for the first time or after [`Reloading`](State::Reloading).
     Ready,
     /// The configuration is being read again. [`Ready`](State::Ready) has to follow, whatever comes of it.
@@ -21,18 +21,18 @@ pub(crate) enum State {
 }
 
 /// Tells it.
-pub(crate) fn tell(state: State) {
+pub(crate) fn tell(state: Notice) {
     if let Err(error) = notify(state) {
         tracing::warn!(?state, %error, "the supervisor cannot be told");
     }
 }
 
-fn notify(state: State) -> io::Result<()> {
+fn notify(state: Notice) -> io::Result<()> {
     match state {
-        State::Ready => sd_notify::notify(&[NotifyState::Ready]),
+        Notice::Ready => sd_notify::notify(&[NotifyState::Ready]),
         // With the time, as `Type=notify-reload` wants it.
-        State::Reloading => sd_notify::notify(&[NotifyState::Reloading, NotifyState::monotonic_usec_now()?]),
-        State::Stopping => sd_notify::notify(&[NotifyState::Stopping]),
-        State::Succeeded(process) => sd_notify::notify(&[NotifyState::MainPid(process)]),
+        Notice::Reloading => sd_notify::notify(&[NotifyState::Reloading, NotifyState::monotonic_usec_now()?]),
+        Notice::Stopping => sd_notify::notify(&[NotifyState::Stopping]),
+        Notice::Succeeded(process) => sd_notify::notify(&[NotifyState::MainPid(process)]),
     }
 }

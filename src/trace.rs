@@ -20,7 +20,7 @@ use crate::tls_roots::Authorities;
 use collector::Collector;
 use parent::Parent;
 pub(crate) use parent::{TraceId, Traceparent};
-pub(crate) use span::{Failure, Fates, Span, Spans, What};
+pub(crate) use span::{CallFailure, Fates, Span, Spans, What};
 
 /// Where a request stands in its trace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,17 +48,17 @@ impl Context {
     }
 
     /// A call to Sendly that the request leads to, if its trace is recorded. Boxed, so that requests whose trace is not stay small.
-    pub(crate) fn call(self) -> Option<Box<Call>> {
+    pub(crate) fn call(self) -> Option<Box<TracedCall>> {
         let Recorded { own, parent } = self.recorded?;
         let call = random_id();
         let traceparent = Traceparent::of(self.trace, call);
-        Some(Box::new(Call { trace: self.trace, own: call, parent: own, traceparent, begins: parent.is_none() }))
+        Some(Box::new(TracedCall { trace: self.trace, own: call, parent: own, traceparent, begins: parent.is_none() }))
     }
 }
 
 /// A call to Sendly in a trace that is recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Call {
+pub struct TracedCall {
     trace: TraceId,
     own: NonZeroU64,
     parent: NonZeroU64,
@@ -66,7 +66,7 @@ pub struct Call {
     begins: bool,
 }
 
-impl Call {
+impl TracedCall {
     /// What Sendly is told of it.
     pub const fn traceparent(&self) -> &Traceparent {
         &self.traceparent
@@ -169,7 +169,7 @@ mod tests {
         tracer.begin(traceparents.iter().map(|text| text.as_bytes()))
     }
 
-    fn text(call: &Call) -> &str {
+    fn text(call: &TracedCall) -> &str {
         call.traceparent().as_str()
     }
 

@@ -21,7 +21,7 @@ use crate::config::{Origin, Upstream};
 pub use crate::http1::answer::Answer;
 use crate::http1::fields::Fields;
 use crate::tls_roots::Authorities;
-use crate::trace::{self, Failure};
+use crate::trace::{self, CallFailure};
 pub use headers::is_misleading;
 
 /// What is known of a call when it is over.
@@ -39,13 +39,13 @@ pub enum Outcome {
 
 impl Outcome {
     /// The status of the answer, and why it is not whole, as far as that is so.
-    pub(crate) fn told(&self) -> (Option<u16>, Option<Failure>) {
+    pub(crate) fn told(&self) -> (Option<u16>, Option<CallFailure>) {
         match self {
             Outcome::Answered(answer) => (Some(answer.status.as_u16()), None),
-            Outcome::Cut(status) => (Some(status.as_u16()), Some(Failure::Cut)),
-            Outcome::NotSent => (None, Some(Failure::NotSent)),
-            Outcome::Lost(Loss::Timeout) => (None, Some(Failure::Timeout)),
-            Outcome::Lost(Loss::Broken) => (None, Some(Failure::Broken)),
+            Outcome::Cut(status) => (Some(status.as_u16()), Some(CallFailure::Cut)),
+            Outcome::NotSent => (None, Some(CallFailure::NotSent)),
+            Outcome::Lost(Loss::Timeout) => (None, Some(CallFailure::Timeout)),
+            Outcome::Lost(Loss::Broken) => (None, Some(CallFailure::Broken)),
         }
     }
 }
@@ -61,7 +61,7 @@ pub enum Loss {
 
 /// A call to make, with all that it needs. It shows nothing of itself: an API key is in it, and maybe a phone.
 /// `None` is a call whose path or method HTTP cannot carry: it is never sent.
-pub struct Call(Option<client::Call>);
+pub struct Call(Option<client::WireCall>);
 
 impl fmt::Debug for Call {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -106,10 +106,10 @@ impl Sendly {
         method: &Method,
         path: &str,
         fields: impl Into<Fields<'f>>,
-        traced: Option<&trace::Call>,
+        traced: Option<&trace::TracedCall>,
         body: &[u8],
     ) -> Call {
-        Call(client::Call::compose(&self.host, method, path, fields.into(), traced, body))
+        Call(client::WireCall::compose(&self.host, method, path, fields.into(), traced, body))
     }
 
     /// Makes a call and waits for its outcome, at most for `patience`.

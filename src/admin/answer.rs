@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 /// An answer, whole.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(super) struct AdminAnswer {
     status: StatusCode,
     content_type: &'static str,
     more: Vec<(HeaderName, HeaderValue)>,
@@ -20,7 +20,7 @@ const JSON: &str = "application/json";
 /// The text exposition format that `prometheus` writes.
 const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-impl Answer {
+impl AdminAnswer {
     fn new(status: StatusCode, content_type: &'static str, body: Vec<u8>) -> Self {
         Self { status, content_type, more: Vec::new(), body }
     }

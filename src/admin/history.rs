@@ -61,7 +61,7 @@ struct Times {
 
 /// What came within a stretch of time.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Span {
+pub(crate) struct Period {
     pub(crate) from: Moment,
     pub(crate) seconds: f64,
     pub(crate) came: Sample,
@@ -74,11 +74,11 @@ pub(crate) struct View {
     pub(crate) began: Moment,
     pub(crate) now: Taken,
     /// The last ten seconds, or as many as there were.
-    pub(crate) recent: Span,
+    pub(crate) recent: Period,
     /// The last hour, or as much of it as there was.
-    pub(crate) hour: Span,
+    pub(crate) hour: Period,
     /// Its minutes, the one that is not over last.
-    pub(crate) minutes: Vec<Span>,
+    pub(crate) minutes: Vec<Period>,
     /// Who was refused most.
     pub(crate) top: Vec<Share>,
     /// Since when, and how many refusals that was.
@@ -122,8 +122,8 @@ impl Board {
         let (top_since, top_noted) = seen.top.over();
         View {
             began: self.began,
-            recent: Span::between(seen.times.seconds.front(), &now),
-            hour: Span::between(seen.times.minutes.front(), &now),
+            recent: Period::between(seen.times.seconds.front(), &now),
+            hour: Period::between(seen.times.minutes.front(), &now),
             minutes: seen.times.minutes(&now),
             top: seen.top.most(),
             top_since,
@@ -153,13 +153,13 @@ impl Times {
         }
     }
 
-    fn minutes(&self, now: &Taken) -> Vec<Span> {
+    fn minutes(&self, now: &Taken) -> Vec<Period> {
         let ends = self.minutes.iter().skip(1).chain([now]);
-        self.minutes.iter().zip(ends).map(|(start, end)| Span::between(Some(start), end)).collect()
+        self.minutes.iter().zip(ends).map(|(start, end)| Period::between(Some(start), end)).collect()
     }
 }
 
-impl Span {
+impl Period {
     fn between(start: Option<&Taken>, end: &Taken) -> Self {
         let Some(start) = start else { return Self::default() };
         let seconds = end.at.since(start.at).as_secs_f64();
@@ -189,7 +189,7 @@ mod tests {
         // One a second for a minute, then nothing.
         (0..=60).for_each(|second| times.add(taken(second, second)));
         let rate = |times: &Times, second, held| {
-            let span = Span::between(times.seconds.front(), &taken(second, held));
+            let span = Period::between(times.seconds.front(), &taken(second, held));
             span.rate(span.came.held)
         };
         assert_eq!(rate(&times, 60, 60), 1.0);
@@ -227,7 +227,7 @@ mod tests {
         let mut times = Times::default();
         (0..5).for_each(|held| times.add(taken(0, held)));
         assert_eq!((times.seconds.len(), times.minutes.len()), (1, 1));
-        let span = Span::between(times.seconds.front(), &taken(0, 9));
+        let span = Period::between(times.seconds.front(), &taken(0, 9));
         assert_eq!(span.rate(span.came.held), 9.0);
     }
 }

@@ -2,7 +2,7 @@
 
 use http::header::{CONTENT_SECURITY_POLICY, REFERRER_POLICY, X_FRAME_OPTIONS};
 
-use super::answer::Answer;
+use super::answer::AdminAnswer;
 use crate::policy::subject::HashKey;
 
 const PAGE: &str = include_str!("page.html");
@@ -11,14 +11,14 @@ const PAGE: &str = include_str!("page.html");
 const NONCE: &str = "{nonce}";
 
 /// `GET /`.
-pub(super) fn page() -> Answer {
+pub(super) fn page() -> AdminAnswer {
     // Drawn anew for each answer: only what stands in the page itself runs, whatever may get into it.
     let nonce = format!("{:032x}", HashKey::random().hash(b"nonce", []));
     let policy = format!(
         "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; img-src data:; \
          base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     );
-    Answer::html(PAGE.replace(NONCE, &nonce))
+    AdminAnswer::html(PAGE.replace(NONCE, &nonce))
         .with(CONTENT_SECURITY_POLICY, &policy)
         .with(REFERRER_POLICY, "no-referrer")
         .with(X_FRAME_OPTIONS, "DENY")

@@ -5,8 +5,8 @@ use std::time::Duration;
 use http::{HeaderValue, StatusCode};
 use serde_json::{Value, json};
 
-use super::Asked;
-use super::answer::Answer;
+use super::AdminRequest;
+use super::answer::AdminAnswer;
 use crate::clock::Moment;
 use crate::config::file::{duration_text, parse_duration};
 use crate::gateway::Gateway;
@@ -17,92 +17,92 @@ use crate::phone::Phone;
 use crate::policy::{Key, Limit, Mode};
 
 /// `GET /v1/phones/{phone}`.
-pub(super) async fn look(gateway: &Gateway, asked: &Asked) -> Answer {
+pub(super) async fn look(gateway: &Gateway, asked: &AdminRequest) -> AdminAnswer {
     let Some(phone) = phone(&asked.parameter) else { return no_phone() };
-    Answer::json(&of_phone(gateway, phone).await)
+    AdminAnswer::json(&of_phone(gateway, phone).await)
 }
 
 /// `DELETE /v1/phones/{phone}`.
-pub(super) async fn clear(gateway: &Gateway, asked: &Asked) -> Answer {
+pub(super) async fn clear(gateway: &Gateway, asked: &AdminRequest) -> AdminAnswer {
     let Some(phone) = phone(&asked.parameter) else { return no_phone() };
     let cleared = gateway.clear(phone).await;
     let hold = if cleared.hold { " and a hold" } else { "" };
     let what = format!("{} codes, {} cooldowns{hold}", cleared.codes, cleared.cooldowns);
     audit(gateway, asked, Change::ClearPhone, Some(phone), &what);
     let cleared = json!({ "codes": cleared.codes, "cooldowns": cleared.cooldowns, "hold": cleared.hold });
-    Answer::json(&json!({ "phone": phone.to_string(), "cleared": cleared }))
+    AdminAnswer::json(&json!({ "phone": phone.to_string(), "cleared": cleared }))
 }
 
 /// `GET /v1/verifications/{id}`.
-pub(super) async fn verification(gateway: &Gateway, asked: &Asked) -> Answer {
+pub(super) async fn verification(gateway: &Gateway, asked: &AdminRequest) -> AdminAnswer {
     let Some((known, is_root)) = gateway.whose(&asked.parameter).await else {
-        return Answer::json(&json!({ "known": false }));
+        return AdminAnswer::json(&json!({ "known": false }));
     };
     let now = gateway.now();
     let look = gateway.look(Key::Verification(known.root)).await;
     let root = format!("{:02x}{:016x}", known.root.group, known.root.within);
     let mut value = json!({ "known": true, "phone": known.phone.to_string(), "root": root, "is_root": is_root });
     extend(&mut value, standing(&look, &gateway.limits(), now));
-    Answer::json(&value)
+    AdminAnswer::json(&value)
 }
 
 /// `GET /v1/exemptions`.
-pub(super) fn exemptions(gateway: &Gateway) -> Answer {
+pub(super) fn exemptions(gateway: &Gateway) -> AdminAnswer {
     let now = gateway.now();
     let one = |(phone, until): (Phone, Until)| exemption_of(phone, Some(until), now);
     let all: Vec<Value> = gateway.exemptions().list(now).into_iter().map(one).collect();
-    Answer::json(&json!({ "exemptions": all, "max": MOST }))
+    AdminAnswer::json(&json!({ "exemptions": all, "max": MOST }))
 }
 
 /// `GET /v1/exemptions/{phone}`.
-pub(super) fn exemption(gateway: &Gateway, asked: &Asked) -> Answer {
+pub(super) fn exemption(gateway: &Gateway, asked: &AdminRequest) -> AdminAnswer {
     let Some(phone) = phone(&asked.parameter) else { return no_phone() };
     let now = gateway.now();
-    Answer::json(&exemption_of(phone, gateway.exemptions().get(phone, now), now))
+    AdminAnswer::json(&exemption_of(phone, gateway.exemptions().get(phone, now), now))
 }
 
 /// `PUT /v1/exemptions/{phone}?for=1h`.
-pub(super) fn exempt(gateway: &Gateway, asked: &Asked) -> Answer {
+pub(super) fn exempt(gateway: &Gateway, asked: &AdminRequest) -> AdminAnswer {
     let Some(phone) = phone(&asked.parameter) else { return no_phone() };
     let Some(span) = span(&asked.query) else {
         let message = "Expected ?for= with a duration from 1s to 7d, such as 30m; 1h if there is none.";
-        return Answer::error(StatusCode::BAD_REQUEST, "invalid_request", message);
+        return AdminAnswer::error(StatusCode::BAD_REQUEST, "invalid_request", message);
     };
     let now = gateway.now();
     match gateway.exemptions().put(phone, now + span, now) {
         Ok(()) => {
             audit(gateway, asked, Change::Exempt, Some(phone), &duration_text(span));
-            Answer::json(&exemption_of(phone, Some(Until::Moment(now + span)), now))
+            AdminAnswer::json(&exemption_of(phone, Some(Until::Moment(now + span)), now))
         }
         // It is exempt already, and for longer.
-        Err(Unchanged::Configured) => Answer::json(&exemption_of(phone, Some(Until::Configured), now)),
+        Err(Unchanged::Configured) => AdminAnswer::json(&exemption_of(phone, Some(Until::Configured), now)),
         Err(_) => {
             let message =
                 format!("{MOST} phones are exempt for a while already: remove one, or use the configuration.");
-            Answer::error(StatusCode::CONFLICT, "too_many", &message)
+            AdminAnswer::error(StatusCode::CONFLICT, "too_many", &message)
         }
     }
 }
 
 /// `DELETE /v1/exemptions/{phone}`.
-pub(super) fn unexempt(gateway: &Gateway, asked: &Asked) -> Answer {
+pub(super) fn unexempt(gateway: &Gateway, asked: &AdminRequest) -> AdminAnswer {
     let Some(phone) = phone(&asked.parameter) else { return no_phone() };
     let now = gateway.now();
     match gateway.exemptions().remove(phone, now) {
         Ok(()) => {
             audit(gateway, asked, Change::Unexempt, Some(phone), "");
-            Answer::json(&exemption_of(phone, None, now))
+            AdminAnswer::json(&exemption_of(phone, None, now))
         }
         Err(Unchanged::Configured) => {
             let message = "This phone is exempt by the configuration: only that can change it.";
-            Answer::error(StatusCode::CONFLICT, "configured", message)
+            AdminAnswer::error(StatusCode::CONFLICT, "configured", message)
         }
-        Err(_) => Answer::error(StatusCode::NOT_FOUND, "not_found", "This phone is not exempt."),
+        Err(_) => AdminAnswer::error(StatusCode::NOT_FOUND, "not_found", "This phone is not exempt."),
     }
 }
 
 /// Says in the log who changed what, and counts it.
-pub(super) fn audit(gateway: &Gateway, asked: &Asked, change: Change, phone: Option<Phone>, what: &str) {
+pub(super) fn audit(gateway: &Gateway, asked: &AdminRequest, change: Change, phone: Option<Phone>, what: &str) {
     gateway.metrics().changed(change);
     let phone = phone.map(|phone| phone.to_string()).unwrap_or_default();
     let (action, operator, phone) = (change.name(), asked.operator.as_str(), phone.as_str());
@@ -209,9 +209,9 @@ fn span(query: &str) -> Option<Duration> {
     (Duration::from_secs(1)..=LONGEST).contains(&span).then_some(span)
 }
 
-fn no_phone() -> Answer {
+fn no_phone() -> AdminAnswer {
     let message = "Expected a phone in E.164, such as %2B15550100123 or 15550100123.";
-    Answer::error(StatusCode::BAD_REQUEST, "invalid_phone_format", message)
+    AdminAnswer::error(StatusCode::BAD_REQUEST, "invalid_phone_format", message)
 }
 
 fn extend(value: &mut Value, more: Value) {

@@ -43,7 +43,7 @@ pub(super) enum Access {
 
 /// One of them.
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct RouteEntry {
     pub(super) method: Method,
     /// Its path; a `{name}` at the end stands for one segment.
     pub(super) path: &'static str,
@@ -51,12 +51,12 @@ pub(super) struct Entry {
     pub(super) route: Route,
 }
 
-const fn entry(method: Method, path: &'static str, access: Access, route: Route) -> Entry {
-    Entry { method, path, access, route }
+const fn entry(method: Method, path: &'static str, access: Access, route: Route) -> RouteEntry {
+    RouteEntry { method, path, access, route }
 }
 
 /// All of them.
-pub(super) static ROUTES: [Entry; 16] = [
+pub(super) static ROUTES: [RouteEntry; 16] = [
     entry(Method::GET, "/", Access::Open, Route::Page),
     entry(Method::GET, "/metrics", Access::Open, Route::Metrics),
     entry(Method::GET, "/livez", Access::Open, Route::Live),
@@ -77,9 +77,9 @@ pub(super) static ROUTES: [Entry; 16] = [
 
 /// Where a request leads.
 #[derive(Debug)]
-pub(super) enum Found {
+pub(super) enum FoundRoute {
     /// There, with what stands in its path.
-    Route(&'static Entry, String),
+    Route(&'static RouteEntry, String),
     /// There is something, for these methods.
     WrongMethod(String),
     /// Nowhere.
@@ -87,23 +87,23 @@ pub(super) enum Found {
 }
 
 /// Finds the route of a request. HEAD is a GET whose answer has no body.
-pub(super) fn find(method: &Method, path: &str) -> Found {
+pub(super) fn find(method: &Method, path: &str) -> FoundRoute {
     let wanted = if method == Method::HEAD { &Method::GET } else { method };
     let mut allowed = Vec::new();
     for entry in &ROUTES {
         let Some(parameter) = entry.parameter(path) else { continue };
         if entry.method == *wanted {
-            return Found::Route(entry, parameter);
+            return FoundRoute::Route(entry, parameter);
         }
         allowed.push(entry.method.as_str());
         if entry.method == Method::GET {
             allowed.push(Method::HEAD.as_str());
         }
     }
-    if allowed.is_empty() { Found::Nothing } else { Found::WrongMethod(allowed.join(", ")) }
+    if allowed.is_empty() { FoundRoute::Nothing } else { FoundRoute::WrongMethod(allowed.join(", ")) }
 }
 
-impl Entry {
+impl RouteEntry {
     /// What stands in a path where this route's has a place for it, decoded: nothing, where it has none. `None` if the path is
     /// another.
     fn parameter(&self, path: &str) -> Option<String> {
@@ -123,7 +123,7 @@ mod tests {
 
     fn found(method: &Method, path: &str) -> Option<(Route, String)> {
         match find(method, path) {
-            Found::Route(entry, parameter) => Some((entry.route, parameter)),
+            FoundRoute::Route(entry, parameter) => Some((entry.route, parameter)),
             _ => None,
         }
     }
@@ -139,13 +139,13 @@ mod tests {
         {
             assert_eq!(get(path), None, "{path}");
         }
-        let Found::WrongMethod(allowed) = find(&Method::POST, "/v1/phones/1") else { panic!("no POST") };
+        let FoundRoute::WrongMethod(allowed) = find(&Method::POST, "/v1/phones/1") else { panic!("no POST") };
         assert_eq!(allowed, "GET, HEAD, DELETE");
     }
 
     #[test]
     fn what_changes_something_or_tells_of_a_phone_asks_for_the_token() {
-        for Entry { method, path, access, .. } in &ROUTES {
+        for RouteEntry { method, path, access, .. } in &ROUTES {
             let tells = ["phones", "verifications", "exemptions"].iter().any(|word| path.contains(word));
             assert_eq!(*access == Access::Token, tells || *method != Method::GET, "{method} {path}");
         }
@@ -154,7 +154,7 @@ mod tests {
     #[test]
     fn the_manual_tells_of_each_route() {
         let manual = include_str!("../../docs/admin.md");
-        for Entry { method, path, .. } in &ROUTES {
+        for RouteEntry { method, path, .. } in &ROUTES {
             assert!(manual.contains(&format!("{path}`")) && manual.contains(&format!("`{method}")), "{method} {path}");
         }
     }
@@ -173,7 +173,7 @@ mod tests {
                 told.insert((path.clone(), method.to_uppercase(), secured));
             }
         }
-        let known = |Entry { method, path, access, .. }: &Entry| {
+        let known = |RouteEntry { method, path, access, .. }: &RouteEntry| {
             ((*path).to_owned(), method.as_str().to_owned(), *access == Access::Token)
         };
         assert_eq!(told, ROUTES.iter().map(known).collect());

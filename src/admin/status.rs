@@ -3,13 +3,13 @@
 use serde_json::{Map, Value, json};
 
 use super::config::on_outage;
-use super::history::{Board, Span, View};
+use super::history::{Board, Period, View};
 use super::phones::{counts, mode};
 use super::top_refused::{COUNTERS, Share};
 use crate::clock::Moment;
 use crate::config::file::duration_text;
 use crate::gateway::Gateway;
-use crate::ledger::redis::{Reason, State};
+use crate::ledger::redis::{Reason, RedisState};
 use crate::metrics::refused::Whom;
 use crate::metrics::sample::{Sample, Verdicts};
 use crate::metrics::{Fate, Outcome, Saved};
@@ -84,7 +84,9 @@ fn ledger(gateway: &Gateway) -> Value {
 
 /// The same for people, in a line; nothing, where none is shared.
 pub(super) fn ledger_line(gateway: &Gateway) -> String {
-    let Some(State { since, away, on_outage, backlog, .. }) = gateway.shared_ledger() else { return String::new() };
+    let Some(RedisState { since, away, on_outage, backlog, .. }) = gateway.shared_ledger() else {
+        return String::new();
+    };
     match away {
         None => format!("ledger: Redis is there since {since}\n"),
         Some(reason) => {
@@ -128,7 +130,7 @@ fn of_limit(limit: &Limit, view: &View) -> Value {
 }
 
 /// One minute, as the plots need it.
-fn minute(span: &Span) -> Value {
+fn minute(span: &Period) -> Value {
     let requests = |outcomes: &[Outcome]| -> u64 {
         outcomes.iter().filter_map(|outcome| span.came.outcomes.get(*outcome as usize)).sum()
     };

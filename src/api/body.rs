@@ -123,7 +123,7 @@ fn lenient_phone<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Ph
 
 /// What an error says.
 #[derive(Debug, Default, PartialEq, Eq, Deserialize)]
-pub struct Failure {
+pub struct ApiFailure {
     /// The machine-readable code.
     #[serde(default)]
     pub error: String,
@@ -133,7 +133,7 @@ pub struct Failure {
 }
 
 /// What an error body says; nothing, where it cannot be read.
-pub fn read_failure(body: &[u8]) -> Failure {
+pub fn read_failure(body: &[u8]) -> ApiFailure {
     serde_json::from_slice(body).unwrap_or_default()
 }
 
@@ -220,11 +220,11 @@ mod tests {
     #[test]
     fn a_failure_tells_its_code_and_wait() {
         let failure = read_failure(br#"{"error":"rate_limit_exceeded","message":"x","retryAfter":600}"#);
-        assert_eq!(failure, Failure { error: "rate_limit_exceeded".into(), retry_after: Some(600) });
+        assert_eq!(failure, ApiFailure { error: "rate_limit_exceeded".into(), retry_after: Some(600) });
         assert_eq!(read_failure(br#"{"error":"x","retryAfter":1.2}"#).retry_after, Some(2));
         assert_eq!(read_failure(br#"{"error":"x","retryAfter":"600"}"#).retry_after, None);
         assert_eq!(read_failure(br#"{"error":"x","retryAfter":-5}"#).retry_after, None);
-        assert_eq!(read_failure(b""), Failure::default());
+        assert_eq!(read_failure(b""), ApiFailure::default());
     }
 
     proptest! {

@@ -15,7 +15,7 @@ use super::{API, Operation};
 #[derive(Debug, PartialEq, Eq)]
 pub enum Reading {
     /// One of the verify family's routes.
-    Verify(Call),
+    Verify(ApiCall),
     /// Nothing of the verify family: not ours to change.
     Other,
     /// It reads as the verify family, but is none of its routes spelled canonically.
@@ -26,7 +26,7 @@ pub enum Reading {
 
 /// A request to the verify family.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Call {
+pub struct ApiCall {
     /// What it asks for.
     pub operation: Operation,
     /// The canonical path, where it is not the one that was read.
@@ -34,7 +34,7 @@ pub struct Call {
     id: Range<usize>,
 }
 
-impl Call {
+impl ApiCall {
     /// The canonical path. `read` is the one that was read.
     pub fn path<'p>(&'p self, read: &'p str) -> &'p str {
         self.respelled.as_deref().unwrap_or(read)
@@ -53,7 +53,7 @@ pub fn read(method: &Method, path: &str) -> Reading {
     }
     let respelled = canonicalise(path);
     match match_route(method, respelled.as_deref().unwrap_or(path)) {
-        Match::Route(operation, id) => Reading::Verify(Call { operation, respelled, id }),
+        Match::Route(operation, id) => Reading::Verify(ApiCall { operation, respelled, id }),
         Match::WrongMethod(allowed) => Reading::WrongMethod(allowed),
         Match::Nothing if reads_as_verify(path) => Reading::NotARoute,
         Match::Nothing => Reading::Other,

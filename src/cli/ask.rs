@@ -63,7 +63,7 @@ pub(super) struct Target {
 
 /// What the gateway said.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(super) struct AdminReply {
     pub(super) status: StatusCode,
     pub(super) body: Vec<u8>,
 }
@@ -79,7 +79,7 @@ impl Where {
     }
 
     /// Asks what needs no token.
-    pub(super) fn ask(&self, path: &str) -> Result<Answer, Failure> {
+    pub(super) fn ask(&self, path: &str) -> Result<AdminReply, Failure> {
         exchange(&self.url()?, &Method::GET, path, &[])
     }
 }
@@ -128,7 +128,7 @@ fn usage(message: String) -> Failure {
     Failure { code: USAGE, message }
 }
 
-fn exchange(url: &Uri, method: &Method, path: &str, headers: &[(&str, String)]) -> Result<Answer, Failure> {
+fn exchange(url: &Uri, method: &Method, path: &str, headers: &[(&str, String)]) -> Result<AdminReply, Failure> {
     let mut request = Request::builder().method(method).uri(format!("{}{path}", url.to_string().trim_end_matches('/')));
     for (name, value) in headers.iter().filter(|(_, value)| !value.is_empty()) {
         let value = HeaderValue::from_str(value).map_err(|_| usage(format!("{name}: a header cannot hold that")))?;
@@ -142,7 +142,7 @@ fn exchange(url: &Uri, method: &Method, path: &str, headers: &[(&str, String)]) 
         let answer = client.request(request).await.map_err(|error| unreachable(cause(&error)))?;
         let (head, body) = answer.into_parts();
         let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(|error| unreachable(error.to_string()))?;
-        Ok(Answer { status: head.status, body: body.to_bytes().to_vec() })
+        Ok(AdminReply { status: head.status, body: body.to_bytes().to_vec() })
     };
     let within = async { tokio::time::timeout(PATIENCE, asking).await };
     runtime.block_on(within).unwrap_or_else(|_| Err(unreachable("no answer in 10 s".to_owned())))

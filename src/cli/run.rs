@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
-use super::signals::{Asked, Signals, Stop};
+use super::signals::{SignalRequest, Signals, Stop};
 use super::{Failure, environment, runtime, say};
 use crate::clock::Clock;
 use crate::config::{Config, Origin};
@@ -22,7 +22,7 @@ use crate::log;
 use crate::reload::{self, Loaded, Source};
 use crate::sandbox::{self, Sandbox};
 use crate::server::{self, Running, Sockets};
-use crate::systemd::{self, State};
+use crate::systemd::{self, Notice};
 pub(super) use spawn::StartSuccessor;
 use successor::Successor;
 
@@ -83,7 +83,7 @@ pub(super) fn run(run: &Run) -> Result<(), Failure> {
         for warning in &running.reload().config().warnings {
             tracing::warn!(warning, "the configuration is allowed, and likely not meant");
         }
-        systemd::tell(State::Ready);
+        systemd::tell(Notice::Ready);
         if run.sandbox {
             say(&welcome(running.address, running.admin_address))?;
         }
@@ -117,11 +117,11 @@ async fn start(config: Config, from: From, clock: Clock) -> Result<Running, Fail
 async fn serve(running: Running, signals: &mut Signals, successor: &Successor) {
     let stop = loop {
         match signals.next().await {
-            Asked::Stop(stop) => break Some(stop),
-            Asked::HandOver => match hand_over(&running, signals, successor).await {
+            SignalRequest::Stop(stop) => break Some(stop),
+            SignalRequest::HandOver => match hand_over(&running, signals, successor).await {
                 (Ok(process), stop) => {
                     tracing::info!(process, "another process has taken over");
-                    systemd::tell(State::Succeeded(process));
+                    systemd::tell(Notice::Succeeded(process));
                     // With TERM this process ends by itself, too, once its clients have gone.
                     break stop.filter(|stop| *stop == Stop::Now);
                 }
@@ -138,12 +138,12 @@ async fn serve(running: Running, signals: &mut Signals, successor: &Successor) {
     let gateway = Arc::clone(running.gateway());
     match stop {
         Some(Stop::Now) => {
-            systemd::tell(State::Stopping);
+            systemd::tell(Notice::Stopping);
             // What is charged after the folder is closed would be known to nobody, and the code might go out all the same.
             gateway.gate.stop_judging().await;
         }
         Some(Stop::WhenIdle) => {
-            systemd::tell(State::Stopping);
+            systemd::tell(Notice::Stopping);
             if delay_drain(&running, signals).await == Stop::Now {
                 gateway.gate.stop_judging().await;
                 return tracing::warn!("stopped at once, by a second signal");
@@ -181,9 +181,9 @@ async fn delay_drain(running: &Running, signals: &mut Signals) -> Stop {
         tokio::select! {
             () = &mut over => return Stop::WhenIdle,
             asked = signals.next() => match asked {
-                Asked::Stop(stop) => return stop,
+                SignalRequest::Stop(stop) => return stop,
                 // The supervisor was told that it stops, and the endpoint may be gone already.
-                Asked::HandOver => tracing::warn!("QUIT: this process is stopping, and hands nothing over"),
+                SignalRequest::HandOver => tracing::warn!("QUIT: this process is stopping, and hands nothing over"),
             },
         }
     }
@@ -202,12 +202,12 @@ async fn hand_over(
         tokio::select! {
             taken = &mut taking => return (taken, stop),
             asked = signals.next() => match asked {
-                Asked::Stop(when) => {
+                SignalRequest::Stop(when) => {
                     attempt.break_off("this process was told to stop");
                     // The sooner of both.
                     stop = if stop == Some(Stop::Now) { stop } else { Some(when) };
                 }
-                Asked::HandOver => tracing::warn!("QUIT: a hand-over is under way already"),
+                SignalRequest::HandOver => tracing::warn!("QUIT: a hand-over is under way already"),
             },
         }
     }

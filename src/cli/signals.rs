@@ -15,7 +15,7 @@ pub(super) enum Stop {
 
 /// What is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Asked {
+pub(super) enum SignalRequest {
     Stop(Stop),
     /// Another process is to take over.
     HandOver,
@@ -44,12 +44,12 @@ impl Signals {
         })
     }
 
-    pub(super) async fn next(&mut self) -> Asked {
+    pub(super) async fn next(&mut self) -> SignalRequest {
         loop {
             tokio::select! {
-                _ = self.term.recv() => return Asked::Stop(Stop::WhenIdle),
-                _ = self.int.recv() => return Asked::Stop(Stop::Now),
-                _ = self.quit.recv() => return Asked::HandOver,
+                _ = self.term.recv() => return SignalRequest::Stop(Stop::WhenIdle),
+                _ = self.int.recv() => return SignalRequest::Stop(Stop::Now),
+                _ = self.quit.recv() => return SignalRequest::HandOver,
                 // Unhandled it would end the process.
                 Some(()) = next(&mut self.hup) => tracing::warn!("HUP: there is nothing to load"),
             }
@@ -61,9 +61,11 @@ impl Signals {
     pub(super) async fn stop_now(&mut self) {
         loop {
             match self.next().await {
-                Asked::Stop(Stop::Now) => return,
-                Asked::Stop(Stop::WhenIdle) => tracing::info!("TERM: this process ends with its last connection"),
-                Asked::HandOver => tracing::warn!("QUIT: there is nothing to hand over"),
+                SignalRequest::Stop(Stop::Now) => return,
+                SignalRequest::Stop(Stop::WhenIdle) => {
+                    tracing::info!("TERM: this process ends with its last connection")
+                }
+                SignalRequest::HandOver => tracing::warn!("QUIT: there is nothing to hand over"),
             }
         }
     }
@@ -72,8 +74,8 @@ impl Signals {
     pub(super) async fn stop(&mut self) -> Stop {
         loop {
             match self.next().await {
-                Asked::Stop(stop) => return stop,
-                Asked::HandOver => tracing::warn!("QUIT: there is nothing to hand over"),
+                SignalRequest::Stop(stop) => return stop,
+                SignalRequest::HandOver => tracing::warn!("QUIT: there is nothing to hand over"),
             }
         }
     }

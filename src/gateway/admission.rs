@@ -18,7 +18,7 @@ use super::evidence::Asked;
 use super::reply::Reply;
 use super::settings::Settings;
 use super::shown::ShownTo;
-use super::unproven::{Denied, Kept, Unproven};
+use super::unproven::{Denied, Unproven, UnprovenCounts};
 use super::{Gateway, Request};
 use crate::clock::Moment;
 use crate::ledger::memory::MAX_PROVEN;
@@ -144,7 +144,7 @@ impl Admission {
         self.clients.lock().retain(|_, client| client.is_busy());
     }
 
-    pub(crate) fn kept(&self, now: Moment) -> Kept {
+    pub(crate) fn kept(&self, now: Moment) -> UnprovenCounts {
         self.table.lock().kept(now)
     }
 
@@ -359,7 +359,7 @@ impl Gateway {
     }
 
     pub(crate) fn key_sizes(&self) -> KeySizes {
-        let Kept { in_flight, failures, refused, open } = self.admission.kept(self.clock.now());
+        let UnprovenCounts { in_flight, failures, refused, open } = self.admission.kept(self.clock.now());
         KeySizes {
             proven: self.memory.proven_keys(),
             proven_max: MAX_PROVEN,

@@ -18,7 +18,7 @@ use crate::metrics::Unread;
 
 /// What the headers of a request say.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Found {
+pub(crate) struct FoundClient {
     /// The client; the proxy nearest to it that is known, where no header names the client.
     pub(crate) address: Option<IpAddr>,
     /// A trusted proxy wrote something that is no address.
@@ -26,9 +26,14 @@ pub(crate) struct Found {
 }
 
 /// Finds the client of a request. The first source that names an address counts.
-pub(crate) fn find(peer: Option<IpAddr>, fields: Fields<'_>, sources: &[AddressSource], trusted: &[IpNet]) -> Found {
+pub(crate) fn find(
+    peer: Option<IpAddr>,
+    fields: Fields<'_>,
+    sources: &[AddressSource],
+    trusted: &[IpNet],
+) -> FoundClient {
     let is_trusted = |address: IpAddr| trusted.iter().any(|network| network.contains(&address));
-    let Some(peer) = peer.map(|peer| peer.to_canonical()) else { return Found { address: None, unread: None } };
+    let Some(peer) = peer.map(|peer| peer.to_canonical()) else { return FoundClient { address: None, unread: None } };
     let mut unread = None;
     if is_trusted(peer) {
         for source in sources {
@@ -51,17 +56,17 @@ pub(crate) fn find(peer: Option<IpAddr>, fields: Fields<'_>, sources: &[AddressS
                 unread = unread.or(Some(failed));
             }
             if address.is_some() {
-                return Found { address, unread };
+                return FoundClient { address, unread };
             }
         }
     }
-    Found { address: Some(peer), unread }
+    FoundClient { address: Some(peer), unread }
 }
 
 impl Gateway {
     /// Who called, as the access log and throttles know it.
     pub(crate) fn client(&self, peer: Option<IpAddr>, fields: Fields<'_>, clients: &Clients) -> Option<IpAddr> {
-        let Found { address, unread } = find(peer, fields, &clients.address, &clients.trusted_proxies);
+        let FoundClient { address, unread } = find(peer, fields, &clients.address, &clients.trusted_proxies);
         if let Some(source) = unread {
             self.client_is_unread(source);
         }
@@ -207,7 +212,7 @@ mod tests {
             map.append(name, value);
         }
         let trusted = ["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()];
-        let Found { address, unread } = find(peer.parse().ok(), (&map).into(), sources, &trusted);
+        let FoundClient { address, unread } = find(peer.parse().ok(), (&map).into(), sources, &trusted);
         (address.map(|address| address.to_string()), unread)
     }
 

@@ -47,7 +47,7 @@ pub(crate) async fn serve<C: Caller>(
     settings: &Arc<Settings>,
     caller: &mut C,
     request: &mut Request,
-    call: &path::Call,
+    call: &path::ApiCall,
 ) -> Result<(), C::Error> {
     let hash_key = &gateway.hash_key;
     let head = match Head::read(caller.fields(), call.operation, hash_key) {
@@ -101,7 +101,7 @@ async fn serve_within<C: Caller>(
     settings: &Arc<Settings>,
     caller: &mut C,
     request: &mut Request,
-    (call, head, kind, mut subject): (&path::Call, Head, Kind, Subject),
+    (call, head, kind, mut subject): (&path::ApiCall, Head, Kind, Subject),
     patience: &mut Patience<'_>,
 ) -> Result<(), C::Error> {
     let (hash_key, account) = (&gateway.hash_key, head.account);
@@ -311,7 +311,7 @@ async fn serve_within<C: Caller>(
 async fn carry_out(
     gateway: &Gateway,
     settings: &Settings,
-    (call, traced): (upstream::Call, Option<Box<trace::Call>>),
+    (call, traced): (upstream::Call, Option<Box<trace::TracedCall>>),
     subject: &Subject,
     kind: Kind,
     (reservation, pass): (Reservation, Option<Pass>),

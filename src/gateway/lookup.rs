@@ -98,7 +98,7 @@ impl Gateway {
         settings: &Settings,
         (account, asked): (Account, Verification),
         call: Call,
-        traced: Option<Box<trace::Call>>,
+        traced: Option<Box<trace::TracedCall>>,
     ) -> Whose {
         let began = self.clock.now();
         let outcome = settings.upstream.sendly.call(call, settings.config.upstream.lookup_timeout).await;
@@ -149,7 +149,7 @@ impl Drop for Asking<'_> {
 }
 
 /// A call to this path on the key of the request that needs it.
-pub(crate) fn on_behalf(sendly: &Sendly, path: &str, fields: Fields<'_>, traced: Option<&trace::Call>) -> Call {
+pub(crate) fn on_behalf(sendly: &Sendly, path: &str, fields: Fields<'_>, traced: Option<&trace::TracedCall>) -> Call {
     let mut on_behalf = HeaderMap::new();
     for name in ON_BEHALF {
         if let Some(value) = fields.first(name).and_then(|value| header::HeaderValue::from_bytes(value).ok()) {

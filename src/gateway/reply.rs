@@ -81,7 +81,7 @@ impl Reply {
         if self.status != StatusCode::TOO_MANY_REQUESTS {
             return;
         }
-        let body::Failure { error, retry_after, .. } = body::read_failure(&self.body);
+        let body::ApiFailure { error, retry_after, .. } = body::read_failure(&self.body);
         let (instead, wording) = sdk::rewording(&error, user_agent, retry_after.map(Duration::from_secs));
         if !wording.wait_in_header {
             self.headers.remove(RETRY_AFTER);

@@ -28,14 +28,14 @@ pub struct Settings {
     pub(crate) refusals: Refusals,
     pub(crate) series: Series,
     /// Kept by a reload that changes nothing about it, and its connections with it.
-    pub(crate) upstream: Arc<Upstream>,
+    pub(crate) upstream: Arc<UpstreamClients>,
     /// Kept in the same way.
     pub(crate) tracer: Option<Arc<Tracer>>,
 }
 
 /// The two ways to Sendly: for codes and look-ups, and for what is passed through.
 #[derive(Debug)]
-pub(crate) struct Upstream {
+pub(crate) struct UpstreamClients {
     pub(crate) sendly: Sendly,
     pub(crate) peer: Peer,
     authorities: Arc<Authorities>,
@@ -43,7 +43,7 @@ pub(crate) struct Upstream {
     at_start: Arc<Authorities>,
 }
 
-impl Upstream {
+impl UpstreamClients {
     fn new(config: &config::Upstream, clock: &Clock) -> Result<Self, String> {
         let authorities = Arc::new(authorities(config)?);
         Ok(Self {
@@ -68,7 +68,7 @@ impl Upstream {
 
 /// What would keep a gateway from starting with this configuration, as far as files tell.
 pub(crate) fn examine(config: &Config, clock: &Clock) -> Vec<String> {
-    let upstream = Upstream::new(&config.upstream, clock).err();
+    let upstream = UpstreamClients::new(&config.upstream, clock).err();
     // How Redis is reached is its client's own: only the file is looked at here.
     let ledger = config.ledger.ca_file.as_deref().map(|file| Authorities::of(true, Some(file))).and_then(Result::err);
     upstream.into_iter().chain(ledger).chain(Tracer::new(&config.traces).err()).collect()
@@ -78,7 +78,7 @@ impl Settings {
     /// # Errors
     /// What is wrong with the way to Sendly, or to the collector of traces.
     pub(crate) fn new(config: Config, metrics: &Metrics, clock: &Clock) -> Result<Self, String> {
-        let upstream = Arc::new(Upstream::new(&config.upstream, clock)?);
+        let upstream = Arc::new(UpstreamClients::new(&config.upstream, clock)?);
         let throttles = Throttles::new(&config.throttles, clock);
         let policy = Policy::new(config.limits.clone());
         let tracer = Tracer::new(&config.traces)?.map(Arc::new);
@@ -109,7 +109,7 @@ impl Settings {
         config: Config,
         policy: Policy,
         throttles: Throttles,
-        upstream: Arc<Upstream>,
+        upstream: Arc<UpstreamClients>,
         tracer: Option<Arc<Tracer>>,
         metrics: &Metrics,
     ) -> Self {

@@ -7,7 +7,7 @@ use super::settings::Settings;
 use super::{Gateway, Request};
 use crate::api::{self, Operation};
 use crate::clock::Moment;
-use crate::trace::{self, Failure, Fates, Span, Spans, Tracer, What};
+use crate::trace::{self, CallFailure, Fates, Span, Spans, Tracer, What};
 
 /// Spans that wait, and who tells of them.
 #[derive(Debug, Default)]
@@ -50,10 +50,10 @@ impl Gateway {
     pub(crate) fn called(
         &self,
         settings: &Settings,
-        traced: Option<Box<trace::Call>>,
+        traced: Option<Box<trace::TracedCall>>,
         (method, operation): (&str, Operation),
         time: (Moment, Moment),
-        (status, failure): (Option<u16>, Option<Failure>),
+        (status, failure): (Option<u16>, Option<CallFailure>),
     ) {
         let Some(call) = traced else { return };
         let origin = &settings.config.upstream.origin;

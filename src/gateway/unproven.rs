@@ -83,7 +83,7 @@ pub(crate) enum Denied {
 
 /// How much is kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Kept {
+pub(crate) struct UnprovenCounts {
     pub(crate) in_flight: usize,
     pub(crate) failures: usize,
     pub(crate) refused: usize,
@@ -191,9 +191,9 @@ impl Unproven {
         self.open.retain(|_, code| code.at + longest > now);
     }
 
-    pub(crate) fn kept(&mut self, now: Moment) -> Kept {
+    pub(crate) fn kept(&mut self, now: Moment) -> UnprovenCounts {
         self.forget_failures(now);
-        Kept {
+        UnprovenCounts {
             in_flight: self.slots_taken,
             failures: self.failures.len(),
             refused: self.refused.len(),
@@ -307,7 +307,7 @@ mod tests {
         }
         assert!(table.has_to_be_proved(account(u128::MAX - 1)));
         table.sweep(at(100), seconds(100));
-        assert_eq!(table.kept(at(100)), Kept { failures: 1, refused: 1, ..Kept::default() });
+        assert_eq!(table.kept(at(100)), UnprovenCounts { failures: 1, refused: 1, ..UnprovenCounts::default() });
     }
 
     #[derive(Clone, Copy, Debug)]

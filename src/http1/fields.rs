@@ -24,19 +24,19 @@ pub enum Fields<'f> {
 #[derive(Clone, Copy, Debug)]
 pub struct Field {
     /// Of its name.
-    pub name: Span,
+    pub name: ByteSpan,
     /// Of its value, without the blanks around it.
-    pub value: Span,
+    pub value: ByteSpan,
 }
 
 /// A stretch of a head, whose length is bounded.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Span {
+pub struct ByteSpan {
     start: u16,
     end: u16,
 }
 
-impl Span {
+impl ByteSpan {
     /// Where `part` stands in `whole`, of which it is a part. `None` where it stands too far behind.
     pub fn of_part(whole: &[u8], part: &[u8]) -> Option<Self> {
         let start = part.as_ptr().addr().checked_sub(whole.as_ptr().addr())?;

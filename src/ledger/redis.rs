@@ -41,7 +41,7 @@ use crate::clock::{Clock, Moment};
 use crate::phone::Phone;
 use crate::policy::told::Told;
 use crate::policy::{Decision, Key, Kind, OnOutage, Per, Policy, Refusal, Retention, Subject};
-use backlog::{Backlog, Entry, Tokened};
+use backlog::{Backlog, BacklogEntry, Tokened};
 use circuit::Circuit;
 pub use circuit::Reason;
 use connections::Link;
@@ -50,7 +50,7 @@ use in_flight::InFlight;
 use keys::Names;
 use open::Open;
 pub use options::{Options, Servers, Time, Topology};
-use protocol::{Call, Contents, Judged, Numbers};
+use protocol::{Contents, Judged, Numbers, ScriptCall};
 use server_time::{ServerTime, Whose};
 pub use waits::Waits;
 
@@ -113,7 +113,7 @@ pub struct Token {
 
 /// How it stands with Redis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct State {
+pub struct RedisState {
     /// Since when it is so.
     pub since: Moment,
     /// Why it is away; `None` if it is not.
@@ -187,13 +187,13 @@ impl Redis {
     }
 
     /// How it stands with Redis.
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> RedisState {
         let (since, away) = self.circuit.state();
         let (backlog, lost) = {
             let backlog = self.backlog.lock();
             (backlog.len(), backlog.lost())
         };
-        State {
+        RedisState {
             since,
             away,
             on_outage: self.on_outage,
@@ -308,7 +308,7 @@ impl Redis {
         if refused {
             return Err(Fault::wrong("a refusal without a reason"));
         }
-        self.backlog.lock().remember(Entry::Charge(Tokened { token, charge }), self.clock.now());
+        self.backlog.lock().remember(BacklogEntry::Charge(Tokened { token, charge }), self.clock.now());
         Ok((decision, Verdict::Charged(charge, token)))
     }
 
@@ -333,7 +333,7 @@ impl Redis {
                 let counts = policy.counts(per, kind);
                 numbers.and(counts.into()).keep(policy.retention(per)).rules(policy.met(per, kind))
             });
-            let parts = self.call(&Call::new("reserve", names.clone(), numbers)).await?;
+            let parts = self.call(&ScriptCall::new("reserve", names.clone(), numbers)).await?;
             let judged = protocol::judged(&parts, keys.iter().map(|key| policy.met(key.per(), kind).len()))?;
             if judged.verdict != protocol::Verdict::Late {
                 return Ok(judged);
@@ -344,7 +344,7 @@ impl Redis {
     }
 
     /// Calls the script. Its answer shows what time it is there.
-    async fn call(&self, call: &Call) -> Result<Vec<redis_rs::Value>, Fault> {
+    async fn call(&self, call: &ScriptCall) -> Result<Vec<redis_rs::Value>, Fault> {
         let asked = self.clock.now();
         let answer = self.link.call(call, self.bound).await?;
         let (shown, parts) = protocol::parts(answer)?;
@@ -357,7 +357,7 @@ impl Redis {
     }
 
     /// Calls it where it can be called. `None`, where it is away, and where the request has waited in vain already.
-    async fn tell(&self, call: &Call) -> Option<Vec<redis_rs::Value>> {
+    async fn tell(&self, call: &ScriptCall) -> Option<Vec<redis_rs::Value>> {
         self.attempt(self.call(call)).await
     }
 
@@ -392,7 +392,7 @@ impl Redis {
     }
 
     /// Has Redis be told of this when it can.
-    fn leave(&self, entry: Entry) {
+    fn leave(&self, entry: BacklogEntry) {
         if self.backlog.lock().push(entry) {
             tracing::debug!("the backlog is full: the oldest of it is lost");
         }

@@ -13,7 +13,7 @@ use tokio::io::AsyncWriteExt;
 
 use super::connection::Wire;
 use super::plain::Plain;
-use crate::api::path::Call;
+use crate::api::path::ApiCall;
 use crate::gateway::downstream::{Caller, DRAIN_FOR, LINGER, LINGER_FOR, NoBody, within};
 use crate::gateway::reply::Reply;
 use crate::gateway::settings::Settings;
@@ -53,7 +53,7 @@ impl<'w> Own<'w> {
     }
 
     /// Serves it, to its line in the log.
-    pub(crate) async fn serve(&mut self, call: &Call) {
+    pub(crate) async fn serve(&mut self, call: &ApiCall) {
         let (gateway, settings) = (self.gateway, self.settings);
         let mut request = Request::default();
         gateway.begin(&mut request);

@@ -18,7 +18,7 @@ use crate::gateway::evidence::{self, Evidence};
 use crate::gateway::reply::Reply;
 use crate::gateway::slots::Slot;
 use crate::metrics::Outcome;
-use crate::trace::{self, Failure};
+use crate::trace::{self, CallFailure};
 use crate::upstream;
 
 /// Turns the client's request header into the one that Sendly gets.
@@ -151,8 +151,8 @@ pub(crate) struct Passthrough {
     pub(crate) sent_upstream: Option<Moment>,
     /// The status that Sendly answered it with, and why that answer is not whole.
     pub(crate) answered: Option<u16>,
-    pub(crate) failure: Option<Failure>,
-    pub(crate) traced: Option<Box<trace::Call>>,
+    pub(crate) failure: Option<CallFailure>,
+    pub(crate) traced: Option<Box<trace::TracedCall>>,
     /// The connection to Sendly that pingora may use for it.
     pub(crate) to_sendly: Option<[Slot; 2]>,
 }
@@ -238,13 +238,13 @@ pub(crate) fn failure(error: &Error, sent: bool) -> (Outcome, Option<Reply>) {
 }
 
 /// Why there is no whole answer from Sendly, where that is so.
-pub(crate) fn loss(error: &Error, was_sent: bool, was_answered: bool) -> Option<Failure> {
+pub(crate) fn loss(error: &Error, was_sent: bool, was_answered: bool) -> Option<CallFailure> {
     use ErrorType::{ReadTimedout, WriteTimedout};
     match (error.esource(), error.etype()) {
-        (ErrorSource::Upstream, _) if !was_sent => Some(Failure::NotSent),
-        (ErrorSource::Upstream, _) if was_answered => Some(Failure::Cut),
-        (ErrorSource::Upstream, ReadTimedout | WriteTimedout) => Some(Failure::Timeout),
-        (ErrorSource::Upstream, _) => Some(Failure::Broken),
+        (ErrorSource::Upstream, _) if !was_sent => Some(CallFailure::NotSent),
+        (ErrorSource::Upstream, _) if was_answered => Some(CallFailure::Cut),
+        (ErrorSource::Upstream, ReadTimedout | WriteTimedout) => Some(CallFailure::Timeout),
+        (ErrorSource::Upstream, _) => Some(CallFailure::Broken),
         _ => None,
     }
 }

@@ -4,8 +4,8 @@ use arrayvec::ArrayVec;
 use http::Method;
 
 use crate::api::Operation;
-use crate::api::path::{self, Call};
-use crate::http1::fields::{Field, Span};
+use crate::api::path::{self, ApiCall};
+use crate::http1::fields::{ByteSpan, Field};
 
 /// What nearly every head has at most: those of a plain request have no more.
 pub(crate) const USUAL_FIELDS: usize = 32;
@@ -14,9 +14,9 @@ pub(crate) const USUAL_FIELDS: usize = 32;
 #[derive(Debug)]
 pub(crate) struct Plain {
     /// What it asks for.
-    pub(crate) call: Call,
+    pub(crate) call: ApiCall,
     /// Its path, without a query, as it came.
-    pub(crate) path: Span,
+    pub(crate) path: ByteSpan,
     pub(crate) fields: ArrayVec<Field, USUAL_FIELDS>,
     /// The lengths of its head and its body, in bytes.
     pub(crate) head: usize,
@@ -47,7 +47,7 @@ pub(crate) fn plain(
     if !matches!(call.operation, Operation::Send | Operation::Resend) {
         return None;
     }
-    let part = |part: &[u8]| Span::of_part(bytes, part);
+    let part = |part: &[u8]| ByteSpan::of_part(bytes, part);
     let mut fields = ArrayVec::new();
     for header in headers {
         // One that has more is not plain.

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::{About, Lines};
 use crate::config::{Log, LogFormat};
 use crate::log;
-pub use line::Entry;
+pub use line::AccessEntry;
 use line::{Form, Line};
 
 /// See the module's documentation.
@@ -49,7 +49,7 @@ impl AccessLog {
     }
 
     /// Tells of a request. It never waits for a reader.
-    pub fn tell(&self, entry: &Entry<'_>) {
+    pub fn tell(&self, entry: &AccessEntry<'_>) {
         let (form, Some(lines)) = (self.form, &self.lines) else { return };
         let rest = Line::of(form, entry);
         match rest.whole() {

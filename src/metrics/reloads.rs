@@ -7,7 +7,7 @@ use crate::clock::Moment;
 
 /// What came of a reload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reload {
+pub enum ReloadResult {
     /// All of it is in force.
     Applied,
     /// It is in force, but for keys that take a restart.
@@ -16,14 +16,14 @@ pub enum Reload {
     Rejected,
 }
 
-impl Reload {
-    const ALL: [Reload; 3] = [Reload::Applied, Reload::Partial, Reload::Rejected];
+impl ReloadResult {
+    const ALL: [ReloadResult; 3] = [ReloadResult::Applied, ReloadResult::Partial, ReloadResult::Rejected];
 
     const fn name(self) -> &'static str {
         match self {
-            Reload::Applied => "applied",
-            Reload::Partial => "partial",
-            Reload::Rejected => "rejected",
+            ReloadResult::Applied => "applied",
+            ReloadResult::Partial => "partial",
+            ReloadResult::Rejected => "rejected",
         }
     }
 }
@@ -31,8 +31,8 @@ impl Reload {
 /// See the module's documentation.
 #[derive(Debug)]
 pub(super) struct Reloads {
-    /// In the order of [`Reload::ALL`].
-    total: [IntCounter; Reload::ALL.len()],
+    /// In the order of [`ReloadResult::ALL`].
+    total: [IntCounter; ReloadResult::ALL.len()],
     last_was_successful: IntGauge,
     last_success: Gauge,
 }
@@ -45,7 +45,7 @@ impl Reloads {
             &["result"],
         )?;
         let new = Self {
-            total: Reload::ALL.map(|result| total.with_label_values(&[result.name()])),
+            total: ReloadResult::ALL.map(|result| total.with_label_values(&[result.name()])),
             last_was_successful: register.gauge(
                 "config_last_reload_successful",
                 "Whether the configuration was taken when it was loaded last.",
@@ -59,13 +59,13 @@ impl Reloads {
         Ok(new)
     }
 
-    pub(super) fn ended(&self, result: Reload, now: Moment) {
+    pub(super) fn ended(&self, result: ReloadResult, now: Moment) {
         if let Some(counter) = self.total.get(result as usize) {
             counter.inc();
         }
         match result {
-            Reload::Applied | Reload::Partial => self.succeeded(now),
-            Reload::Rejected => self.last_was_successful.set(0),
+            ReloadResult::Applied | ReloadResult::Partial => self.succeeded(now),
+            ReloadResult::Rejected => self.last_was_successful.set(0),
         }
     }
 
@@ -81,6 +81,6 @@ mod tests {
 
     #[test]
     fn results_stand_where_they_are_looked_up() {
-        assert!(Reload::ALL.iter().enumerate().all(|(place, result)| *result as usize == place));
+        assert!(ReloadResult::ALL.iter().enumerate().all(|(place, result)| *result as usize == place));
     }
 }

@@ -56,7 +56,7 @@ pub struct Swept {
 
 /// See the module's documentation.
 #[derive(Debug)]
-pub(super) struct State {
+pub(super) struct StateMetrics {
     in_flight: IntGauge,
     tracked: IntGauge,
     capacity: IntGauge,
@@ -88,7 +88,7 @@ const REVISION: &str = match option_env!("SENDLY_GATEWAY_REVISION") {
     None => "unknown",
 };
 
-impl State {
+impl StateMetrics {
     pub(super) fn new(register: Register<'_>) -> Result<Self> {
         let labels = [("version", env!("CARGO_PKG_VERSION")), ("revision", REVISION), ("arch", std::env::consts::ARCH)];
         register.info("build_info", "Always 1; the build is in the labels.", &labels)?;

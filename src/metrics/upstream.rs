@@ -12,7 +12,7 @@ use crate::api::Operation;
 
 /// See the module's documentation.
 #[derive(Debug)]
-pub(super) struct Upstream {
+pub(super) struct UpstreamMetrics {
     took: Vec<Histogram>,
     status: IntCounterVec,
     /// The series of `status` that have begun, by operation and status.
@@ -107,7 +107,7 @@ impl SettlementReason {
     }
 }
 
-impl Upstream {
+impl UpstreamMetrics {
     pub(super) fn new(register: Register<'_>) -> Result<Self> {
         let took = register.histograms(
             "upstream_seconds",

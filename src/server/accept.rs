@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
 use super::accepted::Accepted;
-use super::proxy_protocol::{self, NoHeader, Told};
+use super::proxy_protocol::{self, NoHeader, ProxyHeader};
 
 /// How many connections may wait in the kernel to be accepted. It takes `net.core.somaxconn` where that is less.
 const BACKLOG: i32 = 65_535;
@@ -142,8 +142,10 @@ async fn read_proxy_header<D: Admission>(
     admitted: &mut D::Admitted,
 ) -> Option<(TcpStream, SocketAddr)> {
     match timeout(admission.handshake_timeout(), proxy_protocol::read(&mut tcp)).await {
-        Ok(Ok(Told::Nothing)) => Some((tcp, proxy)),
-        Ok(Ok(Told::Client(client))) => admission.admit_behind_proxy(client.ip(), admitted).then_some((tcp, client)),
+        Ok(Ok(ProxyHeader::Nothing)) => Some((tcp, proxy)),
+        Ok(Ok(ProxyHeader::Client(client))) => {
+            admission.admit_behind_proxy(client.ip(), admitted).then_some((tcp, client))
+        }
         Ok(Err(NoHeader::Closed)) => None,
         Ok(Err(NoHeader::Malformed)) | Err(_) => {
             admission.proxy_header_was_unread();

@@ -20,7 +20,7 @@ const MAX_REST: usize = 4096;
 
 /// What a header says.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Told {
+pub(super) enum ProxyHeader {
     /// Where the client connected from.
     Client(SocketAddr),
     /// Nothing: the proxy itself connects, as to see whether the gateway is there, or it does not know.
@@ -43,7 +43,7 @@ impl From<io::Error> for NoHeader {
 }
 
 /// Reads the header, and nothing behind it.
-pub(super) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<Told, NoHeader> {
+pub(super) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<ProxyHeader, NoHeader> {
     let mut start = [0; SIGNATURE.len()];
     let (first, others) = start.split_at_mut(1);
     if stream.read(first).await? == 0 {
@@ -77,12 +77,12 @@ pub(super) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<Told, 
 }
 
 /// A whole line, from `PROXY` to its end.
-fn version_1(line: &[u8]) -> Option<Told> {
+fn version_1(line: &[u8]) -> Option<ProxyHeader> {
     let line = std::str::from_utf8(line).ok()?.strip_suffix("\r\n")?;
     let mut words = line.split(' ');
     let ("PROXY", family) = (words.next()?, words.next()?) else { return None };
     if family == "UNKNOWN" {
-        return Some(Told::Nothing);
+        return Some(ProxyHeader::Nothing);
     }
     let (from, to) = (words.next()?, words.next()?);
     let client: IpAddr = match family {
@@ -92,10 +92,10 @@ fn version_1(line: &[u8]) -> Option<Told> {
     };
     let port = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse::<u16>().ok())?;
     let (from, _to) = (port(words.next()?)?, port(words.next()?)?);
-    words.next().is_none().then(|| Told::Client(SocketAddr::new(client.to_canonical(), from)))
+    words.next().is_none().then(|| ProxyHeader::Client(SocketAddr::new(client.to_canonical(), from)))
 }
 
-fn version_2(version_and_command: u8, family: u8, rest: &[u8]) -> Option<Told> {
+fn version_2(version_and_command: u8, family: u8, rest: &[u8]) -> Option<ProxyHeader> {
     let is_local = match version_and_command {
         0x20 => true,
         0x21 => false,
@@ -103,15 +103,15 @@ fn version_2(version_and_command: u8, family: u8, rest: &[u8]) -> Option<Told> {
     };
     let (client, ports) = match family >> 4 {
         _ if family & 0xf > 2 => return None,
-        _ if is_local => return Some(Told::Nothing),
+        _ if is_local => return Some(ProxyHeader::Nothing),
         // Unspecified, or a Unix socket.
-        0 | 3 => return Some(Told::Nothing),
+        0 | 3 => return Some(ProxyHeader::Nothing),
         1 => (IpAddr::from(*rest.first_chunk::<4>()?), rest.get(8..12)?),
         2 => (IpAddr::from(*rest.first_chunk::<16>()?), rest.get(32..36)?),
         _ => return None,
     };
     let port = u16::from_be_bytes(*ports.first_chunk::<2>()?);
-    Some(Told::Client(SocketAddr::new(client.to_canonical(), port)))
+    Some(ProxyHeader::Client(SocketAddr::new(client.to_canonical(), port)))
 }
 
 #[cfg(test)]
@@ -121,14 +121,14 @@ mod tests {
     use super::*;
 
     /// What the header says, and how much behind it is left.
-    fn read_all(bytes: &[u8]) -> (Result<Told, NoHeader>, usize) {
+    fn read_all(bytes: &[u8]) -> (Result<ProxyHeader, NoHeader>, usize) {
         let mut left = bytes;
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         (runtime.block_on(read(&mut left)), left.len())
     }
 
-    fn client(address: &str) -> Result<Told, NoHeader> {
-        Ok(Told::Client(address.parse().unwrap()))
+    fn client(address: &str) -> Result<ProxyHeader, NoHeader> {
+        Ok(ProxyHeader::Client(address.parse().unwrap()))
     }
 
     fn second(command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
@@ -151,16 +151,16 @@ mod tests {
             (b"PROXY TCP4 203.0.113.1 10.0.0.1 50001 8080\r\n".to_vec(), client("203.0.113.1:50001")),
             (b"PROXY TCP6 2001:db8::1 fd00::1 4711 8080\r\n".to_vec(), client("[2001:db8::1]:4711")),
             (b"PROXY TCP6 ::ffff:203.0.113.1 ::1 1 2\r\n".to_vec(), client("203.0.113.1:1")),
-            (b"PROXY UNKNOWN\r\n".to_vec(), Ok(Told::Nothing)),
-            (b"PROXY UNKNOWN ffff:f...f:ffff ffff 65535 65535\r\n".to_vec(), Ok(Told::Nothing)),
+            (b"PROXY UNKNOWN\r\n".to_vec(), Ok(ProxyHeader::Nothing)),
+            (b"PROXY UNKNOWN ffff:f...f:ffff ffff 65535 65535\r\n".to_vec(), Ok(ProxyHeader::Nothing)),
             (second(0x21, 0x11, &V4), client("203.0.113.1:50001")),
             (second(0x21, 0x11, &extended), client("203.0.113.1:50001")),
             (second(0x21, 0x21, &v6), client("[2001:db8::1]:4711")),
             (second(0x21, 0x21, &mapped), client("203.0.113.1:0")),
-            (second(0x20, 0x00, b""), Ok(Told::Nothing)),
-            (second(0x20, 0x11, &V4), Ok(Told::Nothing)),
-            (second(0x21, 0x00, b""), Ok(Told::Nothing)),
-            (second(0x21, 0x31, &[0; 216]), Ok(Told::Nothing)),
+            (second(0x20, 0x00, b""), Ok(ProxyHeader::Nothing)),
+            (second(0x20, 0x11, &V4), Ok(ProxyHeader::Nothing)),
+            (second(0x21, 0x00, b""), Ok(ProxyHeader::Nothing)),
+            (second(0x21, 0x31, &[0; 216]), Ok(ProxyHeader::Nothing)),
         ] {
             let read = read_all(&[&header[..], b"GET / HTTP/1.1\r\n"].concat());
             assert_eq!(read, (told, 16), "{:?}", header.escape_ascii().to_string());

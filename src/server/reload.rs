@@ -17,7 +17,7 @@ const RESOLVE_WITHIN: Duration = Duration::from_secs(10);
 
 /// What gives a running gateway another configuration. Cheap to clone; clones take turns.
 #[derive(Clone, Debug)]
-pub struct Reload {
+pub struct Reloader {
     pub(super) gateway: Arc<Gateway>,
     /// The certificate that is shown, where there is TLS.
     pub(super) shown: Option<Arc<Shown>>,
@@ -27,7 +27,7 @@ pub struct Reload {
 /// A configuration that can be taken. Nothing of it is in force yet.
 #[derive(Debug)]
 pub struct Prepared {
-    reload: Reload,
+    reload: Reloader,
     settings: Settings,
     certificate: Option<Certificate>,
     kept: Vec<&'static str>,
@@ -46,7 +46,7 @@ pub struct Applied {
     pub catching_up: Vec<(String, Moment)>,
 }
 
-impl Reload {
+impl Reloader {
     /// The configuration that is in force.
     pub fn config(&self) -> Config {
         self.gateway.settings().config().clone()
@@ -87,7 +87,7 @@ impl Reload {
 
     /// A configuration could not be taken.
     pub fn reject(&self) {
-        self.gateway.reloaded(metrics::Reload::Rejected);
+        self.gateway.reloaded(metrics::ReloadResult::Rejected);
     }
 }
 
@@ -99,15 +99,15 @@ impl Prepared {
 
     /// Puts it in force, in one step for each request: one whose head has been read ends as it began.
     pub fn apply(self) -> Applied {
-        let Reload { gateway, shown, .. } = self.reload;
+        let Reloader { gateway, shown, .. } = self.reload;
         if let (Some(shown), Some(certificate)) = (shown, self.certificate) {
             shown.show(&certificate);
             gateway.shows_certificate(certificate.expires);
         }
         let catching_up = gateway.adopt(self.settings);
         gateway.reloaded(match self.kept.is_empty() {
-            true => metrics::Reload::Applied,
-            false => metrics::Reload::Partial,
+            true => metrics::ReloadResult::Applied,
+            false => metrics::ReloadResult::Partial,
         });
         Applied { changed: self.differences, kept: self.kept, catching_up }
     }

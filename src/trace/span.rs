@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::{Call, Context, Recorded, TraceId, Tracer};
+use super::{Context, Recorded, TraceId, TracedCall, Tracer};
 use crate::api::Operation;
 use crate::clock::Moment;
 use crate::metrics::Outcome;
@@ -62,13 +62,13 @@ pub(crate) enum What {
         /// What it answered with, if that much is known.
         status: Option<u16>,
         /// Why there is no whole answer.
-        failure: Option<Failure>,
+        failure: Option<CallFailure>,
     },
 }
 
 /// Why there is no whole answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Failure {
+pub(crate) enum CallFailure {
     /// Sendly could not be reached.
     NotSent,
     /// It did not answer in time.
@@ -79,14 +79,14 @@ pub(crate) enum Failure {
     Cut,
 }
 
-impl Failure {
+impl CallFailure {
     /// Its name in spans.
     pub(super) const fn name(self) -> &'static str {
         match self {
-            Failure::NotSent => "not_sent",
-            Failure::Timeout => "timeout",
-            Failure::Broken => "broken",
-            Failure::Cut => "cut",
+            CallFailure::NotSent => "not_sent",
+            CallFailure::Timeout => "timeout",
+            CallFailure::Broken => "broken",
+            CallFailure::Cut => "cut",
         }
     }
 }
@@ -103,7 +103,7 @@ impl Span {
     }
 
     /// That of a call.
-    pub(crate) fn of_call(call: &Call, (began, ended): (Moment, Moment), what: What) -> Self {
+    pub(crate) fn of_call(call: &TracedCall, (began, ended): (Moment, Moment), what: What) -> Self {
         Self { trace: call.trace, own: call.own, parent: Some(call.parent), began, ended, what }
     }
 }

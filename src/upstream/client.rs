@@ -17,19 +17,19 @@ use crate::tls_roots::Authorities;
 use crate::trace;
 
 /// A request as it will stand on the wire, head and body.
-pub(crate) struct Call {
+pub(crate) struct WireCall {
     method: Method,
     wire: Vec<u8>,
 }
 
-impl Call {
+impl WireCall {
     /// `None` where the path is none.
     pub(crate) fn compose(
         host: &Authority,
         method: &Method,
         path: &str,
         fields: Fields<'_>,
-        traced: Option<&trace::Call>,
+        traced: Option<&trace::TracedCall>,
         body: &[u8],
     ) -> Option<Self> {
         // It was canonicalised. But a request line is no place to trust in that.
@@ -80,7 +80,7 @@ impl Client {
     }
 
     /// Makes a call. Nobody who waits for it any longer drops it, and with it its connection.
-    pub(crate) async fn call(&self, call: Call) -> Outcome {
+    pub(crate) async fn call(&self, call: WireCall) -> Outcome {
         while let Some(pooled) = self.pool.take(self.clock.now()) {
             // Whatever ended it before a byte was written, another connection may do.
             if let Ok(outcome) = self.exchange(pooled, &call).await {
@@ -114,7 +114,7 @@ impl Client {
     ///
     /// # Errors
     /// Not a byte was written.
-    async fn exchange(&self, mut connection: Connection, call: &Call) -> std::io::Result<Outcome> {
+    async fn exchange(&self, mut connection: Connection, call: &WireCall) -> std::io::Result<Outcome> {
         let (step, error) = match connection.exchange(&call.method, &call.wire).await {
             End::Unsent(error) => return Err(error),
             End::Sent(step, error) => (step, error),
@@ -201,7 +201,8 @@ mod tests {
         }));
         let host = upstream::authority(&upstream.origin).unwrap();
         let ask = async || {
-            let call = Call::compose(&host, &Method::GET, "/", (&http::HeaderMap::new()).into(), None, b"").unwrap();
+            let call =
+                WireCall::compose(&host, &Method::GET, "/", (&http::HeaderMap::new()).into(), None, b"").unwrap();
             match client.call(call).await {
                 Outcome::Answered(answer) => String::from_utf8(answer.body.to_vec()).unwrap(),
                 other => panic!("{other:?}"),

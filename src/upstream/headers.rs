@@ -12,7 +12,7 @@ const OWN: [&str; 6] = ["host", "content-length", "accept-encoding", "accept", "
 /// call in its trace.
 pub(crate) fn forwardable<'f>(
     fields: Fields<'f>,
-    traced: Option<&'f trace::Call>,
+    traced: Option<&'f trace::TracedCall>,
 ) -> impl Iterator<Item = (&'f [u8], &'f [u8])> {
     let stays = HopByHop::of(fields.all("connection"));
     let is_replaced = move |name: &[u8]| traced.is_some_and(|call| call.replaces(name));

@@ -19,7 +19,7 @@ pub(super) struct Reader {
     /// Keys that stand in the file and that nobody asked for.
     pub(super) unknown: Vec<(String, Place)>,
     /// What was asked for, by its path; sections too.
-    pub(super) asked: BTreeMap<String, Asked>,
+    pub(super) asked: BTreeMap<String, AskedKey>,
     /// The names of limits and throttles.
     pub(super) names: BTreeSet<String>,
     /// The files that hold a value, or are one.
@@ -28,16 +28,16 @@ pub(super) struct Reader {
 
 /// A key that was asked for.
 #[derive(Debug, Default)]
-pub(super) struct Asked {
+pub(super) struct AskedKey {
     /// The environment variable that overrides it, if one can.
     pub(super) variable: Option<String>,
     /// What it holds.
-    pub(super) answer: Answer,
+    pub(super) answer: KeyAnswer,
 }
 
 /// What a key holds.
 #[derive(Debug, Default)]
-pub(super) enum Answer {
+pub(super) enum KeyAnswer {
     /// Nothing: its default applies.
     #[default]
     Absent,

@@ -8,7 +8,7 @@ use super::environment::{self, Environment};
 use super::mistake::{Mistake, Mistakes, Place, Problem};
 use super::parsers::{self, Kind};
 use super::raw::{Document, Given, Source, Value};
-use super::reader::{Answer, Asked, Reader};
+use super::reader::{AskedKey, KeyAnswer, Reader};
 
 /// One table, with the environment variables that override its keys.
 #[derive(Debug)]
@@ -170,16 +170,18 @@ impl<'r, 't> Section<'r, 't> {
 
     /// Whether a key has a value that it takes.
     pub(super) fn is_given(&mut self, key: &str) -> bool {
-        matches!(self.asked(key).answer, Answer::Sound(..))
+        matches!(self.asked(key).answer, KeyAnswer::Sound(..))
     }
 
     fn blame(&mut self, keys: &[&str], expected: String) -> Option<Mistake> {
         let mut blamed = None;
         for key in keys {
             match &self.asked(key).answer {
-                Answer::Mistaken => return None,
-                Answer::Sound(place, found) if blamed.is_none() => blamed = Some((*key, place.clone(), found.clone())),
-                Answer::Sound(..) | Answer::Absent => {}
+                KeyAnswer::Mistaken => return None,
+                KeyAnswer::Sound(place, found) if blamed.is_none() => {
+                    blamed = Some((*key, place.clone(), found.clone()))
+                }
+                KeyAnswer::Sound(..) | KeyAnswer::Absent => {}
             }
         }
         let default = || (keys.first().copied().unwrap_or_default(), self.place.clone(), "its default".to_owned());
@@ -224,19 +226,19 @@ impl<'r, 't> Section<'r, 't> {
 
     /// The value of a key, if it takes what was given.
     fn judge<T>(&mut self, key: &str, given: Result<Given<'t>, Mistakes>, kind: impl Kind<T>) -> Option<T> {
-        let judged = given.and_then(|given| Ok((kind(&given)?, Answer::Sound(given.place.clone(), given.shown()))));
+        let judged = given.and_then(|given| Ok((kind(&given)?, KeyAnswer::Sound(given.place.clone(), given.shown()))));
         let (value, answer) = match judged {
             Ok((value, answer)) => (Some(value), answer),
             Err(mistakes) => {
                 self.reader.mistakes.extend(mistakes);
-                (None, Answer::Mistaken)
+                (None, KeyAnswer::Mistaken)
             }
         };
         self.asked(key).answer = answer;
         value
     }
 
-    fn asked(&mut self, key: &str) -> &mut Asked {
+    fn asked(&mut self, key: &str) -> &mut AskedKey {
         self.reader.asked.entry(join(&self.path, key)).or_default()
     }
 

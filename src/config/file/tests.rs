@@ -32,7 +32,7 @@ fn shown(config: &Config) -> String {
     format!("{config:#?}")
 }
 
-fn asked(text: &str) -> BTreeMap<String, reader::Asked> {
+fn asked(text: &str) -> BTreeMap<String, reader::AskedKey> {
     let (document, _) = Document::parse("gateway.toml", text);
     let (default_limits, _) = Document::parse("default limits", limits::DEFAULT);
     let mut reader = Reader::new(Environment::new([]));

@@ -13,7 +13,7 @@ use crate::policy::{Key, Kind, Policy};
 
 /// What there is of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Kept {
+pub struct KeptKey {
     /// Whose it is.
     pub key: Key,
     /// Its codes, oldest first.
@@ -60,11 +60,11 @@ impl Memory {
     }
 
     /// All that one shard of each kind holds, and whose ids are that are known there.
-    pub fn copy_one(&self, shard: usize, now: Moment) -> (Vec<Kept>, Vec<(Verification, Known)>) {
+    pub fn copy_one(&self, shard: usize, now: Moment) -> (Vec<KeptKey>, Vec<(Verification, Known)>) {
         let (mut all, mut ids) = (Vec::new(), Vec::new());
         let mut keep = |key, log: &Log, held_until: Option<Moment>| {
             if !log.is_empty() || held_until.is_some() {
-                all.push(Kept { key, charges: log.each().collect(), held_until });
+                all.push(KeptKey { key, charges: log.each().collect(), held_until });
             }
         };
         self.phones.each(shard, |phone, entry, held| keep(Key::Phone(phone), shards::Logged::log(entry), held));
@@ -126,7 +126,7 @@ mod tests {
         charges.iter().map(|(at, kind)| (*at, *kind, false))
     }
 
-    fn all(memory: &Memory) -> (Vec<Kept>, Vec<(Verification, Known)>) {
+    fn all(memory: &Memory) -> (Vec<KeptKey>, Vec<(Verification, Known)>) {
         let (mut all, mut ids) = (Vec::new(), Vec::new());
         for shard in 0..memory.shards() {
             let (kept, known) = memory.copy_one(shard, NOW);
@@ -161,13 +161,13 @@ mod tests {
         let key = Key::Phone(subject().phone.unwrap());
         let told = [(NOW, Kind::Send), (NOW + SECOND, Kind::Send), (NOW + SECOND * 2, Kind::Resend)];
         memory.mirror(&policy, key, settled(&told), Some(NOW + SECOND * 9));
-        assert_eq!(all(&memory).0, [Kept { key, charges: told.to_vec(), held_until: Some(NOW + SECOND * 9) }]);
+        assert_eq!(all(&memory).0, [KeptKey { key, charges: told.to_vec(), held_until: Some(NOW + SECOND * 9) }]);
         assert_eq!(memory.tracked(), 2);
         memory.mirror(&policy, key, settled(&told[..2]), None);
         assert_eq!(all(&memory).0[0].charges, told, "it came late");
         let other = [(NOW + SECOND, Kind::Send), (NOW + SECOND * 2, Kind::Resend)];
         memory.mirror(&policy, key, settled(&other), None);
-        assert_eq!(all(&memory).0, [Kept { key, charges: other.to_vec(), held_until: Some(NOW + SECOND * 9) }]);
+        assert_eq!(all(&memory).0, [KeptKey { key, charges: other.to_vec(), held_until: Some(NOW + SECOND * 9) }]);
         assert_eq!(memory.tracked(), 2);
     }
 }

@@ -14,7 +14,7 @@ use crate::policy::subject::{Account, Verification};
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Entry {
+pub(super) enum BacklogEntry {
     /// A code was charged.
     Charge(Tokened),
     /// It was given back, or may have been charged where it never went out.
@@ -42,10 +42,13 @@ pub(super) struct Tokened {
     pub(super) charge: Charge,
 }
 
-impl Entry {
+impl BacklogEntry {
     /// Whether it may be told beside others, in any order.
     const fn is_independent(&self) -> bool {
-        matches!(self, Entry::Charge(_) | Entry::GiveBack(_) | Entry::Hold(..) | Entry::Learn(..))
+        matches!(
+            self,
+            BacklogEntry::Charge(_) | BacklogEntry::GiveBack(_) | BacklogEntry::Hold(..) | BacklogEntry::Learn(..)
+        )
     }
 }
 
@@ -58,8 +61,8 @@ const MAX_REMEMBERED: usize = 65_536;
 /// See the module's documentation.
 #[derive(Debug)]
 pub(super) struct Backlog {
-    waiting: VecDeque<Entry>,
-    told: VecDeque<(Moment, Entry)>,
+    waiting: VecDeque<BacklogEntry>,
+    told: VecDeque<(Moment, BacklogEntry)>,
     /// How much was taken and is being told.
     in_hand: usize,
     most: usize,
@@ -73,7 +76,7 @@ impl Backlog {
     }
 
     /// Has this wait. Where it is too much, the oldest is lost: it counts the shortest. Returns whether anything was.
-    pub(super) fn push(&mut self, entry: Entry) -> bool {
+    pub(super) fn push(&mut self, entry: BacklogEntry) -> bool {
         let is_full = self.waiting.len() >= self.most;
         if is_full {
             self.waiting.pop_front();
@@ -84,8 +87,8 @@ impl Backlog {
     }
 
     /// Remembers what Redis has been told.
-    pub(super) fn remember(&mut self, entry: Entry, now: Moment) {
-        let is_over = |(at, _): &(Moment, Entry)| *at + REMEMBERED <= now;
+    pub(super) fn remember(&mut self, entry: BacklogEntry, now: Moment) {
+        let is_over = |(at, _): &(Moment, BacklogEntry)| *at + REMEMBERED <= now;
         while self.told.len() >= MAX_REMEMBERED || self.told.front().is_some_and(is_over) {
             self.told.pop_front();
         }
@@ -102,16 +105,18 @@ impl Backlog {
     }
 
     /// Takes what is to be told next, all of which may be told at once. A charge that was given back is not told: only that it was.
-    pub(super) fn take(&mut self, many: usize) -> Vec<Entry> {
+    pub(super) fn take(&mut self, many: usize) -> Vec<BacklogEntry> {
         let first_alone = self.waiting.iter().take(many).position(|entry| !entry.is_independent());
         let many = first_alone.map_or(many, |place| place.max(1)).min(self.waiting.len());
-        let mut taken: Vec<Entry> = self.waiting.drain(..many).collect();
-        let back = |entry: &Entry| match entry {
-            Entry::GiveBack(Tokened { token, .. }) => Some(token.number),
+        let mut taken: Vec<BacklogEntry> = self.waiting.drain(..many).collect();
+        let back = |entry: &BacklogEntry| match entry {
+            BacklogEntry::GiveBack(Tokened { token, .. }) => Some(token.number),
             _ => None,
         };
         let given_back: HashSet<u32> = taken.iter().filter_map(back).collect();
-        taken.retain(|entry| !matches!(entry, Entry::Charge(tokened) if given_back.contains(&tokened.token.number)));
+        taken.retain(
+            |entry| !matches!(entry, BacklogEntry::Charge(tokened) if given_back.contains(&tokened.token.number)),
+        );
         self.in_hand = taken.len();
         taken
     }
@@ -119,7 +124,7 @@ impl Backlog {
     /// What waits and has a time of the gateway's own, of before it knew the server's.
     pub(super) fn of_own_time(&self) -> HashSet<(Key, Moment)> {
         let own = self.waiting.iter().filter_map(|entry| match entry {
-            Entry::Charge(Tokened { token, charge }) if token.is_local => Some(*charge),
+            BacklogEntry::Charge(Tokened { token, charge }) if token.is_local => Some(*charge),
             _ => None,
         });
         let keys = |Charge { phone, verification, account, .. }| {
@@ -134,7 +139,7 @@ impl Backlog {
     }
 
     /// What was taken could not be told.
-    pub(super) fn put_back(&mut self, taken: Vec<Entry>) {
+    pub(super) fn put_back(&mut self, taken: Vec<BacklogEntry>) {
         self.in_hand = 0;
         taken.into_iter().rev().for_each(|entry| self.waiting.push_front(entry));
     }
@@ -167,8 +172,8 @@ mod tests {
         Tokened { token: Token { number: token, beside: None, is_local: false }, charge }
     }
 
-    fn charge(token: u32) -> Entry {
-        Entry::Charge(tokened(token))
+    fn charge(token: u32) -> BacklogEntry {
+        BacklogEntry::Charge(tokened(token))
     }
 
     fn key() -> Key {
@@ -178,10 +183,10 @@ mod tests {
     #[test]
     fn what_was_given_back_is_told_as_given_back_alone() {
         let mut backlog = Backlog::new(100);
-        for entry in [charge(1), charge(2), Entry::GiveBack(tokened(1)), charge(3)] {
+        for entry in [charge(1), charge(2), BacklogEntry::GiveBack(tokened(1)), charge(3)] {
             backlog.push(entry);
         }
-        assert_eq!(backlog.take(100), [charge(2), Entry::GiveBack(tokened(1)), charge(3)]);
+        assert_eq!(backlog.take(100), [charge(2), BacklogEntry::GiveBack(tokened(1)), charge(3)]);
         assert_eq!(backlog.len(), 3, "it is told, and has not been told yet");
         backlog.has_told();
         assert_eq!(backlog.len(), 0);
@@ -190,11 +195,11 @@ mod tests {
     #[test]
     fn what_depends_on_the_order_is_told_alone() {
         let mut backlog = Backlog::new(100);
-        for entry in [charge(1), Entry::Clear(key()), charge(2), charge(3)] {
+        for entry in [charge(1), BacklogEntry::Clear(key()), charge(2), charge(3)] {
             backlog.push(entry);
         }
         let lengths: Vec<_> = std::iter::from_fn(|| Some(backlog.take(2)).filter(|taken| !taken.is_empty())).collect();
-        assert_eq!(lengths, [vec![charge(1)], vec![Entry::Clear(key())], vec![charge(2), charge(3)]]);
+        assert_eq!(lengths, [vec![charge(1)], vec![BacklogEntry::Clear(key())], vec![charge(2), charge(3)]]);
     }
 
     #[test]

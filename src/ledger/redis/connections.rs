@@ -15,7 +15,7 @@ use redis_rs::{
 
 use super::circuit::Reason;
 use super::fault::Fault;
-use super::protocol::Call;
+use super::protocol::ScriptCall;
 use super::{Servers, Topology};
 
 const SCRIPT: &str = include_str!("ledger.lua");
@@ -112,7 +112,7 @@ impl Link {
     }
 
     /// Carries out one verb of the script, within this time. The script is sent where it is not known.
-    pub(crate) async fn call(&self, call: &Call, within: Duration) -> Result<Value, Fault> {
+    pub(crate) async fn call(&self, call: &ScriptCall, within: Duration) -> Result<Value, Fault> {
         let connection = self.connection()?;
         let asking = async {
             match connection.clone().ask(&composed(call, "EVALSHA", &self.sha)).await {
@@ -160,7 +160,7 @@ async fn bounded(asking: impl Future<Output = Result<Value, RedisError>>, within
     }
 }
 
-fn composed(call: &Call, how: &str, script: &str) -> Cmd {
+fn composed(call: &ScriptCall, how: &str, script: &str) -> Cmd {
     let mut command = redis_rs::cmd(how);
     command.arg(script).arg(call.keys.len());
     for key in &call.keys {

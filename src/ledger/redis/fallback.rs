@@ -1,6 +1,6 @@
 //! A decision without Redis: what the configuration says for that.
 
-use super::backlog::{Entry, Tokened};
+use super::backlog::{BacklogEntry, Tokened};
 use super::{Redis, Token, Verdict, charge_of};
 use crate::clock::Moment;
 use crate::ledger::{Charge, memory};
@@ -31,10 +31,12 @@ impl Redis {
         };
         match &verdict {
             // Redis knows the token, if it charged it: it is not charged twice.
-            Verdict::Charged(charge, token) => self.leave(Entry::Charge(Tokened { token: *token, charge: *charge })),
+            Verdict::Charged(charge, token) => {
+                self.leave(BacklogEntry::Charge(Tokened { token: *token, charge: *charge }))
+            }
             _ if may_be_charged => {
                 let charge = charge_of(policy, subject, kind, at, &policy.keys(subject));
-                self.leave(Entry::GiveBack(Tokened { token, charge }));
+                self.leave(BacklogEntry::GiveBack(Tokened { token, charge }));
             }
             _ => {}
         }

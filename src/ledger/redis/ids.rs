@@ -2,9 +2,9 @@
 
 use redis_rs::Value;
 
-use super::backlog::Entry;
+use super::backlog::BacklogEntry;
 use super::keys::{id_bytes, id_from};
-use super::protocol::{self, Call};
+use super::protocol::{self, ScriptCall};
 use super::{Fault, Redis};
 use crate::clock::Moment;
 use crate::ledger::Known;
@@ -38,7 +38,7 @@ impl Redis {
         let at = self.time.at(now);
         let known = self.warm.learn(id, phone, at);
         let Some(learned) = self.tell_id(id, phone, None).await else {
-            self.leave(Entry::Learn(id, phone));
+            self.leave(BacklogEntry::Learn(id, phone));
             return known;
         };
         let told = Known { phone, root: learned.root.unwrap_or(id) };
@@ -53,7 +53,7 @@ impl Redis {
         let at = self.time.at(now);
         // What this gateway knows already Redis knows too, and for longer than a verification lives.
         if self.warm.whose(id, at).is_none_or(|known| known.phone != phone) {
-            self.leave(Entry::Learn(id, phone));
+            self.leave(BacklogEntry::Learn(id, phone));
         }
         self.warm.learn(id, phone, at);
     }
@@ -71,7 +71,7 @@ impl Redis {
         let at = self.time.at(now);
         let known = self.warm.join(policy, asked, answered, phone, at);
         let Some(told) = self.tell_join(asked, answered, phone).await else {
-            self.leave(Entry::Join { asked, answered, phone });
+            self.leave(BacklogEntry::Join { asked, answered, phone });
             return known;
         };
         if told != known {
@@ -100,7 +100,7 @@ impl Redis {
     ) -> Result<Learned, Fault> {
         let millis = u64::try_from(self.remember.as_millis()).unwrap_or(u64::MAX);
         let numbers = self.numbers(self.clock.now()).and(millis);
-        let mut call = Call::new("learn", vec![self.names.id(id)], numbers).with(&self.names.mask(id, phone));
+        let mut call = ScriptCall::new("learn", vec![self.names.id(id)], numbers).with(&self.names.mask(id, phone));
         if let Some(root) = root {
             call = if root == id { call.with(&[]) } else { call.with(&id_bytes(root)) };
         }

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::keys::{Held, Names};
-use super::protocol::{self, Call};
+use super::protocol::{self, ScriptCall};
 use super::{Fault, Redis};
 use crate::clock::Moment;
 
@@ -163,7 +163,7 @@ impl Redis {
             held.iter().for_each(|(_, held)| news.extend(self.names.write_hold(*held)));
         }
         let numbers = self.numbers(asked).span(LASTS);
-        let call = Call::new("exchange", vec![self.names.in_flight()], numbers).with(&self.in_flight.id);
+        let call = ScriptCall::new("exchange", vec![self.names.in_flight()], numbers).with(&self.in_flight.id);
         let parts = self.call(&call.with(&news)).await?;
         let others = Other::read(protocol::bytes(parts.first())?, &self.names);
         let others = others.ok_or_else(|| Fault::wrong("what is in flight"))?;

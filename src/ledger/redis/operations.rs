@@ -3,9 +3,9 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::backlog::{Entry, Tokened};
+use super::backlog::{BacklogEntry, Tokened};
 use super::open::Open;
-use super::protocol::{self, Call, Contents};
+use super::protocol::{self, Contents, ScriptCall};
 use super::{Fault, Reason, Redis, Token};
 use crate::clock::Moment;
 use crate::ledger::{Charge, Cleared, Look, Settlement};
@@ -16,7 +16,7 @@ use crate::policy::{Key, Kind, Policy, Record, Retention};
 /// What is left for later unless it is told: also if nobody waits for that to its end.
 struct Left<'r> {
     redis: &'r Redis,
-    entry: Option<Entry>,
+    entry: Option<BacklogEntry>,
 }
 
 impl Drop for Left<'_> {
@@ -32,10 +32,10 @@ impl Redis {
     pub async fn give_back(&self, charge: &Charge, token: Token) {
         self.warm.settle(charge, Settlement::GiveBack);
         let tokened = Tokened { token, charge: *charge };
-        self.backlog.lock().remember(Entry::GiveBack(tokened.clone()), self.clock.now());
+        self.backlog.lock().remember(BacklogEntry::GiveBack(tokened.clone()), self.clock.now());
         // Dropped last: whoever waits for this asks Redis once it knows.
         let _open = Open::again(self, tokened.clone());
-        let mut left = Left { redis: self, entry: Some(Entry::GiveBack(tokened.clone())) };
+        let mut left = Left { redis: self, entry: Some(BacklogEntry::GiveBack(tokened.clone())) };
         let now = self.time.at(self.clock.now());
         let (together, apart) = self.names_of(&tokened);
         for names in [together, apart].iter().filter(|names| !names.is_empty()) {
@@ -49,7 +49,7 @@ impl Redis {
     /// Gives a charge back where nobody can wait for it.
     pub fn give_back_later(&self, charge: &Charge, token: Token) {
         self.warm.settle(charge, Settlement::GiveBack);
-        self.leave(Entry::GiveBack(Tokened { token, charge: *charge }));
+        self.leave(BacklogEntry::GiveBack(Tokened { token, charge: *charge }));
         drop(Open::again(self, Tokened { token, charge: *charge }));
     }
 
@@ -76,7 +76,7 @@ impl Redis {
         let token = Token { number: self.next_token(), beside, is_local: !self.time.is_known() };
         // Until the others know that it was given out, they take it for one that is open.
         self.in_flight.settled();
-        let entry = Entry::Charge(Tokened { token, charge });
+        let entry = BacklogEntry::Charge(Tokened { token, charge });
         let name = self.names.key(key, beside);
         if self.tell(&self.note(&name, policy.retention(key.per()), token, &charge)).await.is_some() {
             self.backlog.lock().remember(entry, self.clock.now());
@@ -89,7 +89,7 @@ impl Redis {
     pub async fn absorb(&self, policy: &Policy, into: Key, from: Key) {
         self.warm.absorb(policy, into, from);
         if self.tell_absorb(into, from, Duration::ZERO, policy.retention(into.per())).await.is_none() {
-            self.leave(Entry::Absorb { into, from });
+            self.leave(BacklogEntry::Absorb { into, from });
         }
     }
 
@@ -99,7 +99,7 @@ impl Redis {
         self.warm.hold(key, until);
         let name = self.names.key(key, self.phone_of(key).await);
         if self.tell(&self.hold_until(name, until)).await.is_none() {
-            self.leave(Entry::Hold(key, until));
+            self.leave(BacklogEntry::Hold(key, until));
         }
     }
 
@@ -135,37 +135,37 @@ impl Redis {
                 cooldowns: 0,
             },
             None => {
-                self.leave(Entry::Clear(key));
+                self.leave(BacklogEntry::Clear(key));
                 cleared
             }
         }
     }
 
     /// Tells Redis what happened while it could not be told. `false`, if it cannot be told now either.
-    pub(super) async fn tell_again(&self, entry: &Entry) -> bool {
+    pub(super) async fn tell_again(&self, entry: &BacklogEntry) -> bool {
         let turn = self.circuit.turn();
         let told = match entry {
-            Entry::Charge(tokened) => self.tell_charge(tokened).await,
-            Entry::GiveBack(tokened) => self.tell_back(tokened).await,
-            Entry::Hold(key, until) => {
+            BacklogEntry::Charge(tokened) => self.tell_charge(tokened).await,
+            BacklogEntry::GiveBack(tokened) => self.tell_back(tokened).await,
+            BacklogEntry::Hold(key, until) => {
                 let name = self.names.key(*key, self.phone_of(*key).await);
                 self.call(&self.hold_until(name, *until)).await.map(drop)
             }
-            Entry::Learn(id, phone) => self.call_id(*id, *phone, None).await.map(drop),
-            Entry::Accept(account) => self.tell_accepted(*account).await,
-            Entry::Reject(account) => self.tell_rejected(*account).await,
-            Entry::Join { asked, answered, phone } => self.call_join(*asked, *answered, *phone).await.map(drop),
-            Entry::Absorb { into, from } => {
+            BacklogEntry::Learn(id, phone) => self.call_id(*id, *phone, None).await.map(drop),
+            BacklogEntry::Accept(account) => self.tell_accepted(*account).await,
+            BacklogEntry::Reject(account) => self.tell_rejected(*account).await,
+            BacklogEntry::Join { asked, answered, phone } => self.call_join(*asked, *answered, *phone).await.map(drop),
+            BacklogEntry::Absorb { into, from } => {
                 let retention = self.kept(*into);
                 self.call_absorb(*into, *from, Duration::ZERO, retention).await
             }
-            Entry::Clear(key) => {
+            BacklogEntry::Clear(key) => {
                 let name = self.names.key(*key, self.phone_of(*key).await);
                 let numbers = self.numbers(self.clock.now());
-                self.call(&Call::new("clear", vec![name], numbers)).await.map(drop)
+                self.call(&ScriptCall::new("clear", vec![name], numbers)).await.map(drop)
             }
         };
-        if matches!(entry, Entry::Charge(_)) && told.is_ok() {
+        if matches!(entry, BacklogEntry::Charge(_)) && told.is_ok() {
             self.merged.fetch_add(1, Ordering::Relaxed);
         }
         match told {
@@ -222,16 +222,16 @@ impl Redis {
         (names(together), names(apart))
     }
 
-    fn back(&self, Tokened { token, charge }: &Tokened, now: Moment, names: &[String]) -> Call {
+    fn back(&self, Tokened { token, charge }: &Tokened, now: Moment, names: &[String]) -> ScriptCall {
         let numbers = self.numbers(now).and(self.at(*token, charge).as_micros());
-        Call::new("back", names.to_vec(), numbers.and(token.number.into()))
+        ScriptCall::new("back", names.to_vec(), numbers.and(token.number.into()))
     }
 
-    fn note(&self, name: &str, retention: Retention, token: Token, charge: &Charge) -> Call {
+    fn note(&self, name: &str, retention: Retention, token: Token, charge: &Charge) -> ScriptCall {
         let at = self.at(token, charge);
         // For callers' time: it is never behind what is noted.
         let numbers = self.numbers(at).and(at.as_micros()).kind(charge.kind).and(token.number.into());
-        Call::new("note", vec![name.to_owned()], numbers.keep(retention))
+        ScriptCall::new("note", vec![name.to_owned()], numbers.keep(retention))
     }
 
     /// When a charge was made, on the server's clock.
@@ -239,13 +239,13 @@ impl Redis {
         if token.is_local { self.time.at(charge.at) } else { charge.at }
     }
 
-    fn hold_until(&self, name: String, until: Moment) -> Call {
-        Call::new("hold", vec![name], self.numbers(self.clock.now()).and(until.as_micros()))
+    fn hold_until(&self, name: String, until: Moment) -> ScriptCall {
+        ScriptCall::new("hold", vec![name], self.numbers(self.clock.now()).and(until.as_micros()))
     }
 
     pub(crate) async fn contents(&self, verb: &'static str, key: Key, now: Moment) -> Option<Contents> {
         let name = self.names.key(key, self.phone_of(key).await);
-        let parts = self.tell(&Call::new(verb, vec![name], self.numbers(now))).await?;
+        let parts = self.tell(&ScriptCall::new(verb, vec![name], self.numbers(now))).await?;
         protocol::bytes(parts.first()).map(Contents::read).ok()
     }
 
@@ -278,12 +278,12 @@ impl Redis {
         }
         let millis = u64::try_from(least.as_millis()).unwrap_or(u64::MAX);
         let numbers = self.numbers(self.clock.now()).keep(retention).and(millis);
-        self.call(&Call::new("absorb", names, numbers)).await.map(drop)
+        self.call(&ScriptCall::new("absorb", names, numbers)).await.map(drop)
     }
 
     /// Notes at one key what there is of another. What is there already is not noted twice.
     pub(crate) async fn copy(&self, from: &str, into: &str, retention: Retention) -> Result<(), Fault> {
-        let parts = self.call(&Call::new("look", vec![from.to_owned()], self.numbers(self.clock.now()))).await?;
+        let parts = self.call(&ScriptCall::new("look", vec![from.to_owned()], self.numbers(self.clock.now()))).await?;
         let contents = Contents::read(protocol::bytes(parts.first())?);
         self.tell_contents(into, &contents, retention).await
     }

@@ -4,7 +4,7 @@
 
 use redis_rs::Value;
 
-use super::backlog::Entry;
+use super::backlog::BacklogEntry;
 use super::{Fault, Redis};
 use crate::clock::Moment;
 use crate::ledger::memory::Proof;
@@ -15,7 +15,7 @@ impl Redis {
     pub fn is_proven(&self, account: Account, now: Moment) -> bool {
         let proof = self.warm.proofs.check(account, now);
         if proof == Proof::HeldAndDue {
-            self.leave(Entry::Accept(account));
+            self.leave(BacklogEntry::Accept(account));
         }
         proof != Proof::Missing
     }
@@ -33,14 +33,14 @@ impl Redis {
     /// See [`Ledger::accept_key`](crate::ledger::Ledger::accept_key).
     pub fn accept_key(&self, account: Account, at: Moment) {
         if self.warm.proofs.insert(account, at) {
-            self.leave(Entry::Accept(account));
+            self.leave(BacklogEntry::Accept(account));
         }
     }
 
     /// See [`Ledger::reject_key`](crate::ledger::Ledger::reject_key).
     pub fn reject_key(&self, account: Account, _at: Moment) {
         if self.warm.proofs.remove(account) {
-            self.leave(Entry::Reject(account));
+            self.leave(BacklogEntry::Reject(account));
         }
     }
 

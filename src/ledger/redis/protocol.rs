@@ -12,14 +12,14 @@ use crate::policy::{Counts, Keep, Kind, Retention, Rule};
 
 /// One verb of the script.
 #[derive(Clone, Debug)]
-pub(crate) struct Call {
+pub(crate) struct ScriptCall {
     pub(crate) verb: &'static str,
     pub(crate) keys: Vec<String>,
     pub(crate) numbers: Numbers,
     pub(crate) texts: Vec<Vec<u8>>,
 }
 
-impl Call {
+impl ScriptCall {
     pub(crate) const fn new(verb: &'static str, keys: Vec<String>, numbers: Numbers) -> Self {
         Self { verb, keys, numbers, texts: Vec::new() }
     }

@@ -9,8 +9,8 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
-use super::backlog::Entry;
-use super::protocol::{self, Call, Contents};
+use super::backlog::BacklogEntry;
+use super::protocol::{self, Contents, ScriptCall};
 use super::{Fault, Redis, random};
 use crate::policy::{Key, Policy};
 
@@ -131,7 +131,7 @@ impl Redis {
             let found = if self.time.is_watched() {
                 self.look_at_clock(&drawn).await?
             } else {
-                let call = Call::new("probe", vec![name.clone()], self.numbers(self.clock.now())).with(&drawn);
+                let call = ScriptCall::new("probe", vec![name.clone()], self.numbers(self.clock.now())).with(&drawn);
                 protocol::bytes(self.call(&call).await?.first())?.to_vec()
             };
             let before = self.data.lock().insert(name.clone(), found.clone());
@@ -155,7 +155,7 @@ impl Redis {
         }
     }
 
-    async fn tell_at_once(self: &Arc<Self>, entries: &[Entry]) -> bool {
+    async fn tell_at_once(self: &Arc<Self>, entries: &[BacklogEntry]) -> bool {
         let mut tasks = JoinSet::new();
         for entry in entries {
             let (redis, entry) = (Arc::clone(self), entry.clone());

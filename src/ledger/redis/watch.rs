@@ -11,7 +11,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::protocol::{self, Call};
+use super::protocol::{self, ScriptCall};
 use super::{Fault, Redis};
 use crate::clock::Moment;
 
@@ -56,7 +56,7 @@ impl Redis {
         loop {
             let own = self.time.added();
             let asked = self.clock.now();
-            let call = Call::new("probe", vec![data.clone(), clock.clone()], self.numbers(asked)).with(drawn);
+            let call = ScriptCall::new("probe", vec![data.clone(), clock.clone()], self.numbers(asked)).with(drawn);
             let answer = self.link.call(&call, self.bound).await?;
             let answered = self.clock.now();
             self.circuit.worked();
@@ -74,7 +74,7 @@ impl Redis {
                 Some(by) if may_change && tries <= TRIES => {
                     let seen = if by > 0 { seen } else { Moment::default() };
                     let agreed = Agreed { added: added.saturating_sub(by), seen };
-                    let change = Call::new("set_clock", vec![clock.clone()], self.numbers(asked));
+                    let change = ScriptCall::new("set_clock", vec![clock.clone()], self.numbers(asked));
                     let answer = self.link.call(&change.with(written).with(&agreed.written()), self.bound).await?;
                     let (_, parts) = protocol::parts(answer)?;
                     if protocol::number(parts.first())? == 0 {

@@ -19,7 +19,7 @@ use crate::trace::TraceId;
 
 /// What a line tells of a request.
 #[derive(Clone, Copy, Debug)]
-pub struct Entry<'r> {
+pub struct AccessEntry<'r> {
     /// When it ended.
     pub at: Moment,
     /// Its method.
@@ -79,7 +79,7 @@ pub(crate) struct Line {
 }
 
 impl Line {
-    pub(crate) fn of(form: Form, entry: &Entry<'_>) -> Self {
+    pub(crate) fn of(form: Form, entry: &AccessEntry<'_>) -> Self {
         let mut line = Self { bytes: ArrayVec::new(), is_cut: false };
         match form {
             Form::Json => line.json(entry),
@@ -93,7 +93,7 @@ impl Line {
         (!self.is_cut).then_some(self.bytes.as_slice())
     }
 
-    fn json(&mut self, entry: &Entry<'_>) {
+    fn json(&mut self, entry: &AccessEntry<'_>) {
         self.put(r#"","level":"INFO","method":""#);
         self.put(method(entry.method));
         self.put(r#"","operation":""#);
@@ -134,7 +134,7 @@ impl Line {
         self.put(",\"target\":\"access\"}\n");
     }
 
-    fn text(&mut self, entry: &Entry<'_>, colours: bool) {
+    fn text(&mut self, entry: &AccessEntry<'_>, colours: bool) {
         self.put(if colours {
             "\x1b[0m \x1b[32m INFO\x1b[0m \x1b[2maccess\x1b[0m\x1b[2m:\x1b[0m"
         } else {
@@ -282,7 +282,7 @@ mod tests {
     use crate::policy::subject::HashKey;
     use crate::trace::Context;
 
-    fn line(form: Form, entry: &Entry<'_>) -> String {
+    fn line(form: Form, entry: &AccessEntry<'_>) -> String {
         let line = Line::of(form, entry);
         let stamp = Stamp::default().of(entry.at).to_vec();
         String::from_utf8([form.before_stamp(), &stamp, line.whole().unwrap()].concat()).unwrap()
@@ -296,8 +296,8 @@ mod tests {
         Context::passing([format!("00-{id}-00f067aa0ba902b7-01").as_bytes()].into_iter()).map(Context::trace)
     }
 
-    fn refused() -> Entry<'static> {
-        Entry {
+    fn refused() -> AccessEntry<'static> {
+        AccessEntry {
             at: Moment::from_micros(1_795_424_400_123_999),
             method: "POST",
             operation: Operation::Send,
@@ -332,7 +332,7 @@ mod tests {
 
     #[test]
     fn the_longest_line_has_room() {
-        let entry = Entry {
+        let entry = AccessEntry {
             at: Moment::from_micros(u64::from(u32::MAX) * 1_000_000),
             method: "OPTIONS",
             operation: Operation::Profiles,
@@ -361,7 +361,7 @@ mod tests {
         ) {
             let phone: Option<Phone> = phone.and_then(|phone| phone.parse().ok());
             let account = key.map(|key| HashKey::new([7; 16]).account(&key));
-            let entry = Entry {
+            let entry = AccessEntry {
                 at: Moment::from_micros(at),
                 method: &given,
                 operation,

@@ -15,6 +15,7 @@ pub mod memory;
 pub mod redis;
 pub mod waiting;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -199,10 +200,16 @@ impl Ledger {
     }
 
     /// Gives a phone its full limits again, ends its hold, and gives its verifications theirs, so that their cooldowns are over. With Redis,
-    /// of the verifications that this gateway has met. It looks at every verification that is remembered: a support desk's verb.
+    /// those that this gateway has met, and the phone's newest 16 of all gateways. It looks at every verification that is remembered: a support desk's verb.
     pub async fn clear_phone(&self, policy: &Policy, phone: Phone, now: Moment) -> Cleared {
         let mut cleared = self.clear(policy, Key::Phone(phone), now).await;
-        for id in self.memory().charged_verifications(policy, phone, now).await {
+        let (spelling, mut ids) = self.memory().charged_verifications(policy, phone, now).await;
+        if let Ledger::Redis(redis) = self {
+            for phone in BTreeSet::from([phone, spelling]) {
+                ids.extend(redis.roots_of(phone, now).await);
+            }
+        }
+        for id in ids {
             let verification = self.clear(policy, Key::Verification(id), now).await;
             cleared.cooldowns += usize::from(verification.codes > 0 || verification.hold);
         }

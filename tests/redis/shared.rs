@@ -73,6 +73,28 @@ async fn gateways_whose_clocks_disagree_count_alike() {
     assert_eq!(fleet.upstream.codes(PHONE), 5);
 }
 
+/// One gateway sends and resends, another one clears the phone.
+pub(crate) async fn a_phone_is_cleared_by_a_gateway_that_has_met_none_of_its_ids(fleet: &Fleet) {
+    let ids = [fleet.send_ok(0, PHONE).await, fleet.send_ok(0, PHONE).await];
+    for id in &ids {
+        assert_eq!(fleet.resend(0, id).await.status, 200);
+    }
+    let other = fleet.send_ok(0, PHONES[1]).await;
+    assert_eq!(fleet.resend(0, &other).await.status, 200);
+    let cleared = fleet.gateways[1].gateway().clear(PHONE.parse().unwrap()).await;
+    assert_eq!((cleared.codes, cleared.cooldowns), (4, 2));
+    for id in &ids {
+        assert_eq!(fleet.resend(0, id).await.status, 200, "on the first one too");
+    }
+    assert_eq!(fleet.resend(1, &other).await.error(), "resend_cooldown", "another phone's");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clearing_a_phone_ends_its_cooldowns_whichever_gateway_has_met_its_ids() {
+    let redis = Server::start(&[]);
+    a_phone_is_cleared_by_a_gateway_that_has_met_none_of_its_ids(&Fleet::of(2, &redis.url(), PATIENT).await).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_resend_that_lands_on_another_gateway_finds_its_phone_and_its_cooldown() {
     let redis = Server::start(&[]);

@@ -110,6 +110,13 @@ async fn ids_and_cooldowns_are_shared_on_a_cluster() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clearing_a_phone_ends_its_cooldowns_on_a_cluster_too() {
+    let (_servers, url) = cluster().await;
+    let fleet = Fleet::of(2, &url, &format!("{PATIENT}{CLUSTER}")).await;
+    crate::shared::a_phone_is_cleared_by_a_gateway_that_has_met_none_of_its_ids(&fleet).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_resend_of_which_nobody_knew_the_phone_has_its_cooldown_on_a_cluster_too() {
     let (_servers, url) = cluster().await;
     let fleet = Fleet::of(2, &url, &format!("{PATIENT}{CLUSTER}")).await;

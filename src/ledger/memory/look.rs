@@ -30,14 +30,14 @@ impl Memory {
         look
     }
 
-    /// The verifications of a phone that some limit still counts, or that are held, under any of its spellings. A shard at a time, and
-    /// other tasks in between.
+    /// The spelling under which a phone is charged; and its verifications, under any of its spellings, that some limit still counts, or that
+    /// are held. A shard at a time, and other tasks in between.
     pub(in crate::ledger) async fn charged_verifications(
         &self,
         policy: &Policy,
         phone: Phone,
         now: Moment,
-    ) -> Vec<Verification> {
+    ) -> (Phone, BTreeSet<Verification>) {
         let retention = policy.retention(Per::Verification);
         let mut found = BTreeSet::new();
         let name = |phone| self.lock_one(Key::Phone(phone)).name();
@@ -67,7 +67,8 @@ impl Memory {
             };
             keys.records().into_iter().flatten().any(counts)
         };
-        found.into_iter().filter(is_charged).collect()
+        let spelling = if let Some(Key::Phone(spelling)) = charged_as { spelling } else { phone };
+        (spelling, found.into_iter().filter(is_charged).collect())
     }
 
     /// See [`Ledger::clear`](crate::ledger::Ledger::clear).

@@ -3,7 +3,7 @@
 use redis_rs::Value;
 
 use super::backlog::BacklogEntry;
-use super::keys::{id_bytes, id_from};
+use super::keys::{ID, id_bytes, id_from};
 use super::protocol::{self, ScriptCall};
 use super::{Fault, Redis};
 use crate::clock::Moment;
@@ -81,6 +81,17 @@ impl Redis {
         told
     }
 
+    /// What the newest ids of a phone are rooted in, whichever gateway has met them: of 16 at most.
+    pub async fn roots_of(&self, phone: Phone, now: Moment) -> Vec<Verification> {
+        let noted = self.attempt(self.link.get(&self.names.ids(phone), self.bound)).await;
+        let Some(Value::BulkString(ids)) = noted else { return Vec::new() };
+        let mut roots = Vec::new();
+        for id in ids.chunks_exact(ID).filter_map(id_from) {
+            roots.extend(self.whose(id, now).await.filter(|known| known.phone == phone).map(|known| known.root));
+        }
+        roots
+    }
+
     async fn read_id(&self, id: Verification) -> Option<Known> {
         let value = self.attempt(self.link.get(&self.names.id(id), self.bound)).await?;
         let Value::BulkString(bytes) = value else { return None };
@@ -104,7 +115,11 @@ impl Redis {
         if let Some(root) = root {
             call = if root == id { call.with(&[]) } else { call.with(&id_bytes(root)) };
         }
-        let parts = self.call(&call).await?;
+        let numbers = self.numbers(self.clock.now()).and(millis);
+        let note = ScriptCall::new("note_id", vec![self.names.ids(phone)], numbers).with(&id_bytes(id));
+        // Together, so that it takes no longer. What is not noted is found by the gateways that have met it.
+        let (learned, _noted) = tokio::join!(self.call(&call), self.call(&note));
+        let parts = learned?;
         Ok(Learned {
             was_known: protocol::number(parts.first())? == 1,
             before: id_from(protocol::bytes(parts.get(1))?),

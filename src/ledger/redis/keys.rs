@@ -72,6 +72,11 @@ impl Names {
         format!("{}:i:{{{}}}", self.prefix, short(id))
     }
 
+    /// Where the newest ids of a phone stand.
+    pub(super) fn ids(&self, phone: Phone) -> String {
+        format!("{}:n:{{{}}}", self.prefix, self.tag(phone))
+    }
+
     /// Where it stands which data this is. In a cluster each of its servers has data of its own, so it stands in slots all over: a
     /// server that has so many in a row has one of them, and however slots move, nobody need be told.
     pub(super) fn data(&self) -> Vec<String> {
@@ -155,8 +160,11 @@ impl Names {
     }
 }
 
+/// The bytes of an id.
+pub(super) const ID: usize = 9;
+
 /// A verification in 9 bytes.
-pub(super) fn id_bytes(id: Verification) -> [u8; 9] {
+pub(super) fn id_bytes(id: Verification) -> [u8; ID] {
     let mut bytes = [id.group; 9];
     if let Some(within) = bytes.last_chunk_mut() {
         *within = id.within.get().to_be_bytes();

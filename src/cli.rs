@@ -76,7 +76,7 @@ enum Command {
     Status(ask::Target),
     /// How a phone stands with each limit; or, with --clear, give it all its limits again.
     Phone(verbs::OfPhone),
-    /// Whose a verification is, and its cooldown.
+    /// Show the phone and the cooldown of a verification.
     Verification(verbs::OfVerification),
     /// Phones that no limit refuses.
     #[command(subcommand)]

@@ -23,7 +23,7 @@ pub(super) struct OfPhone {
     target: Target,
 }
 
-/// Whose a verification is, and its cooldown.
+/// Show the phone and the cooldown of a verification.
 #[derive(Debug, Args)]
 pub(super) struct OfVerification {
     /// One of its ids.

@@ -74,7 +74,7 @@ pub struct Redis {
     in_flight: InFlight,
     /// What limits need, as of the last code.
     retention: Mutex<[Retention; Per::ALL.len()]>,
-    /// Where it stands which data this is, and which was found there.
+    /// Keys of the dataset marker, and what was found there.
     data_names: Vec<String>,
     data: Mutex<HashMap<String, Vec<u8>>>,
     /// It is to be told all that this gateway knows.

@@ -75,7 +75,7 @@ impl Backlog {
         Self { waiting: VecDeque::new(), told: VecDeque::new(), in_hand: 0, most, lost: 0 }
     }
 
-    /// Has this wait. Where it is too much, the oldest is lost: it counts the shortest. Returns whether anything was.
+    /// Queues an entry. At capacity it drops the oldest, which counts for the shortest time. Returns whether one was dropped.
     pub(super) fn push(&mut self, entry: BacklogEntry) -> bool {
         let is_full = self.waiting.len() >= self.most;
         if is_full {

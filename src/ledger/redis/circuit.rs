@@ -114,7 +114,7 @@ impl Circuit {
         self.turn.load(Ordering::Acquire)
     }
 
-    /// It did not, when it was asked in that turn. Returns whether that is why it is not asked any more, as of now.
+    /// Records a failed call. Returns whether this opened the circuit.
     pub(super) fn failed(&self, reason: Reason, turn: u32, now: Moment) -> bool {
         if turn != self.turn() {
             return false;

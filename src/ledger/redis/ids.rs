@@ -1,4 +1,4 @@
-//! Whose an id is, for all gateways: learned by one, known to all.
+//! Id-to-phone mappings that gateways share: learned by one, known to all.
 
 use redis_rs::Value;
 

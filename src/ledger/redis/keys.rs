@@ -77,7 +77,7 @@ impl Names {
         format!("{}:n:{{{}}}", self.prefix, self.tag(phone))
     }
 
-    /// Where it stands which data this is. In a cluster each of its servers has data of its own, so it stands in slots all over: a
+    /// Keys of the dataset marker. In a cluster each server has data of its own, so the marker stands in slots all over: a
     /// server that has so many in a row has one of them, and however slots move, nobody need be told.
     pub(super) fn data(&self) -> Vec<String> {
         if !self.is_cluster {

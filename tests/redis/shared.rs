@@ -205,7 +205,11 @@ async fn nothing_in_redis_tells_a_phone_an_id_or_an_api_key_and_all_of_it_expire
     assert_eq!(fleet.resend(1, &id).await.status, 200);
     let keys = redis.ask(&["EVAL", "return table.concat(redis.call('KEYS', '*'), ' ')", "0"]);
     let keys: Vec<&str> = keys.split(' ').collect();
-    assert_eq!(keys.len(), 6, "phone, verification, account, id, which data it is, and what is in flight: {keys:?}");
+    assert_eq!(
+        keys.len(),
+        7,
+        "phone and its ids, verification, account, id, which data it is, what is in flight: {keys:?}"
+    );
     let number: u64 = PHONE[1..].parse().unwrap();
     for key in keys {
         let hex =

@@ -69,7 +69,9 @@ impl Model {
 
     fn check(&self, log: &Log, rules: &[Rule], now: Moment) {
         let as_of = self.newest().map_or(now, |newest| newest.max(now));
-        assert_eq!(log.newest(), self.newest());
+        // One that has left every window may have been forgotten for a newer one that was given back since.
+        let counts = |at: &Moment| *at + WINDOW > as_of;
+        assert_eq!(log.newest().filter(counts), self.newest().filter(counts));
         for rule in rules {
             let times: Vec<Moment> = self.inside(rule, as_of).map(|(at, ..)| *at).collect();
             let max = rule.max as usize;
